@@ -1,0 +1,18 @@
+"""sb3_pmpo: the MPO family, PMPO first, for Stable-Baselines3."""
+
+from sb3_pmpo.core.preference import Candidates, Preference, from_masks, top_k
+from sb3_pmpo.pmpo import PAPER_A, PAPER_AR, PAPER_R, PMPO
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "PAPER_A",
+    "PAPER_AR",
+    "PAPER_R",
+    "PMPO",
+    "Candidates",
+    "Preference",
+    "__version__",
+    "from_masks",
+    "top_k",
+]

@@ -1,0 +1,123 @@
+"""Refuse bad arguments before training, and bad data before it is stored."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+
+_INF = math.inf
+
+
+def _check_number(name: str, value: Any, low: float, high: float, kind: type, hint: str) -> None:
+    is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    whole = is_number and (kind is float or float(value).is_integer())
+    if not (whole and low <= value <= high and math.isfinite(value)):
+        word = "a whole number" if kind is int else "a number"
+        upper = "" if high == _INF else f" and <= {high}"
+        raise ValueError(f"{name} must be {word} >= {low}{upper}, got {value!r}: {hint}")
+
+
+#: Name, lowest and highest value, kind, remedy.
+_RANGES: tuple[tuple[str, float, float, type, str], ...] = (
+    ("buffer_size", 1, _INF, int, "it counts transitions; 1_000_000 is usual"),
+    ("learning_starts", 0, _INF, int, "it counts environment steps before the first update"),
+    ("batch_size", 1, _INF, int, "it counts transitions; 256 is usual"),
+    ("tau", 0.0, 1.0, float, "it is the share by which the critic target moves; 0.005 is usual"),
+    ("gamma", 0.0, 1.0, float, "it is the discount factor; 0.99 is usual"),
+    ("gradient_steps", -1, _INF, int, "-1 means as many as environment steps were collected"),
+    ("n_samples", 2, _INF, int, "it counts actions drawn per state; the paper uses 4"),
+    ("reference_update_interval", 1, _INF, int, "it counts updates; the paper's bandits use 100"),
+)
+
+
+def check_arguments(model: OffPolicyAlgorithm) -> None:
+    """Check what the algorithms of the family share, after construction and after ``load``.
+
+    :param model: its arguments as the user gave them.
+    :raises ValueError: naming the argument, its value, its range and what to do.
+    """
+    for name, low, high, kind, hint in _RANGES:
+        _check_number(name, getattr(model, name), low, high, kind, hint)
+    if model.n_steps is not None:
+        _check_number("n_steps", model.n_steps, 1, _INF, int, "None takes the default")
+    for name in ("learning_rate", "actor_learning_rate"):
+        rate = getattr(model, name)
+        if rate is not None and not callable(rate):
+            _check_number(name, rate, 0.0, _INF, float, "give a number, or a schedule of progress")
+    _check_reference(model.reference_tau, model.reference_update_interval)  # type: ignore[attr-defined]  # of OffPolicyMPO
+    if model.use_sde:
+        raise ValueError(
+            "use_sde=True is not supported: generalised state-dependent exploration needs a "
+            "policy of its own; for exploration that is correlated in time use exploration_noise"
+        )
+    _check_action_space(model.action_space)
+
+
+def _check_reference(tau: Any, interval: int) -> None:
+    _check_number("reference_tau", tau, 0.0, 1.0, float, "1 copies the actor, 0.005 averages")
+    if tau == 0.0:
+        raise ValueError("reference_tau must be > 0, got 0.0: the policy would never move away")
+    if tau == 1.0 and interval == 1:
+        raise ValueError(
+            "reference_tau=1.0 with reference_update_interval=1 is refused: a reference that is "
+            "refreshed at every update equals the policy, so its KL has no gradient and nothing "
+            "holds the policy; use reference_tau=0.005, or an interval such as 100"
+        )
+
+
+def _check_action_space(space: spaces.Space) -> None:
+    if isinstance(space, spaces.Box) and not space.is_bounded("both"):
+        raise ValueError(
+            f"the action space must be bounded, got low={space.low}, high={space.high}: wrap the "
+            "environment in gymnasium.wrappers.RescaleAction or clip its Box"
+        )
+
+
+def check_finite(
+    observations: np.ndarray | dict[str, np.ndarray],
+    rewards: np.ndarray,
+    infos: list[dict[str, Any]],
+    step: int,
+) -> None:
+    """Refuse NaN and infinite rewards and observations, before they reach the replay buffer.
+
+    :param observations: ``[n_envs, ...]`` arrays, or a dict of them, as the environments gave
+        them; those of ended episodes are in ``infos``.
+    :param rewards: ``[n_envs]``.
+    :param infos: one a environment, or none.
+    :param step: the number of steps taken, for the message.
+    :raises ValueError: naming the environment, the step and the value.
+    """
+    _refuse("reward", rewards, step)
+    _refuse_observation("observation", observations, step)
+    for env, info in enumerate(infos):
+        terminal = info.get("terminal_observation")
+        if terminal is not None:
+            _refuse_observation("terminal observation", terminal, step, env)
+
+
+def _refuse_observation(what: str, value: Any, step: int, env: int | None = None) -> None:
+    if isinstance(value, dict):
+        for key, part in value.items():
+            _refuse(f"{what} ({key!r})", part, step, env)
+    else:
+        _refuse(what, value, step, env)
+
+
+def _refuse(what: str, value: Any, step: int, env: int | None = None) -> None:
+    array = np.asarray(value)
+    if not np.issubdtype(array.dtype, np.floating) or np.isfinite(array).all():
+        return
+    if env is None:
+        flat = np.isfinite(array.reshape(len(array), -1)).all(1)
+        env = int(np.flatnonzero(~flat)[0])
+        array = array[env]
+    raise ValueError(
+        f"environment {env} returned a {what} that is not finite at step {step}: {array}. The "
+        "transition was not stored and the model is intact, so it can be saved; mend the "
+        "environment (VecCheckNan finds the cause), then resume"
+    )

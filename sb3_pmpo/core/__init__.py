@@ -1,0 +1,1 @@
+"""Floor 0: the mathematics of the MPO family. Torch only; tensors in, tensors out."""

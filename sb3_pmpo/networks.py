@@ -1,0 +1,176 @@
+"""Network parts: observation normaliser, return scale, bodies of the actor and of the critics.
+
+Axes: N critics, S samples, B states, F features, A action dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch as th
+from torch import nn
+from torch.nn import functional as F
+
+
+class RunningMoments(nn.Module):
+    """Mean and variance of all the vectors seen, in float buffers that save with the policy.
+
+    :param shape: shape of one vector.
+    """
+
+    mean: th.Tensor
+    var: th.Tensor
+    count: th.Tensor
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", th.zeros(shape))
+        self.register_buffer("var", th.ones(shape))
+        self.register_buffer("count", th.zeros(1))
+
+    @th.no_grad()
+    def update(self, batch: th.Tensor) -> None:
+        """Take in a batch ``[B, *shape]`` (Chan et al., 1979, parallel moments)."""
+        batch = batch.to(self.mean)
+        n = batch.shape[0]
+        batch_mean = batch.mean(0)
+        batch_var = (batch - batch_mean).square().mean(0)
+        total = self.count + n
+        delta = batch_mean - self.mean
+        # Before the first batch, var = 1 is a placeholder and count = 0 discards it.
+        m2 = self.var * self.count + batch_var * n + delta.square() * self.count * n / total
+        self.mean += delta * n / total
+        self.var.copy_(m2 / total)
+        self.count.copy_(total)
+
+    def normalise(self, x: th.Tensor, *, clip: float) -> th.Tensor:
+        """Shift and scale to zero mean and unit variance, then clip to ``+-clip``."""
+        return ((x - self.mean) * (self.var + 1e-8).rsqrt()).clamp(-clip, clip)
+
+
+class EnsembleLinear(nn.Module):
+    """N linear layers as one batched product; initialised like ``nn.Linear``.
+
+    :param n_critics: N.
+    :param in_features: width of the input.
+    :param out_features: width of the output.
+    """
+
+    def __init__(self, n_critics: int, in_features: int, out_features: int) -> None:
+        super().__init__()
+        bound = 1.0 / math.sqrt(max(in_features, 1))
+        self.weight = nn.Parameter(
+            th.empty(n_critics, in_features, out_features).uniform_(-bound, bound)
+        )
+        self.bias = nn.Parameter(th.empty(n_critics, 1, out_features).uniform_(-bound, bound))
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """Map ``[N, *, in]`` to ``[N, *, out]`` in the dtype of ``x``."""
+        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+        flat = x.reshape(x.shape[0], -1, x.shape[-1])
+        return th.baddbmm(bias, flat, weight).view(*x.shape[:-1], -1)
+
+
+class EnsembleQ(nn.Module):
+    """N independent Q functions of one shape, evaluated together.
+
+    Each hidden layer is linear, layer norm (without affine parameters: the next layer has them),
+    activation. The state's share of the first layer is computed once for all S actions.
+
+    :param features_dim: F.
+    :param action_dim: A.
+    :param net_arch: widths of the hidden layers; may be empty.
+    :param n_critics: N.
+    :param activation_fn: class of the activation.
+    :param layer_norm: normalise each hidden layer before its activation.
+    """
+
+    def __init__(
+        self,
+        features_dim: int,
+        action_dim: int,
+        net_arch: list[int],
+        n_critics: int,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        layer_norm: bool = True,
+    ) -> None:
+        super().__init__()
+        self.features_dim = features_dim
+        self.layer_norm = layer_norm
+        widths = [features_dim + action_dim, *net_arch, 1]
+        self.layers = nn.ModuleList(
+            EnsembleLinear(n_critics, n_in, n_out)
+            for n_in, n_out in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.activation = activation_fn()
+
+    def forward(
+        self, features: th.Tensor, actions: th.Tensor, dtype: th.dtype = th.float32
+    ) -> th.Tensor:
+        """Evaluate every critic on S actions for each state.
+
+        :param features: ``[B, F]``.
+        :param actions: ``[S, B, A]`` in [-1, 1].
+        :param dtype: of the hidden layers; the output layer is float32 always, as the
+            differences between a state's actions are small beside the values.
+        :return: ``[N, S, B]`` in float32.
+        """
+        first, *rest = self.layers
+        n = first.weight.shape[0]
+        weight = first.weight.to(dtype)
+        state = th.baddbmm(
+            first.bias.to(dtype),
+            features.to(dtype).expand(n, -1, -1),
+            weight[:, : self.features_dim],
+        )  # [N, B, H]
+        per_action = weight[:, self.features_dim :]
+        weights = [(layer.weight.to(dtype), layer.bias.to(dtype)) for layer in rest[:-1]]
+        # One action at a time: what is between two layers then stays in the cache.
+        values = []
+        for action in actions.to(dtype):
+            x = th.baddbmm(state, action.expand(n, -1, -1), per_action)  # [N, B, H]
+            for matrix, bias in weights:
+                x = th.baddbmm(bias, self._activate(x), matrix)
+            if rest:
+                out = rest[-1]
+                x = (self._activate(x).float() * out.weight.mT).sum(-1, keepdim=True) + out.bias
+            values.append(x.float().squeeze(-1))
+        return th.stack(values, dim=1)
+
+    def _activate(self, x: th.Tensor) -> th.Tensor:
+        if self.layer_norm:
+            x = F.layer_norm(x, x.shape[-1:])
+        return self.activation(x)
+
+
+class GaussianHead(nn.Module):
+    """Mean in (-1, 1) by tanh and std in (std_min, std_max) by a sigmoid, state-dependent.
+
+    :param in_features: width of the body's output.
+    :param action_dim: A.
+    :param std_init: std of every state at the start.
+    :param std_min: lower bound of the std.
+    :param std_max: upper bound of the std.
+    """
+
+    def __init__(
+        self, in_features: int, action_dim: int, std_init: float, std_min: float, std_max: float
+    ) -> None:
+        super().__init__()
+        if not 0.0 < std_min < std_init < std_max:
+            raise ValueError(
+                "std_min, std_init and std_max must satisfy 0 < std_min < std_init < std_max, got "
+                f"std_min={std_min}, std_init={std_init}, std_max={std_max}"
+            )
+        self.linear = nn.Linear(in_features, 2 * action_dim)
+        nn.init.orthogonal_(self.linear.weight, gain=0.01)
+        nn.init.zeros_(self.linear.bias)
+        self.std_min, self.std_max = std_min, std_max
+        share = (std_init - std_min) / (std_max - std_min)
+        self.offset = math.log(share / (1.0 - share))
+
+    def forward(self, latent: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """Map ``[B, in]`` to mean and std, each ``[B, A]``."""
+        mean, spread = self.linear(latent).chunk(2, dim=-1)
+        std = self.std_min + (self.std_max - self.std_min) * th.sigmoid(spread + self.offset)
+        return th.tanh(mean), std

@@ -1,0 +1,411 @@
+"""The abstract off-policy algorithm of the MPO family, with the only online ``train()``.
+
+Axes: N critics, S samples, B transitions, A action dimensions.
+"""
+
+from __future__ import annotations
+
+import io
+import pathlib
+import warnings
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, Schedule
+from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
+
+from sb3_pmpo.buffers import make_replay_buffer, set_n_step
+from sb3_pmpo.checks import check_arguments, check_finite
+from sb3_pmpo.core.preference import Candidates
+from sb3_pmpo.core.td import squared_critic_loss, td_target
+from sb3_pmpo.distributions import DiagGaussian
+from sb3_pmpo.exploration import ExplorationNoise
+from sb3_pmpo.metrics import MeanMetrics, grad_norm, sample_metrics
+from sb3_pmpo.objectives import PolicyLoss
+from sb3_pmpo.policies import Actor, CnnPolicy, Critic, MlpPolicy, MultiInputPolicy, PMPOPolicy
+
+SelfMPOFamily = TypeVar("SelfMPOFamily", bound="OffPolicyMPO")
+Objective = Callable[[DiagGaussian, DiagGaussian, Candidates], PolicyLoss]
+NoiseFactory = Callable[[int, int, int], ExplorationNoise]
+
+#: n-step returns, unless the user says otherwise or brings a replay buffer of another kind.
+DEFAULT_N_STEPS = 3
+
+
+class Batch(NamedTuple):
+    """Transitions in the shapes that the mathematics wants.
+
+    :param observations: B of them, in the observation space.
+    :param actions: ``[B, A]`` in [-1, 1].
+    :param next_observations: B of them, n steps later.
+    :param rewards: ``[B]`` discounted sums over the n steps.
+    :param dones: ``[B]`` 1 where the episode terminated.
+    :param discounts: ``[B]``, or one number for all.
+    """
+
+    observations: PyTorchObs
+    actions: th.Tensor
+    next_observations: PyTorchObs
+    rewards: th.Tensor
+    dones: th.Tensor
+    discounts: th.Tensor | float
+
+
+class OffPolicyMPO(OffPolicyAlgorithm):
+    """Actor, lagged reference, critics: what PMPO, MPO and DPO share. Not for direct use.
+
+    An update: the critics regress to an n-step TD target; the reference proposes S actions a
+    state, the critics' mean scores them in one call without gradient, and the policy steps on
+    the objective of the final class. See :class:`sb3_pmpo.PMPO` for the arguments.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": MlpPolicy,
+        "CnnPolicy": CnnPolicy,
+        "MultiInputPolicy": MultiInputPolicy,
+    }
+    policy: PMPOPolicy
+    actor: Actor
+    reference_actor: Actor
+    critic: Critic
+    critic_target: Critic
+    action_space: spaces.Box
+    replay_buffer: ReplayBuffer
+
+    def __init__(
+        self,
+        policy: str | type[PMPOPolicy],
+        env: GymEnv | str,
+        *,
+        learning_rate: float | Schedule,
+        buffer_size: int,
+        learning_starts: int,
+        batch_size: int,
+        tau: float,
+        gamma: float,
+        train_freq: int | tuple[int, str],
+        gradient_steps: int,
+        action_noise: ActionNoise | None,
+        replay_buffer_class: type[ReplayBuffer] | None,
+        replay_buffer_kwargs: dict[str, Any] | None,
+        optimize_memory_usage: bool,
+        n_steps: int | None,
+        actor_learning_rate: float | Schedule | None,
+        n_samples: int,
+        reference_tau: float,
+        reference_update_interval: int,
+        exploration_noise: NoiseFactory | None,
+        use_sde: bool,
+        stats_window_size: int,
+        tensorboard_log: str | None,
+        policy_kwargs: dict[str, Any] | None,
+        verbose: int,
+        seed: int | None,
+        device: th.device | str,
+    ) -> None:
+        super().__init__(
+            policy,
+            env,
+            learning_rate,
+            buffer_size,
+            learning_starts,
+            batch_size,
+            tau,
+            gamma,
+            train_freq,
+            gradient_steps,
+            action_noise,
+            replay_buffer_class=replay_buffer_class,
+            replay_buffer_kwargs=replay_buffer_kwargs,
+            optimize_memory_usage=optimize_memory_usage,
+            n_steps=n_steps,  # type: ignore[arg-type]  # None is resolved in make_replay_buffer
+            policy_kwargs=policy_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            device=device,
+            seed=seed,
+            use_sde=use_sde,
+            sde_support=False,
+            supported_action_spaces=(spaces.Box,),
+            support_multi_env=True,
+        )
+        self.actor_learning_rate = actor_learning_rate
+        self.n_samples = n_samples
+        self.reference_tau = reference_tau
+        self.reference_update_interval = reference_update_interval
+        self.exploration_noise = exploration_noise
+
+    @abstractmethod
+    def _make_objective(self) -> Objective:
+        """Check the final class's own arguments and build its objective from them."""
+
+    def _setup_model(self) -> None:
+        # Not SB3's: that one reassigns replay_buffer_class, adds to the user's
+        # replay_buffer_kwargs (so that load(gamma=...) keeps the old gamma) and refuses n-step
+        # returns with Dict observations.
+        check_arguments(self)
+        self._setup_lr_schedule()
+        self.actor_lr_schedule = (
+            None if self.actor_learning_rate is None else FloatSchedule(self.actor_learning_rate)
+        )
+        self.set_random_seed(self.seed)
+        self.objective = self._make_objective()
+        if self.replay_buffer is None:
+            self.replay_buffer = make_replay_buffer(self, DEFAULT_N_STEPS)
+        self.policy = self.policy_class(
+            self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
+        ).to(self.device)
+        self.actor = self.policy.actor
+        self.reference_actor = self.policy.reference_actor
+        self.critic = self.policy.critic
+        self.critic_target = self.policy.critic_target
+        self._convert_train_freq()
+        self._noise = self._make_noise()
+        self._discounted_returns = np.zeros(self.n_envs)
+        self._reference_age = 0.0
+        self._metrics = MeanMetrics()
+        self._score_dtype = fastest_dtype(self.device)
+
+    def _make_noise(self) -> ExplorationNoise | None:
+        if self.exploration_noise is None:
+            return None
+        # From NumPy's global generator, which set_random_seed has just seeded.
+        seed = np.random.randint(2**31)
+        return self.exploration_noise(self.n_envs, get_action_dim(self.action_space), seed)
+
+    # ------------------------------------------------------------------ the update
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        """Do ``gradient_steps`` updates of critics and policy on batches from the buffer."""
+        self.policy.set_training_mode(True)
+        self._set_learning_rates()
+        for _ in range(gradient_steps):
+            batch = self._sample_batch(batch_size)
+            target = self._td_target(batch)
+            critic_metrics = self._critic_step(batch, target)
+            policy_metrics = self._policy_step(batch.observations)
+            self._n_updates += 1
+            self._update_lagged_networks()
+            self._metrics.add(critic_metrics | policy_metrics)
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+    def _set_learning_rates(self) -> None:
+        progress = self._current_progress_remaining
+        critic_rate = self.lr_schedule(progress)
+        actor_rate = self.actor_lr_schedule(progress) if self.actor_lr_schedule else critic_rate
+        update_learning_rate(self.critic.optimizer, critic_rate)
+        update_learning_rate(self.actor.optimizer, actor_rate)
+        self.logger.record("train/learning_rate", critic_rate)
+        self.logger.record("train/actor_learning_rate", actor_rate)
+
+    def _sample_batch(self, batch_size: int) -> Batch:
+        data = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
+        return Batch(
+            data.observations,
+            data.actions,
+            data.next_observations,
+            data.rewards.flatten(),
+            data.dones.flatten(),
+            self.gamma if data.discounts is None else data.discounts.flatten(),
+        )
+
+    @th.no_grad()
+    def _score(
+        self, observations: PyTorchObs, n_samples: int
+    ) -> tuple[DiagGaussian, th.Tensor, th.Tensor]:
+        """Let the reference propose actions and the mean of the target critics score them.
+
+        :return: the reference's distribution; its samples ``[S, B, A]`` as drawn; the scores
+            ``[S, B]`` of the samples clipped to the box, which is what the environment applies.
+        """
+        reference = self.reference_actor.distribution(observations)
+        actions = reference.sample(n_samples)
+        q_values = self.critic_target.q_values(
+            observations, actions.clamp(-1.0, 1.0), self._score_dtype
+        )
+        return reference, actions, q_values.mean(0)
+
+    def _td_target(self, batch: Batch) -> th.Tensor:
+        """Bootstrap from the reference's expected value: ``[B]``."""
+        next_values = self._score(batch.next_observations, self.n_samples)[2].mean(0)
+        return td_target(batch.rewards, batch.dones, batch.discounts, next_values)
+
+    def _critic_step(self, batch: Batch, target: th.Tensor) -> dict[str, th.Tensor]:
+        q_values = self.critic.q_values(batch.observations, batch.actions.unsqueeze(0))[:, 0]
+        loss = squared_critic_loss(q_values, target, self.critic.scale)
+        self.critic.optimizer.zero_grad()
+        loss.backward()
+        norm = grad_norm(self.critic.optimizer)
+        self.critic.optimizer.step()
+        return {
+            "critic_loss": loss.detach(),
+            "critic_grad_norm": norm,
+            "q_value": q_values.detach().mean(),
+            "return_scale": self.critic.scale.mean(),
+        }
+
+    def _policy_step(self, observations: PyTorchObs) -> dict[str, th.Tensor]:
+        reference, actions, scores = self._score(observations, self.n_samples)
+        # Actions that clip to one point tie in Q; the one nearer to the box is the better label.
+        overshoot = (actions.abs() - 1.0).clamp(min=0.0).sum(-1)
+        candidates = Candidates(scores, actions, tie_break=overshoot)
+        loss, terms = self.objective(self.actor.distribution(observations), reference, candidates)
+        self.actor.optimizer.zero_grad()
+        loss.backward()
+        norm = grad_norm(self.actor.optimizer)
+        self.actor.optimizer.step()
+        return {
+            **terms,
+            "actor_loss": loss.detach(),
+            "actor_grad_norm": norm,
+            **sample_metrics(reference, candidates),
+        }
+
+    @th.no_grad()
+    def _update_lagged_networks(self) -> None:
+        """Move the critic target by ``tau``, and the reference on its schedule."""
+        _lag(self.critic, self.critic_target, self.tau)
+        self._reference_age += 1.0
+        if self._n_updates % self.reference_update_interval == 0:
+            _lag(self.actor, self.reference_actor, self.reference_tau)
+            self._reference_age *= 1.0 - self.reference_tau
+        self._metrics.add_scalar("reference_age", self._reference_age)
+
+    # ------------------------------------------------------------------ collecting
+
+    def _sample_action(
+        self,
+        learning_starts: int,
+        action_noise: ActionNoise | None = None,
+        n_envs: int = 1,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Draw actions as SB3 does, with the policy's own noise correlated in time."""
+        if self._noise is None or self.num_timesteps < learning_starts:
+            return super()._sample_action(learning_starts, action_noise, n_envs)
+        observations, _ = self.policy.obs_to_tensor(self._last_obs)  # type: ignore[arg-type]  # set in _setup_learn
+        with th.no_grad():
+            mean, std = self.actor.distribution(observations)
+            noise = th.as_tensor(self._noise(), device=self.device)
+            scaled = (mean + std * noise).cpu().numpy().reshape(-1, *self.action_space.shape)
+        if action_noise is not None:
+            scaled = scaled + action_noise()
+        scaled = np.clip(scaled, -1.0, 1.0).astype(np.float32)
+        return self.policy.unscale_action(scaled), scaled
+
+    def _store_transition(
+        self,
+        replay_buffer: ReplayBuffer,
+        buffer_action: np.ndarray,
+        new_obs: np.ndarray | dict[str, np.ndarray],
+        reward: np.ndarray,
+        dones: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """Refuse what is not finite, gather the policy's statistics, then store as SB3 does."""
+        normalize = self._vec_normalize_env
+        raw_obs = new_obs if normalize is None else normalize.get_original_obs()
+        raw_reward = reward if normalize is None else normalize.get_original_reward()
+        check_finite(raw_obs, raw_reward, infos, self.num_timesteps)
+        self.policy.update_statistics(new_obs, self._advance_returns(reward, dones))
+        if self._noise is not None:
+            for env in np.flatnonzero(dones):
+                self._noise.reset(env)
+        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+
+    def _advance_returns(self, reward: np.ndarray, dones: np.ndarray) -> np.ndarray:
+        """Add the rewards to each environment's discounted return so far; ``[n_envs]``."""
+        returns = self.gamma * self._discounted_returns + reward
+        self._discounted_returns = np.where(dones, 0.0, returns)
+        return returns
+
+    # ------------------------------------------------------------------ SB3's interface
+
+    def learn(
+        self: SelfMPOFamily,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfMPOFamily:
+        """Collect and train, as SB3's algorithms do; ``tb_log_name`` is the class's name."""
+        return super().learn(
+            total_timesteps,
+            callback,
+            log_interval,
+            tb_log_name or type(self).__name__,
+            reset_num_timesteps,
+            progress_bar,
+        )
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        resumed = not reset_num_timesteps and self.num_timesteps > self.learning_starts
+        if resumed and self.replay_buffer.size() == 0:
+            warnings.warn(
+                f"Training resumes at step {self.num_timesteps} with an empty replay buffer: the "
+                "first updates see almost no data. Call load_replay_buffer() first, or collect "
+                "anew with reset_num_timesteps=True.",
+                stacklevel=3,
+            )
+        total_timesteps, callback = super()._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+        )
+        check_finite(self._last_obs, np.zeros(self.n_envs), [], self.num_timesteps)  # type: ignore[arg-type]  # set by super()
+        return total_timesteps, callback
+
+    def load_replay_buffer(
+        self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True
+    ) -> None:
+        """Load a saved buffer; its n-step returns then use this model's ``gamma``, ``n_steps``."""
+        super().load_replay_buffer(path, truncate_last_traj)
+        set_n_step(self.replay_buffer, self.n_steps or DEFAULT_N_STEPS, self.gamma)
+
+    def dump_logs(self) -> None:
+        """Write the log; the metrics leave the device here and nowhere else."""
+        for name, value in self._metrics.pop().items():
+            self.logger.record(f"train/{name}", value)
+        super().dump_logs()
+
+    def _excluded_save_params(self) -> list[str]:
+        derived = ["actor", "reference_actor", "critic", "critic_target", "objective"]
+        return [*super()._excluded_save_params(), *derived, "_noise", "_metrics", "_score_dtype"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy", "actor.optimizer", "critic.optimizer"], []
+
+
+def fastest_dtype(device: th.device) -> th.dtype:
+    """Return bfloat16 where its matrix products are fast in hardware, else float32."""
+    if device.type == "cuda":
+        fast = th.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = th.cpu.get_capabilities()
+        fast = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return th.bfloat16 if fast else th.float32
+
+
+def _lag(online: th.nn.Module, lagged: th.nn.Module, tau: float) -> None:
+    """Move ``lagged`` by ``tau`` towards ``online``; batch-norm statistics are copied (SB3 #996)."""
+    th._foreach_lerp_(list(lagged.parameters()), list(online.parameters()), tau)
+    for old, new in zip(lagged.buffers(), online.buffers(), strict=True):
+        if old is not new:  # the normaliser is one object in both
+            old.copy_(new)

@@ -1,0 +1,168 @@
+"""PMPO: preference-based maximum a posteriori policy optimisation."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+
+from sb3_pmpo.core.losses import check_alpha_beta, instability
+from sb3_pmpo.core.preference import Candidates, Labeller, top_k
+from sb3_pmpo.exploration import pink_noise
+from sb3_pmpo.objectives import PMPOObjective
+from sb3_pmpo.off_policy import NoiseFactory, OffPolicyMPO
+from sb3_pmpo.policies import PMPOPolicy
+
+#: The paper's S = 4, top 2 accepted, bottom 2 rejected, joint KL (Sec. 5.2), with its three pairs
+#: of alpha and beta. The reference is refreshed every N updates; N = 100 is the bandits' (5.1).
+PAPER: dict[str, Any] = {
+    "n_samples": 4,
+    "labeller": top_k(2),
+    "decoupled": False,
+    "reference_tau": 1.0,
+    "reference_update_interval": 100,
+}
+PAPER_AR: dict[str, Any] = PAPER | {"alpha": 0.5, "beta": 0.5}
+PAPER_A: dict[str, Any] = PAPER | {"alpha": 1.0, "beta": 0.0}
+PAPER_R: dict[str, Any] = PAPER | {"alpha": 0.0, "beta": 2.0}
+
+
+class PMPO(OffPolicyMPO):
+    """Learn from accepted and rejected actions, labelled by a TD-learned critic (Eq. 10).
+
+    What SAC and TD3 also take has their names and meaning.
+
+    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a policy class.
+    :param env: the environment, or its registered name; actions in a bounded Box.
+    :param learning_rate: of the critics, and of the actor unless it has its own; a number, or a
+        function of the remaining progress (from 1 to 0).
+    :param buffer_size: transitions kept for replay.
+    :param learning_starts: steps of uniformly random actions before the first update.
+    :param batch_size: B, transitions an update.
+    :param tau: share by which the critic target moves at each update, in [0, 1].
+    :param gamma: discount factor, in [0, 1].
+    :param train_freq: collect this many steps between updates, or ``(n, "episode")``.
+    :param gradient_steps: updates after each collection; -1 for as many as steps were collected.
+    :param action_noise: added to the policy's own exploration.
+    :param replay_buffer_class: e.g. ``HerReplayBuffer``; chosen by the observation space if None.
+    :param replay_buffer_kwargs: its arguments.
+    :param optimize_memory_usage: store each observation once.
+    :param n_steps: n-step returns, also for Dict observations; None for 3, or what a
+        ``replay_buffer_class`` of your own does.
+    :param actor_learning_rate: the actor's, if not ``learning_rate``.
+    :param alpha: weight of the accepted samples, in [0, 1]; the rejected weigh ``1 - alpha``.
+    :param beta: weight of ``KL(reference || policy)``, >= 0: one number, or one for the mean and
+        one for the std. With half the samples in each set the loss is safe iff
+        ``beta >= 2 * (1 - alpha)``; below, a warning says so.
+    :param labeller: who is accepted and who rejected, from the samples' scores.
+    :param n_samples: S, actions the reference proposes per state.
+    :param decoupled: fit the mean under the reference's std and the std around its mean, each
+        with its own KL (False: the paper's joint KL, with ``beta`` for the mean).
+    :param reference_tau: share by which the reference moves to the actor at a refresh, in (0, 1].
+    :param reference_update_interval: updates between refreshes; with ``reference_tau=1`` a hard
+        copy every N.
+    :param exploration_noise: makes the noise, scaled by the policy's std, that is acted with
+        while collecting: a function of (number of environments, action dimension, seed). None
+        for independent draws.
+    :param use_sde: refused; here so that a configuration written for SAC gets a clear answer.
+    :param stats_window_size: episodes in the rolling means of return and length.
+    :param tensorboard_log: where to log for TensorBoard.
+    :param policy_kwargs: see :class:`sb3_pmpo.policies.PMPOPolicy`.
+    :param verbose: 0 nothing, 1 information, 2 debugging.
+    :param seed: of every generator; the same seed gives the same weights, bit for bit.
+    :param device: where to run.
+    :param _init_setup_model: build the networks now.
+    :raises ValueError: for an argument out of its range, by name, value and range.
+    """
+
+    def __init__(
+        self,
+        policy: str | type[PMPOPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 3e-4,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 1000,
+        batch_size: int = 256,
+        tau: float = 0.005,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, str] = 1,
+        gradient_steps: int = 1,
+        action_noise: ActionNoise | None = None,
+        replay_buffer_class: type[ReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
+        n_steps: int | None = None,
+        actor_learning_rate: float | Schedule | None = None,
+        alpha: float = 0.5,
+        beta: float | tuple[float, float] = (1.0, 20.0),
+        labeller: Labeller = top_k(2),
+        n_samples: int = 4,
+        decoupled: bool = True,
+        reference_tau: float = 0.005,
+        reference_update_interval: int = 1,
+        exploration_noise: NoiseFactory | None = pink_noise,
+        use_sde: bool = False,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            buffer_size=buffer_size,
+            learning_starts=learning_starts,
+            batch_size=batch_size,
+            tau=tau,
+            gamma=gamma,
+            train_freq=train_freq,
+            gradient_steps=gradient_steps,
+            action_noise=action_noise,
+            replay_buffer_class=replay_buffer_class,
+            replay_buffer_kwargs=replay_buffer_kwargs,
+            optimize_memory_usage=optimize_memory_usage,
+            n_steps=n_steps,
+            actor_learning_rate=actor_learning_rate,
+            n_samples=n_samples,
+            reference_tau=reference_tau,
+            reference_update_interval=reference_update_interval,
+            exploration_noise=exploration_noise,
+            use_sde=use_sde,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+        )
+        self.alpha = alpha
+        self.beta = beta
+        self.labeller = labeller
+        self.decoupled = decoupled
+        if _init_setup_model:
+            self._setup_model()
+
+    def _make_objective(self) -> PMPOObjective:
+        """Check ``alpha``, ``beta`` and ``labeller``; warn once if the loss can run away."""
+        betas = self.beta if isinstance(self.beta, (tuple, list)) else (self.beta, self.beta)
+        if len(betas) != 2:
+            raise ValueError(f"beta must be a number or a pair (mean, std), got {self.beta}")
+        for beta in betas:
+            check_alpha_beta(self.alpha, beta)
+        reason = instability(self.alpha, min(betas) if self.decoupled else betas[0])
+        if reason is not None:
+            warnings.warn(reason, stacklevel=2)
+        # A labeller that cannot work with this many samples says so now, not in training.
+        scores = th.arange(float(self.n_samples)).unsqueeze(-1)
+        actions = th.zeros(self.n_samples, 1, get_action_dim(self.action_space))
+        self.labeller(Candidates(scores, actions, th.zeros_like(scores)))
+        return PMPOObjective(self.alpha, betas[0], betas[1], self.labeller, self.decoupled)

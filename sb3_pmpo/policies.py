@@ -1,0 +1,424 @@
+"""SB3 policies of the MPO family: actor, lagged reference actor, critics and their target.
+
+Axes: N critics, S samples, B states, F features, A action dimensions. Actions are in [-1, 1].
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BaseModel, BasePolicy
+from stable_baselines3.common.preprocessing import get_action_dim, is_image_space, preprocess_obs
+from stable_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    CombinedExtractor,
+    FlattenExtractor,
+    NatureCNN,
+    create_mlp,
+    get_actor_critic_arch,
+)
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import nn
+
+from sb3_pmpo.distributions import DiagGaussian
+from sb3_pmpo.networks import EnsembleQ, GaussianHead, RunningMoments
+
+
+class ObservationNormaliser(nn.Module):
+    """Normalise the vectors of an observation; images and one-hot codes pass unchanged.
+
+    The statistics are those of the observations handed to :meth:`update`, and are part of the
+    policy's state: saved, loaded and moved with it. One instance serves all of a policy's parts.
+
+    :param observation_space: a space that SB3 supports; a Dict is normalised key by key.
+    """
+
+    CLIP = 10.0
+
+    def __init__(self, observation_space: spaces.Space) -> None:
+        super().__init__()
+        self.is_dict = isinstance(observation_space, spaces.Dict)
+        parts = observation_space.spaces if self.is_dict else {"": observation_space}
+        self.keys = [key for key, space in parts.items() if self._is_vector(space)]
+        self.moments = nn.ModuleList(RunningMoments(parts[key].shape) for key in self.keys)
+
+    @staticmethod
+    def _is_vector(space: spaces.Space) -> bool:
+        return isinstance(space, spaces.Box) and not is_image_space(space) and space.shape != ()
+
+    def update(self, observations: Any) -> None:
+        """Take in a batch of raw observations: arrays ``[B, ...]``, or a dict of them."""
+        for key, moments in zip(self.keys, self.moments, strict=True):
+            batch = observations[key] if self.is_dict else observations
+            moments.update(th.as_tensor(batch))
+
+    def forward(self, observations: Any) -> Any:
+        """Normalise preprocessed observations."""
+        if not self.is_dict:
+            if not self.keys:
+                return observations
+            return self.moments[0].normalise(observations, clip=self.CLIP)
+        normalised = dict(observations)
+        for key, moments in zip(self.keys, self.moments, strict=True):
+            normalised[key] = moments.normalise(observations[key], clip=self.CLIP)
+        return normalised
+
+
+class NormalisedFeatures(BaseModel):
+    """A model that normalises what it sees before it extracts features."""
+
+    normaliser: nn.Module
+
+    def features(self, observations: PyTorchObs) -> th.Tensor:
+        """Preprocess, normalise and extract: ``[B, F]``."""
+        preprocessed = preprocess_obs(
+            observations, self.observation_space, normalize_images=self.normalize_images
+        )
+        return self.features_extractor(self.normaliser(preprocessed))
+
+
+class Actor(NormalisedFeatures, BasePolicy):
+    """A Gaussian policy: body, tanh mean and bounded std.
+
+    :param observation_space: the space of the observations.
+    :param action_space: a bounded Box; its bounds are mapped to [-1, 1].
+    :param net_arch: widths of the body.
+    :param features_extractor: from preprocessed, normalised observations to ``[B, F]``.
+    :param features_dim: F.
+    :param normaliser: normalises the observations; shared with the other parts of the policy.
+    :param activation_fn: activation of the body.
+    :param normalize_images: divide images by 255.
+    :param std_init: std of every state at the start.
+    :param std_min: lower bound of the std.
+    :param std_max: upper bound of the std.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        net_arch: list[int],
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        normaliser: nn.Module,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        normalize_images: bool = True,
+        std_init: float = 0.6,
+        std_min: float = 0.01,
+        std_max: float = 1.0,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor=features_extractor,
+            normalize_images=normalize_images,
+            squash_output=True,  # predict() then unscales from [-1, 1] to the Box's bounds
+        )
+        self.normaliser = normaliser
+        self._arguments = {
+            "net_arch": net_arch,
+            "features_extractor": features_extractor,
+            "features_dim": features_dim,
+            "normaliser": normaliser,
+            "activation_fn": activation_fn,
+            "std_init": std_init,
+            "std_min": std_min,
+            "std_max": std_max,
+        }
+        self.latent_pi = nn.Sequential(*create_mlp(features_dim, -1, net_arch, activation_fn))
+        self.head = GaussianHead(
+            net_arch[-1] if net_arch else features_dim,
+            get_action_dim(action_space),
+            std_init,
+            std_min,
+            std_max,
+        )
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return super()._get_constructor_parameters() | self._arguments
+
+    def distribution(self, observations: PyTorchObs) -> DiagGaussian:
+        """Compute the action distribution of each state; parameters ``[B, A]``."""
+        return DiagGaussian(*self.head(self.latent_pi(self.features(observations))))
+
+    def forward(self, observations: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        """Return actions ``[B, A]`` in [-1, 1]: the mean, or a sample clipped to the box."""
+        distribution = self.distribution(observations)
+        if deterministic:
+            return distribution.mean
+        return distribution.sample(1)[0].clamp(-1.0, 1.0)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        return self(observation, deterministic)
+
+
+class Critic(NormalisedFeatures):
+    """An ensemble of Q functions whose mean is the value.
+
+    :param observation_space: the space of the observations.
+    :param action_space: a bounded Box.
+    :param net_arch: widths of each critic.
+    :param features_extractor: from preprocessed, normalised observations to ``[B, F]``.
+    :param features_dim: F.
+    :param normaliser: normalises the observations; shared.
+    :param return_moments: moments of the discounted returns seen while collecting; shared. Their
+        root mean square is the unit of the networks' output.
+    :param activation_fn: activation of the body.
+    :param normalize_images: divide images by 255.
+    :param n_critics: N.
+    :param layer_norm: layer norm in the body.
+    :param share_features_extractor: the extractor belongs to the actor, and no gradient of the
+        critic's loss reaches it.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        net_arch: list[int],
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        normaliser: nn.Module,
+        return_moments: RunningMoments,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        normalize_images: bool = True,
+        n_critics: int = 2,
+        layer_norm: bool = True,
+        share_features_extractor: bool = False,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor=features_extractor,
+            normalize_images=normalize_images,
+        )
+        self.normaliser = normaliser
+        self.return_moments = return_moments
+        self.n_critics = n_critics
+        self.share_features_extractor = share_features_extractor
+        self.ensemble = EnsembleQ(
+            features_dim, get_action_dim(action_space), net_arch, n_critics, activation_fn,
+            layer_norm,
+        )
+
+    @property
+    def scale(self) -> th.Tensor:
+        """Root mean square of the discounted returns seen; 1 while they are all zero."""
+        rms = (self.return_moments.var + self.return_moments.mean.square()).sqrt()
+        return th.where(rms > 1e-8, rms, 1.0)
+
+    def q_values(
+        self, observations: PyTorchObs, actions: th.Tensor, dtype: th.dtype = th.float32
+    ) -> th.Tensor:
+        """Evaluate S actions for each state, extracting its features once.
+
+        :param observations: a batch of B.
+        :param actions: ``[S, B, A]`` in [-1, 1].
+        :param dtype: of the hidden layers.
+        :return: ``[N, S, B]`` in units of the reward.
+        """
+        with th.set_grad_enabled(th.is_grad_enabled() and not self.share_features_extractor):
+            features = self.features(observations)
+        return self.scale * self.ensemble(features, actions, dtype)
+
+    def forward(self, observations: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, ...]:
+        """Return each critic's Q ``[B, 1]`` of one action per state, as SB3's critics do."""
+        return tuple(self.q_values(observations, actions.unsqueeze(0))[:, 0].unsqueeze(-1))
+
+
+class PMPOPolicy(BasePolicy):
+    """Actor, lagged reference actor, critics and critic target; ``MlpPolicy``.
+
+    :param observation_space: the space of the observations.
+    :param action_space: a bounded Box.
+    :param lr_schedule: learning rate as a function of the remaining progress.
+    :param net_arch: widths for both, or ``dict(pi=[...], qf=[...])``; ``[256, 256]`` if None.
+    :param activation_fn: activation of all the bodies.
+    :param features_extractor_class: class of the features extractor.
+    :param features_extractor_kwargs: its arguments.
+    :param normalize_images: divide images by 255.
+    :param optimizer_class: class of both optimisers.
+    :param optimizer_kwargs: their arguments besides the learning rate; by default Adam and AdamW
+        are fused.
+    :param n_critics: number of critics.
+    :param share_features_extractor: the critics use the actor's extractor, which then learns
+        from the policy loss only.
+    :param normalize_observations: keep running statistics of the observations and normalise.
+    :param layer_norm: layer norm in the critics.
+    :param std_init: std of every state at the start, in units of half the action range.
+    :param std_min: lower bound of the std.
+    :param std_max: upper bound of the std.
+    """
+
+    actor: Actor
+    reference_actor: Actor
+    critic: Critic
+    critic_target: Critic
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        lr_schedule: Schedule,
+        net_arch: list[int] | dict[str, list[int]] | None = None,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        normalize_images: bool = True,
+        optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        n_critics: int = 2,
+        share_features_extractor: bool = False,
+        normalize_observations: bool = True,
+        layer_norm: bool = True,
+        std_init: float = 0.6,
+        std_min: float = 0.01,
+        std_max: float = 1.0,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor_class,
+            # A copy: SB3 adds to the dict it is given.
+            dict(features_extractor_kwargs or {}),
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+            squash_output=True,
+            normalize_images=normalize_images,
+        )
+        self._arguments: dict[str, Any] = {
+            "net_arch": net_arch,
+            "activation_fn": activation_fn,
+            "features_extractor_class": features_extractor_class,
+            "features_extractor_kwargs": features_extractor_kwargs,
+            "optimizer_class": optimizer_class,
+            "optimizer_kwargs": optimizer_kwargs,
+            "n_critics": n_critics,
+            "share_features_extractor": share_features_extractor,
+            "normalize_observations": normalize_observations,
+            "layer_norm": layer_norm,
+            "std_init": std_init,
+            "std_min": std_min,
+            "std_max": std_max,
+        }
+        self.share_features_extractor = share_features_extractor
+        self.normaliser: nn.Module = (
+            ObservationNormaliser(observation_space) if normalize_observations else nn.Identity()
+        )
+        self.return_moments = RunningMoments((1,))
+        self._build(lr_schedule)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return (
+            super()._get_constructor_parameters()
+            | self._arguments
+            | {"lr_schedule": self._dummy_schedule}
+        )
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        self.actor = self._make_actor()
+        self.reference_actor = self._make_actor()
+        self.reference_actor.load_state_dict(self.actor.state_dict())
+        shared = self.actor.features_extractor if self.share_features_extractor else None
+        self.critic = self._make_critic(shared)
+        # The target keeps an extractor of its own: it lags behind with the rest.
+        self.critic_target = self._make_critic(None)
+        self.critic_target.load_state_dict(self.critic.state_dict())
+        self.actor.optimizer = self._make_optimizer(list(self.actor.parameters()), lr_schedule)
+        critic_parameters = [
+            parameter
+            for name, parameter in self.critic.named_parameters()
+            if not (self.share_features_extractor and name.startswith("features_extractor."))
+        ]
+        self.critic.optimizer = self._make_optimizer(critic_parameters, lr_schedule)
+        for lagged in (self.reference_actor, self.critic_target):
+            lagged.set_training_mode(False)
+            lagged.requires_grad_(False)
+
+    def _make_optimizer(
+        self, parameters: list[nn.Parameter], lr_schedule: Schedule
+    ) -> th.optim.Optimizer:
+        kwargs = self.optimizer_kwargs
+        if self.optimizer_class in (th.optim.Adam, th.optim.AdamW) and not (
+            {"fused", "foreach"} & kwargs.keys()
+        ):
+            kwargs = {**kwargs, "fused": True}
+        return self.optimizer_class(parameters, lr=lr_schedule(1), **kwargs)
+
+    def _part_kwargs(self, extractor: BaseFeaturesExtractor | None, which: int) -> dict[str, Any]:
+        net_arch = self._arguments["net_arch"]
+        arch = get_actor_critic_arch([256, 256] if net_arch is None else net_arch)[which]
+        kwargs = {
+            "observation_space": self.observation_space,
+            "action_space": self.action_space,
+            "net_arch": arch,
+            "activation_fn": self._arguments["activation_fn"],
+            "normalize_images": self.normalize_images,
+            "normaliser": self.normaliser,
+        }
+        return self._update_features_extractor(kwargs, extractor)
+
+    def _make_actor(self) -> Actor:
+        stds = {key: self._arguments[key] for key in ("std_init", "std_min", "std_max")}
+        return Actor(**self._part_kwargs(None, 0), **stds).to(self.device)
+
+    def _make_critic(self, extractor: BaseFeaturesExtractor | None) -> Critic:
+        return Critic(
+            **self._part_kwargs(extractor, 1),
+            return_moments=self.return_moments,
+            n_critics=self._arguments["n_critics"],
+            layer_norm=self._arguments["layer_norm"],
+            share_features_extractor=extractor is not None,
+        ).to(self.device)
+
+    def forward(self, observations: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        """Return the actor's actions ``[B, A]`` in [-1, 1]."""
+        return self._predict(observations, deterministic)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        return self.actor(observation, deterministic)
+
+    def update_statistics(self, observations: Any, returns: Any) -> None:
+        """Take in what was just collected; what the policy has learned stays as it is.
+
+        :param observations: ``[n_envs, ...]`` as the policy sees them, or a dict of such.
+        :param returns: ``[n_envs]`` discounted returns so far, in units of the reward.
+        """
+        if isinstance(self.normaliser, ObservationNormaliser):
+            self.normaliser.update(observations)
+        self.return_moments.update(th.as_tensor(returns).unsqueeze(-1))
+
+    def set_training_mode(self, mode: bool) -> None:
+        """Switch actor and critic between training and evaluation; the lagged copies stay put."""
+        self.actor.set_training_mode(mode)
+        self.critic.set_training_mode(mode)
+        self.training = mode
+
+
+MlpPolicy = PMPOPolicy
+
+
+class CnnPolicy(PMPOPolicy):
+    """The policy for images: :class:`PMPOPolicy` with SB3's NatureCNN by default."""
+
+    def __init__(
+        self,
+        *args: Any,
+        features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+
+
+class MultiInputPolicy(PMPOPolicy):
+    """The policy for Dict observations: with SB3's CombinedExtractor by default."""
+
+    def __init__(
+        self,
+        *args: Any,
+        features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
