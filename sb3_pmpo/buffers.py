@@ -83,9 +83,7 @@ class NStepDictReplayBuffer(DictReplayBuffer):
         self.n_steps = n_steps
         self.gamma = gamma
 
-    def _get_samples(  # type: ignore[override]  # as SB3's own DictReplayBuffer
-        self, batch_inds: np.ndarray, env: VecNormalize | None = None
-    ) -> Any:
+    def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> Any:
         env_inds = np.random.randint(0, self.n_envs, size=batch_inds.shape)
         window = n_step_window(
             self, batch_inds, env_inds, env, n_steps=self.n_steps, gamma=self.gamma
@@ -95,6 +93,7 @@ class NStepDictReplayBuffer(DictReplayBuffer):
             picked = self._normalize_obs(
                 {key: value[index, env_inds] for key, value in source.items()}, env
             )
+            assert isinstance(picked, dict)  # a dict goes in
             return {key: self.to_torch(value) for key, value in picked.items()}
 
         return DictReplayBufferSamples(

@@ -38,8 +38,9 @@ class DiagGaussian(NamedTuple):
 
     def sample(self, n_samples: int) -> th.Tensor:
         """Draw ``[S, *B, A]`` samples, without gradient."""
-        noise = th.randn(n_samples, *self.mean.shape, device=self.mean.device)
-        return th.addcmul(self.mean.detach(), self.std.detach(), noise)
+        mean = self.mean.detach()
+        noise = th.randn(n_samples, *mean.shape, dtype=mean.dtype, device=mean.device)
+        return th.addcmul(mean, self.std.detach(), noise)
 
     def detach(self) -> DiagGaussian:
         """Cut the gradient of both parameters."""
@@ -62,7 +63,7 @@ class DiagGaussian(NamedTuple):
 
     def joint(self, reference: DiagGaussian, actions: th.Tensor) -> tuple[Component, ...]:
         """Fit mean and std together, as the paper writes it: one component."""
-        return (Component("joint", self.log_prob(actions), self.kl_from(reference)),)
+        return (Component("joint", self.log_prob(actions.detach()), self.kl_from(reference)),)
 
     def decoupled(self, reference: DiagGaussian, actions: th.Tensor) -> tuple[Component, ...]:
         """Fit the mean under the reference's std, and the std around the reference's mean.
@@ -76,7 +77,7 @@ class DiagGaussian(NamedTuple):
         :param actions: ``[S, *B, A]``, no gradient.
         :return: the components ``mean`` and ``std``.
         """
-        reference = reference.detach()
+        reference, actions = reference.detach(), actions.detach()
         only_mean = DiagGaussian(self.mean, reference.std)
         only_std = DiagGaussian(reference.mean, self.std)
         return (

@@ -1,12 +1,16 @@
-"""The DeepMind Control Suite through shimmy, ready for SB3."""
+"""Environments: the DeepMind Control Suite through shimmy, ready for SB3."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+
+#: The Zoo's notation for wrappers: ``[{"package.module.name": {arguments}}, ...]``.
+Wrappers = Sequence[dict[str, dict[str, Any]]]
 
 
 class ActionRepeat(gym.Wrapper):
@@ -33,27 +37,52 @@ class ActionRepeat(gym.Wrapper):
         return observation, total, terminated, truncated, info
 
 
-def make_env(env_id: str, *, action_repeat: int = 1, **kwargs: Any) -> gym.Env:
-    """Make any registered environment; those of the Control Suite get flat float32 observations.
+def control_suite(env: gym.Env, action_repeat: int = 1) -> gym.Env:
+    """Make a Control Suite environment fit for SB3; usable as a Zoo ``env_wrapper``.
 
-    :param env_id: a Gymnasium id; ``dm_control/<domain>-<task>-v0`` needs no import of shimmy.
+    Its observations are a Dict of float64 with 0-d entries, which no SB3 policy takes.
+
+    :param env: as ``gymnasium.make("dm_control/...")`` returns it.
     :param action_repeat: how often each action is applied.
-    :param kwargs: passed on to ``gymnasium.make``.
+    :return: the environment with flat float32 observations.
     """
-    if env_id.startswith("dm_control/"):
-        import shimmy  # noqa: F401  # registers the ids, in a SubprocVecEnv's child too
-
-        env = gym.make(env_id, **kwargs)
-        # Observations are a Dict of float64 with 0-d entries; float64 would double the buffer.
-        env = gym.wrappers.FlattenObservation(env)
-        env = gym.wrappers.DtypeObservation(env, np.float32)
-    else:
-        env = gym.make(env_id, **kwargs)
+    env = gym.wrappers.FlattenObservation(env)
+    # Not gymnasium's DtypeObservation, which warns about the bounds of every task.
+    bounds = env.observation_space
+    assert isinstance(bounds, gym.spaces.Box)  # by construction: it was just flattened
+    space = gym.spaces.Box(bounds.low.astype(np.float32), bounds.high.astype(np.float32))
+    env = gym.wrappers.TransformObservation(env, _to_float32, space)
     return ActionRepeat(env, action_repeat) if action_repeat > 1 else env
 
 
-def env_factory(env_id: str, *, action_repeat: int = 1, **kwargs: Any) -> Callable[[], gym.Env]:
-    """Return a picklable function that makes the environment; see :func:`make_env`."""
-    import functools
+def _to_float32(observation: np.ndarray) -> np.ndarray:
+    return observation.astype(np.float32)
 
-    return functools.partial(make_env, env_id, action_repeat=action_repeat, **kwargs)
+
+def make_env(env_id: str, wrappers: Wrappers = (), **kwargs: Any) -> gym.Env:
+    """Make an environment by its id and wrap it, in this process or a SubprocVecEnv's child.
+
+    :param env_id: a Gymnasium id; ``dm_control/<domain>-<task>-v0`` needs no import of shimmy.
+    :param wrappers: applied in order.
+    :param kwargs: passed on to ``gymnasium.make``.
+    """
+    if env_id.startswith("dm_control/"):
+        import shimmy  # noqa: F401  # importing it registers the ids
+    env = gym.make(env_id, **kwargs)
+    for entry in wrappers:
+        for path, arguments in entry.items():
+            module, _, name = path.rpartition(".")
+            env = getattr(importlib.import_module(module), name)(env, **arguments)
+    return env
+
+
+def action_repeat_of(wrappers: Wrappers) -> int:
+    """Return how many environment steps one decision takes under these wrappers."""
+    repeats = 1
+    for entry in wrappers:
+        for path, arguments in entry.items():
+            if path == f"{__name__}.control_suite":
+                repeats *= arguments.get("action_repeat", 1)
+            elif path == f"{__name__}.ActionRepeat":
+                repeats *= arguments["n_repeats"]
+    return repeats

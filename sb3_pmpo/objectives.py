@@ -68,7 +68,7 @@ class PMPOObjective:
             metrics[f"accept_log_prob_{component.name}"] = terms.accept
             metrics[f"reject_log_prob_{component.name}"] = terms.reject
             metrics[f"kl_{component.name}"] = terms.kl
-        scores = candidates.scores
+        scores = candidates.scores.detach()
         metrics["accept_fraction"] = (preference.accept > 0).float().mean()
         metrics["q_gap"] = ((preference.accept - preference.reject) * scores).sum(0).mean()
         return PolicyLoss(total, metrics)

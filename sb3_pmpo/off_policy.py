@@ -10,7 +10,7 @@ import pathlib
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch as th
@@ -163,7 +163,8 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         self.objective = self._make_objective()
         if self.replay_buffer is None:
             self.replay_buffer = make_replay_buffer(self, DEFAULT_N_STEPS)
-        self.policy = self.policy_class(
+        policy_class = cast(type[PMPOPolicy], self.policy_class)
+        self.policy = policy_class(
             self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
         ).to(self.device)
         self.actor = self.policy.actor
@@ -320,7 +321,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         self.policy.update_statistics(new_obs, self._advance_returns(reward, dones))
         if self._noise is not None:
             for env in np.flatnonzero(dones):
-                self._noise.reset(env)
+                self._noise.reset(int(env))
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
     def _advance_returns(self, reward: np.ndarray, dones: np.ndarray) -> np.ndarray:
@@ -404,7 +405,7 @@ def fastest_dtype(device: th.device) -> th.dtype:
 
 
 def _lag(online: th.nn.Module, lagged: th.nn.Module, tau: float) -> None:
-    """Move ``lagged`` by ``tau`` towards ``online``; batch-norm statistics are copied (SB3 #996)."""
+    """Move ``lagged`` by ``tau`` towards ``online``; copy batch-norm statistics (SB3 #996)."""
     th._foreach_lerp_(list(lagged.parameters()), list(online.parameters()), tau)
     for old, new in zip(lagged.buffers(), online.buffers(), strict=True):
         if old is not new:  # the normaliser is one object in both

@@ -5,7 +5,8 @@ Axes: N critics, S samples, B states, F features, A action dimensions. Actions a
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, cast
 
 import torch as th
 from gymnasium import spaces
@@ -40,9 +41,16 @@ class ObservationNormaliser(nn.Module):
     def __init__(self, observation_space: spaces.Space) -> None:
         super().__init__()
         self.is_dict = isinstance(observation_space, spaces.Dict)
-        parts = observation_space.spaces if self.is_dict else {"": observation_space}
+        parts: dict[str, spaces.Space]
+        if isinstance(observation_space, spaces.Dict):
+            parts = observation_space.spaces
+        else:
+            parts = {"": observation_space}
         self.keys = [key for key, space in parts.items() if self._is_vector(space)]
-        self.moments = nn.ModuleList(RunningMoments(parts[key].shape) for key in self.keys)
+        self.moments = nn.ModuleList(RunningMoments(parts[key].shape or ()) for key in self.keys)
+
+    def _by_key(self) -> Iterator[tuple[str, RunningMoments]]:
+        return zip(self.keys, cast(Iterable[RunningMoments], self.moments), strict=True)
 
     @staticmethod
     def _is_vector(space: spaces.Space) -> bool:
@@ -50,18 +58,18 @@ class ObservationNormaliser(nn.Module):
 
     def update(self, observations: Any) -> None:
         """Take in a batch of raw observations: arrays ``[B, ...]``, or a dict of them."""
-        for key, moments in zip(self.keys, self.moments, strict=True):
+        for key, moments in self._by_key():
             batch = observations[key] if self.is_dict else observations
             moments.update(th.as_tensor(batch))
 
     def forward(self, observations: Any) -> Any:
         """Normalise preprocessed observations."""
         if not self.is_dict:
-            if not self.keys:
-                return observations
-            return self.moments[0].normalise(observations, clip=self.CLIP)
+            for _, moments in self._by_key():  # one, or none
+                observations = moments.normalise(observations, clip=self.CLIP)
+            return observations
         normalised = dict(observations)
-        for key, moments in zip(self.keys, self.moments, strict=True):
+        for key, moments in self._by_key():
             normalised[key] = moments.normalise(observations[key], clip=self.CLIP)
         return normalised
 
@@ -70,6 +78,7 @@ class NormalisedFeatures(BaseModel):
     """A model that normalises what it sees before it extracts features."""
 
     normaliser: nn.Module
+    features_extractor: BaseFeaturesExtractor
 
     def features(self, observations: PyTorchObs) -> th.Tensor:
         """Preprocess, normalise and extract: ``[B, F]``."""
@@ -199,7 +208,11 @@ class Critic(NormalisedFeatures):
         self.n_critics = n_critics
         self.share_features_extractor = share_features_extractor
         self.ensemble = EnsembleQ(
-            features_dim, get_action_dim(action_space), net_arch, n_critics, activation_fn,
+            features_dim,
+            get_action_dim(action_space),
+            net_arch,
+            n_critics,
+            activation_fn,
             layer_norm,
         )
 
@@ -345,7 +358,7 @@ class PMPOPolicy(BasePolicy):
             {"fused", "foreach"} & kwargs.keys()
         ):
             kwargs = {**kwargs, "fused": True}
-        return self.optimizer_class(parameters, lr=lr_schedule(1), **kwargs)
+        return self.optimizer_class(parameters, lr=lr_schedule(1), **kwargs)  # type: ignore[call-arg]  # every optimiser has lr but the base class
 
     def _part_kwargs(self, extractor: BaseFeaturesExtractor | None, which: int) -> dict[str, Any]:
         net_arch = self._arguments["net_arch"]
@@ -403,22 +416,12 @@ MlpPolicy = PMPOPolicy
 class CnnPolicy(PMPOPolicy):
     """The policy for images: :class:`PMPOPolicy` with SB3's NatureCNN by default."""
 
-    def __init__(
-        self,
-        *args: Any,
-        features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"features_extractor_class": NatureCNN} | kwargs)
 
 
 class MultiInputPolicy(PMPOPolicy):
     """The policy for Dict observations: with SB3's CombinedExtractor by default."""
 
-    def __init__(
-        self,
-        *args: Any,
-        features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"features_extractor_class": CombinedExtractor} | kwargs)

@@ -47,13 +47,15 @@ def instability(alpha: float, beta: float) -> str | None:
     """Say what is unsafe about a pair of weights, for an even split and means per set.
 
     With half of the reference's samples in each set, ``E_ref = (E_acc + E_rej) / 2``, so the
-    KL puts ``beta / 2`` back on the rejected: their total weight is positive, and the loss can
-    be lowered without end by moving mass off them, iff ``beta < 2 * (1 - alpha)``.
+    KL puts ``beta / 2`` back on the rejected. Iff ``beta < 2 * (1 - alpha)`` their total weight
+    still pushes away, and a flexible policy can lower the loss without end; a Gaussian can iff
+    ``beta <= 1 - 2 * alpha`` or its optimal variance is negative. It holds in expectation over
+    the samples: draw fresh ones.
 
     :return: the reason, or None if the pair is safe.
     """
     safe = 2.0 * (1.0 - alpha)
-    if beta >= safe:
+    if beta >= safe or math.isclose(beta, safe):
         return None
     return (
         f"beta={beta} is below 2 * (1 - alpha) = {safe} (alpha={alpha}): the KL does not outweigh "
@@ -71,6 +73,11 @@ def weighted_log_prob(weights: th.Tensor, log_prob: th.Tensor) -> th.Tensor:
     return th.where(weights == 0, 0.0, weights.detach() * log_prob).sum(0)
 
 
+def _scaled(weight: float, term: th.Tensor) -> th.Tensor:
+    """Multiply; a weight of 0 silences an infinite term (0 * inf would be NaN)."""
+    return weight * term if weight else th.zeros_like(term)
+
+
 def pmpo_loss(
     log_prob: th.Tensor, preference: Preference, kl: th.Tensor, *, alpha: float, beta: float
 ) -> PMPOLoss:
@@ -86,8 +93,14 @@ def pmpo_loss(
     :param alpha: in [0, 1], the weight of the accepted; the rejected weigh ``1 - alpha``.
     :param beta: >= 0, the weight of the KL.
     :return: the loss and its terms.
+    :raises ValueError: if ``kl`` has not the batch shape of ``log_prob``.
     """
+    if kl.shape != log_prob.shape[1:]:
+        raise ValueError(
+            f"kl must have the batch shape {tuple(log_prob.shape[1:])} of log_prob [S, *B], got "
+            f"{tuple(kl.shape)}: sum it over the action dimensions"
+        )
     accept = weighted_log_prob(preference.accept, log_prob)
     reject = weighted_log_prob(preference.reject, log_prob)
-    loss = (-alpha * accept + (1.0 - alpha) * reject + beta * kl).mean()
+    loss = (_scaled(-alpha, accept) + _scaled(1.0 - alpha, reject) + _scaled(beta, kl)).mean()
     return PMPOLoss(loss, accept.detach().mean(), reject.detach().mean(), kl.detach().mean())

@@ -39,13 +39,17 @@ class Preference(NamedTuple):
 class Labeller(Protocol):
     """Any callable from :class:`Candidates` to :class:`Preference`."""
 
-    def __call__(self, candidates: Candidates) -> Preference: ...
+    def __call__(self, candidates: Candidates) -> Preference:
+        """Label the samples."""
+        ...
 
 
 class Normalisation(Protocol):
     """How a mask becomes weights: :func:`mean_per_set` or :func:`mean_over_samples`."""
 
-    def __call__(self, mask: th.Tensor) -> th.Tensor: ...
+    def __call__(self, mask: th.Tensor) -> th.Tensor:
+        """Map a boolean mask ``[S, *B]`` to weights of the same shape."""
+        ...
 
 
 def mean_per_set(mask: th.Tensor) -> th.Tensor:
@@ -85,8 +89,9 @@ def from_masks(
             f"accept and reject must have one shape, got {tuple(accept.shape)} and "
             f"{tuple(reject.shape)}"
         )
-    if bool((accept & reject).any()):
-        raise ValueError("a sample cannot be both accepted and rejected: make the masks disjoint")
+    both = int((accept & reject).sum())
+    if both:
+        raise ValueError(f"{both} samples are both accepted and rejected: make the masks disjoint")
     return Preference(normalise(accept), normalise(reject))
 
 
@@ -114,6 +119,10 @@ class TopK:
     k: int
     normalise: Normalisation = mean_per_set
 
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ValueError(f"k must be at least 1, got {self.k}")
+
     def __call__(self, candidates: Candidates) -> Preference:
         """Label the samples by their rank.
 
@@ -127,9 +136,7 @@ class TopK:
             )
         rank = ranking(candidates)
         # The masks are disjoint by construction, so from_masks' check would only cost time.
-        return Preference(
-            self.normalise(rank < self.k), self.normalise(rank >= n_samples - self.k)
-        )
+        return Preference(self.normalise(rank < self.k), self.normalise(rank >= n_samples - self.k))
 
 
 def top_k(k: int, *, normalise: Normalisation = mean_per_set) -> TopK:
@@ -141,6 +148,4 @@ def top_k(k: int, *, normalise: Normalisation = mean_per_set) -> TopK:
     :param normalise: how the masks become weights.
     :raises ValueError: if ``k < 1``.
     """
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
     return TopK(k, normalise)

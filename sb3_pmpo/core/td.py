@@ -30,4 +30,4 @@ def squared_critic_loss(q_values: th.Tensor, target: th.Tensor, scale: th.Tensor
     :param scale: scalar > 0 in units of the return, so that the loss has no unit.
     :return: a scalar.
     """
-    return 0.5 * ((q_values - target.detach()) / scale).square().mean(-1).sum()
+    return 0.5 * ((q_values - target.detach()) / scale.detach()).square().mean(-1).sum()

@@ -1,0 +1,60 @@
+# `make help` lists the targets. Variables may be set on the command line or in the environment.
+
+VENV ?= .venv
+PYTHON ?= python3
+
+# On Linux, PyPI's torch is the CUDA build, several GB. For the CPU build of the same version:
+#   make test TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+
+# What `make train` runs.
+ENV ?= dm_control/cartpole-swingup-v0
+STEPS ?= 50000
+SEED ?= 0
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip
+
+.DEFAULT_GOAL := help
+.PHONY: help train test lint format clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+
+train: $(VENV)/.installed-train  ## train on ENV for STEPS with SEED
+	MUJOCO_GL=disabled $(BIN)/python -m sb3_pmpo train \
+		--env $(ENV) --steps $(STEPS) --seed $(SEED)
+
+# pytest runs last, so that its summary ends the output. One thread for each of the two workers.
+test: lint  ## check everything: lint, then the tests with coverage
+	OMP_NUM_THREADS=1 MUJOCO_GL=disabled $(BIN)/python -m pytest -n 2 --cov
+
+lint: $(VENV)/.installed-tests  ## check format, style, types and import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-tests  ## format the code and apply ruff's safe fixes
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove build outputs and caches, but no virtual environment
+	rm -rf build dist *.egg-info .coverage .coverage.* htmlcov
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find sb3_pmpo tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps say what is installed; a changed requirement installs again.
+
+$(VENV)/pyvenv.cfg:
+	$(PYTHON) -m venv $(VENV)
+
+# torch comes first and alone, because it alone may come from another index: resolved together
+# with the rest, its range would take the newest CUDA build. What it depends on comes next.
+$(VENV)/.installed-torch: constraints.txt | $(VENV)/pyvenv.cfg
+	$(PIP) install --no-deps $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -c constraints.txt torch
+	touch $@
+
+$(VENV)/.installed-%: setup.cfg pyproject.toml constraints.txt $(VENV)/.installed-torch
+	$(PIP) install -c constraints.txt -e '.[$*]'
+	touch $@

@@ -1,0 +1,180 @@
+"""Environment steps with one update each, per second: PMPO beside its peers, interleaved.
+
+    python -m benchmarks.throughput --rounds 15
+
+One process on one core, equal widths and batch, a task with 24 observations and 6 actions
+(walker-walk). The algorithms take turns, so that a slow spell of the machine hits them all;
+figures are medians over the rounds, to be compared as ratios within one run. Nothing else may
+run meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+
+CORE = sorted(os.sched_getaffinity(0))[0]
+os.sched_setaffinity(0, {CORE})  # before JAX counts the cores
+os.environ.setdefault("MUJOCO_GL", "disabled")
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import argparse  # noqa: E402
+import csv  # noqa: E402
+import itertools  # noqa: E402
+import statistics  # noqa: E402
+import time  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+import torch as th  # noqa: E402
+
+from benchmarks.provenance import provenance  # noqa: E402
+
+RESULTS = Path(__file__).parent / "results"
+WIDTHS, BATCH, OBSERVATIONS, ACTIONS = [256, 256], 256, 24, 6
+
+
+def make_models(names: list[str]) -> dict[str, Any]:
+    """Make each algorithm with its defaults, but for widths, batch and warm-up."""
+    import sb3_contrib
+    import sbx
+    import stable_baselines3
+
+    import sb3_pmpo
+    from sb3_pmpo.envs import control_suite, make_env
+
+    classes = {
+        "PMPO": sb3_pmpo.PMPO,
+        "SB3 SAC": stable_baselines3.SAC,
+        "SB3-contrib TQC": sb3_contrib.TQC,
+        "SBX SAC": sbx.SAC,
+        "SBX TQC": sbx.TQC,
+    }
+    wrappers = [{f"{control_suite.__module__}.control_suite": {}}]
+    return {
+        name: classes[name](
+            "MlpPolicy",
+            make_env("dm_control/walker-walk-v0", wrappers),
+            policy_kwargs={"net_arch": WIDTHS},
+            batch_size=BATCH,
+            buffer_size=100_000,
+            learning_starts=100,
+            gradient_steps=1,
+            train_freq=1,
+            seed=0,
+            device="cpu",
+        )
+        for name in names
+    }
+
+
+def gemm_rate(dtype: th.dtype, seconds: float = 0.5) -> float:
+    """Measure GFLOP/s of the batched product that the critics' hidden layer is."""
+    x = th.randn(2, BATCH, 256).to(dtype)
+    w = th.randn(2, 256, 256).to(dtype)
+    flops = 2 * x.numel() * 256
+    times = []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        started = time.perf_counter()
+        th.bmm(x, w)
+        times.append(time.perf_counter() - started)
+    return flops / statistics.median(times) / 1e9
+
+
+def mlp_flops(inputs: int, outputs: int, batch: int) -> int:
+    """Count the multiply-adds, twice, of one forward pass."""
+    widths = [inputs, *WIDTHS, outputs]
+    return 2 * batch * sum(a * b for a, b in itertools.pairwise(widths))
+
+
+def pmpo_floor_ms(model: Any) -> dict[str, float]:
+    """Compute the least time that PMPO's matrix products take at the measured GEMM rates.
+
+    Forward and backward cost three times a forward pass (the first layer's input needs no
+    gradient, which this ignores). Ranking and bootstrap run in the scoring dtype.
+    """
+    critics, samples = 2, model.n_samples
+    actor = mlp_flops(OBSERVATIONS, 2 * ACTIONS, BATCH)
+    critic = critics * mlp_flops(OBSERVATIONS + ACTIONS, 1, BATCH)
+    rate = {dtype: gemm_rate(dtype) for dtype in (th.float32, model._score_dtype)}
+    scoring = 2 * samples * critic
+    training = 3 * critic + 3 * actor + 2 * actor
+    return {
+        "gemm_float32_gflops": rate[th.float32],
+        "gemm_scoring_gflops": rate[model._score_dtype],
+        "train_gflop": training / 1e9,
+        "scoring_gflop": scoring / 1e9,
+        "floor_ms": 1e3 * (training / rate[th.float32] + scoring / rate[model._score_dtype]) / 1e9,
+    }
+
+
+def update_breakdown(model: Any, n: int = 200) -> dict[str, float]:
+    """Time the parts of an update; medians in milliseconds."""
+    model.policy.set_training_mode(True)
+    times: dict[str, list[float]] = {}
+
+    def timed(name: str, call: Callable[[], Any]) -> Any:
+        started = time.perf_counter()
+        result = call()
+        times.setdefault(name, []).append(1e3 * (time.perf_counter() - started))
+        return result
+
+    for _ in range(n):
+        batch = timed("sample", lambda: model._sample_batch(BATCH))
+        target = timed("td_target", lambda batch=batch: model._td_target(batch))
+        timed("critic_step", lambda batch=batch, target=target: model._critic_step(batch, target))
+        timed("rank", lambda batch=batch: model._score(batch.observations, model.n_samples))
+        timed("policy_step", lambda batch=batch: model._policy_step(batch.observations))
+        timed("lagged_networks", model._update_lagged_networks)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    medians["policy_step"] -= medians["rank"]  # it ranks too: leave what is its own
+    return medians
+
+
+def main() -> None:
+    """Read the command line, measure, write the CSV, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=150, help="environment steps of a turn")
+    parser.add_argument(
+        "--algorithms",
+        nargs="+",
+        default=["PMPO", "SB3 SAC", "SB3-contrib TQC", "SBX SAC", "SBX TQC"],
+    )
+    options = parser.parse_args()
+    th.set_num_threads(1)
+    models = make_models(options.algorithms)
+    for model in models.values():  # warm up: buffers, caches, JAX's compiler
+        model.learn(400, log_interval=None)
+    rates: dict[str, list[float]] = {name: [] for name in models}
+    for _ in range(options.rounds):
+        for name, model in models.items():
+            started = time.perf_counter()
+            model.learn(options.steps, log_interval=None, reset_num_timesteps=False)
+            rates[name].append(options.steps / (time.perf_counter() - started))
+    about = provenance() | {"core": CORE, "steps_a_turn": options.steps}
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / "throughput.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["algorithm", "round", "steps_per_second", *about])
+        for name, values in rates.items():
+            for number, value in enumerate(values):
+                writer.writerow([name, number, f"{value:.2f}", *about.values()])
+    base = statistics.median(rates.get("SB3 SAC", rates["PMPO"]))
+    print(f"{'algorithm':18}{'steps/s':>9}{'ms/step':>9}{'of SB3 SAC':>12}")
+    for name, values in rates.items():
+        middle = statistics.median(values)
+        print(f"{name:18}{middle:9.1f}{1e3 / middle:9.2f}{middle / base:12.2f}")
+    print("\nPMPO's update, median ms of each part:")
+    for name, value in update_breakdown(models["PMPO"]).items():
+        print(f"  {name:18}{value:8.2f}")
+    print("Arithmetic floor:")
+    for name, value in pmpo_floor_ms(models["PMPO"]).items():
+        print(f"  {name:22}{value:9.2f}")
+    print(f"\nwritten to {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,7 @@
+"""``python -m sb3_pmpo``: the command line."""
+
+import sys
+
+from sb3_pmpo.cli import main
+
+sys.exit(main())
