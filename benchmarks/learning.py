@@ -42,6 +42,7 @@ def run(job: tuple[str, str, int], steps: int, interval: int, episodes: int, rep
     """Train one (algorithm, task, seed), evaluating every ``interval`` environment steps."""
     import torch as th
 
+    from sb3_pmpo.enjoy import run_episodes
     from sb3_pmpo.envs import control_suite, make_env
 
     th.set_num_threads(1)
@@ -63,27 +64,13 @@ def run(job: tuple[str, str, int], steps: int, interval: int, episodes: int, rep
         model.learn(interval // repeat, log_interval=None, reset_num_timesteps=done == 0)
         seconds += time.perf_counter() - started
         done += interval
-        returns = evaluate(model, eval_env, episodes)
+        returns = run_episodes(model, eval_env, range(10_000, 10_000 + episodes))
         rows.append(_row(job, done, seconds, returns, repeat))
         model.save(folder / "model")
         model.save_replay_buffer(folder / "buffer.pkl")
         _write(folder / "rows.csv", rows)
         print(f"{algorithm:6} {task:20} seed {seed} step {done:7} {seconds:6.0f} s  return "
               f"{rows[-1]['return_mean']}", flush=True)  # fmt: skip
-
-
-def evaluate(model: Any, env: Any, episodes: int) -> list[float]:
-    """Run the mean action from fixed initial states; the same for every algorithm."""
-    returns = []
-    for episode in range(episodes):
-        observation, _ = env.reset(seed=10_000 + episode)
-        total, over = 0.0, False
-        while not over:
-            action, _ = model.predict(observation, deterministic=True)
-            observation, reward, terminated, truncated, _ = env.step(action)
-            total, over = total + float(reward), terminated or truncated
-        returns.append(total)
-    return returns
 
 
 def _row(

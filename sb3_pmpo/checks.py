@@ -30,6 +30,7 @@ _RANGES: tuple[tuple[str, float, float, type, str], ...] = (
     ("gamma", 0.0, 1.0, float, "it is the discount factor; 0.99 is usual"),
     ("gradient_steps", -1, _INF, int, "-1 means as many as environment steps were collected"),
     ("n_samples", 2, _INF, int, "it counts actions drawn per state; the paper uses 4"),
+    ("policy_delay", 1, _INF, int, "it counts critic updates for each policy update"),
     ("reference_update_interval", 1, _INF, int, "it counts updates; the paper's bandits use 100"),
 )
 

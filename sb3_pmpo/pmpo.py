@@ -61,6 +61,7 @@ class PMPO(OffPolicyMPO):
         ``beta >= 2 * (1 - alpha)``; below, a warning says so.
     :param labeller: who is accepted and who rejected, from the samples' scores.
     :param n_samples: S, actions the reference proposes per state.
+    :param policy_delay: updates of the critics for each of the policy, as in TD3.
     :param decoupled: fit the mean under the reference's std and the std around its mean, each
         with its own KL (False: the paper's joint KL, with ``beta`` for the mean).
     :param reference_tau: share by which the reference moves to the actor at a refresh, in (0, 1].
@@ -102,6 +103,7 @@ class PMPO(OffPolicyMPO):
         beta: float | tuple[float, float] = (1.0, 20.0),
         labeller: Labeller = top_k(2),
         n_samples: int = 4,
+        policy_delay: int = 1,
         decoupled: bool = True,
         reference_tau: float = 0.005,
         reference_update_interval: int = 1,
@@ -133,6 +135,7 @@ class PMPO(OffPolicyMPO):
             n_steps=n_steps,
             actor_learning_rate=actor_learning_rate,
             n_samples=n_samples,
+            policy_delay=policy_delay,
             reference_tau=reference_tau,
             reference_update_interval=reference_update_interval,
             exploration_noise=exploration_noise,

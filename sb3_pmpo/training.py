@@ -184,7 +184,7 @@ def _report(plan: TrainingPlan, model: PMPO, seconds: float, stopped: bool) -> N
         f"model is {folder / 'model.zip'}.{best} See the training logs with `tensorboard --logdir "
         f"{folder / 'tensorboard'}`. Watch the policy in a window with `python -m sb3_pmpo enjoy "
         f"{folder} --render`, or record it without a screen with `MUJOCO_GL=egl python -m "
-        f"sb3_pmpo enjoy {folder} --video`."
+        f"sb3_pmpo enjoy {folder} --video` (which needs the extra `[video]`)."
     )
 
 

@@ -23,9 +23,7 @@ from sb3_pmpo.training import Progress, SaveModel, TrainingPlan
 ROOT = Path(__file__).parent.parent
 
 
-def test_train_makes_what_it_promises(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_train_makes_what_it_promises(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--env", "dm_control/cartpole-swingup-v0", "--steps", "2400", "--seed", "3"]
     status = main(
         ["train", *arguments, "--evaluations", "2", "--eval-episodes", "1", "--no-progress-bar"]

@@ -1,0 +1,69 @@
+"""What the README says is what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from stable_baselines3.common.logger import configure
+
+from sb3_pmpo import PMPO
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def documented_metrics() -> set[str]:
+    table = README.split("## What is logged")[1].split("\n## ")[0]
+    names: set[str] = set()
+    for row in re.findall(r"^\| (`.*?) \|", table, flags=re.MULTILINE):
+        first, *rest = re.findall(r"`(\w+)`", row)
+        names.add(first)
+        for other in rest:  # `kl_mean`, `_std` stands for kl_mean and kl_std
+            names.add(first.removesuffix("_mean") + other if other.startswith("_") else other)
+    return names
+
+
+def logged_metrics(decoupled: bool, tmp_path: Path) -> set[str]:
+    model = PMPO(
+        "MlpPolicy", "Pendulum-v1", learning_starts=10, beta=2.0, decoupled=decoupled,
+        policy_kwargs={"net_arch": [8]}, buffer_size=500,
+    )  # fmt: skip
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    model.learn(210, log_interval=1)  # an episode of Pendulum has 200 steps
+    model.logger.close()
+    header = (tmp_path / "progress.csv").read_text().splitlines()[0].split(",")
+    return {name.removeprefix("train/") for name in header if name.startswith("train/")}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_table_of_metrics_is_complete_and_true(tmp_path: Path) -> None:
+    logged = logged_metrics(True, tmp_path / "a") | logged_metrics(False, tmp_path / "b")
+    assert logged == documented_metrics()
+
+
+def test_the_readme_example_runs() -> None:
+    """The ten-line example, with fewer steps."""
+    code = README.split("```python\n")[1].split("```")[0]
+    assert "learn(25_000, progress_bar=True)" in code
+    code = code.replace("25_000, progress_bar=True", "600").replace(
+        "model.get_env())", "model.get_env(), 1)"
+    )
+    assert len([line for line in code.splitlines() if line.strip()]) <= 12
+    exec(compile(code.replace('model.save("pmpo_cartpole")', ""), "README", "exec"), {})
+
+
+def test_the_readme_labeller_rejects_strong_actions() -> None:
+    import torch as th
+
+    from sb3_pmpo import Candidates, from_masks
+
+    code = README.split("def too_fast")[1].split("\n\n\n")[0]
+    scope: dict[str, object] = {"from_masks": from_masks}
+    exec("def too_fast" + code, scope)
+    candidates = Candidates(
+        scores=th.tensor([[3.0], [2.0], [1.0]]), actions=th.tensor([[[0.95]], [[0.1]], [[0.0]]])
+    )
+    accept, reject = scope["too_fast"](candidates)  # type: ignore[operator]  # defined by exec
+    assert accept[:, 0].tolist() == [0.0, 0.0, 0.0]
+    assert reject[:, 0].tolist() == [1.0, 0.0, 0.0]
