@@ -25,10 +25,8 @@ ROOT = Path(__file__).parent.parent
 
 def test_train_makes_what_it_promises(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--env", "dm_control/cartpole-swingup-v0", "--steps", "2400", "--seed", "3"]
-    status = main(
-        ["train", *arguments, "--evaluations", "2", "--eval-episodes", "1", "--no-progress-bar"]
-        + ["--output", str(tmp_path)]
-    )
+    arguments += ["--evaluations", "2", "--eval-episodes", "1", "--no-progress-bar"]
+    status = main(["train", *arguments, "--output", str(tmp_path)])
     (folder,) = tmp_path.iterdir()
     printed = capsys.readouterr().out
     assert status == 0
@@ -110,7 +108,8 @@ def test_configurations_fall_back_to_the_namespace_and_the_default() -> None:
         decisions, over = decisions + 1, terminated or truncated
     assert decisions == 500
     assert observation.dtype == np.float32
-    assert truncated and not terminated
+    assert truncated
+    assert not terminated
 
 
 def test_the_built_wheel_trains_in_a_fresh_environment(tmp_path: Path) -> None:
