@@ -104,6 +104,10 @@ class EnsembleQ(nn.Module):
         *hidden, last = itertools.pairwise(widths)
         self.hidden = nn.ModuleList(EnsembleLinear(n_critics, *sizes) for sizes in hidden)
         self.output = EnsembleLinear(n_critics, *last)
+        # Small first values: the scale of the returns is not known yet.
+        with th.no_grad():
+            self.output.weight.mul_(0.01)
+            self.output.bias.mul_(0.01)
         self.activation = activation_fn()
 
     def forward(

@@ -212,7 +212,11 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         progress = self._current_progress_remaining
         critic_rate = self.lr_schedule(progress)
         actor_rate = self.actor_lr_schedule(progress) if self.actor_lr_schedule else critic_rate
-        update_learning_rate(self.critic.optimizer, critic_rate)
+        body, output = self.critic.optimizer.param_groups
+        body["lr"] = critic_rate
+        # Values are in units of the reward, and Adam's steps have no unit: without this, large
+        # returns are learned slowly and small ones drown in noise.
+        output["lr"] = critic_rate * float(self.critic.scale)
         update_learning_rate(self.actor.optimizer, actor_rate)
         self.logger.record("train/learning_rate", critic_rate)
         self.logger.record("train/actor_learning_rate", actor_rate)

@@ -173,7 +173,7 @@ class Critic(NormalisedFeatures):
     :param features_dim: F.
     :param normaliser: normalises the observations; shared.
     :param return_moments: moments of the discounted returns seen while collecting; shared. Their
-        root mean square is the unit of the networks' output.
+        root mean square is the unit of the loss and of the output layer's learning rate.
     :param activation_fn: activation of the body.
     :param normalize_images: divide images by 255.
     :param n_critics: N.
@@ -234,7 +234,7 @@ class Critic(NormalisedFeatures):
         """
         with th.set_grad_enabled(th.is_grad_enabled() and not self.share_features_extractor):
             features = self.features(observations)
-        return self.scale * self.ensemble(features, actions, dtype)
+        return self.ensemble(features, actions, dtype)
 
     def forward(self, observations: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, ...]:
         """Return each critic's Q ``[B, 1]`` of one action per state, as SB3's critics do."""
@@ -340,19 +340,27 @@ class PMPOPolicy(BasePolicy):
         self.critic_target = self._make_critic(None)
         self.critic_target.load_state_dict(self.critic.state_dict())
         self.actor.optimizer = self._make_optimizer(list(self.actor.parameters()), lr_schedule)
-        critic_parameters = [
-            parameter
-            for name, parameter in self.critic.named_parameters()
-            if not (self.share_features_extractor and name.startswith("features_extractor."))
-        ]
-        self.critic.optimizer = self._make_optimizer(critic_parameters, lr_schedule)
+        self.critic.optimizer = self._make_optimizer(
+            [
+                {"params": self._own_body(self.critic)},
+                {"params": list(self.critic.ensemble.output.parameters())},
+            ],
+            lr_schedule,
+        )
         for lagged in (self.reference_actor, self.critic_target):
             lagged.set_training_mode(False)
             lagged.requires_grad_(False)
 
-    def _make_optimizer(
-        self, parameters: list[nn.Parameter], lr_schedule: Schedule
-    ) -> th.optim.Optimizer:
+    def _own_body(self, critic: Critic) -> list[nn.Parameter]:
+        """List what the critic's loss trains but for the output layer."""
+        foreign = ["ensemble.output."] + ["features_extractor."] * self.share_features_extractor
+        return [
+            parameter
+            for name, parameter in critic.named_parameters()
+            if not name.startswith(tuple(foreign))
+        ]
+
+    def _make_optimizer(self, parameters: list[Any], lr_schedule: Schedule) -> th.optim.Optimizer:
         kwargs = self.optimizer_kwargs
         if self.optimizer_class in (th.optim.Adam, th.optim.AdamW) and not (
             {"fused", "foreach"} & kwargs.keys()
