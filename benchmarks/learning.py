@@ -4,6 +4,11 @@
         --algorithms PMPO SAC --steps 50000 --workers 2
     python -m benchmarks.learning report
 
+An ablation is a variant of an algorithm, named after it, with arguments of its own:
+
+    python -m benchmarks.learning run --tasks walker-walk --name ablation \
+        --algorithms PMPO PMPO-S4 --variant PMPO-S4 '{"n_samples": 4, "top_k": 2}'
+
 Every algorithm has its own defaults, and the same environments: Control Suite, action repeat 2,
 a step is an environment step, each repeat counted. Runs are resumed where they stopped: after
 each evaluation the model, its replay buffer and the rows so far are on disk. Wall-clock counts
@@ -14,7 +19,9 @@ each.
 from __future__ import annotations
 
 import argparse
+import copy
 import csv
+import json
 import multiprocessing
 import os
 import time
@@ -28,17 +35,28 @@ FIELDS = ("algorithm", "task", "seed", "steps", "train_seconds", "return_mean", 
           "return_max", "episodes", "action_repeat", "commit", "machine", "versions")  # fmt: skip
 
 
-def make_model(algorithm: str, env: Any, seed: int) -> Any:
-    """Make an algorithm with its own defaults."""
+def make_model(algorithm: str, env: Any, seed: int, variants: dict[str, Any]) -> Any:
+    """Make an algorithm with its own defaults, or a variant of it, such as PMPO-S4."""
     from stable_baselines3 import SAC, TD3
 
-    from sb3_pmpo import PMPO
+    from sb3_pmpo import PMPO, top_k
 
+    kwargs = copy.deepcopy(variants.get(algorithm, {}))  # SB3 adds to policy_kwargs
+    if "top_k" in kwargs:
+        kwargs["labeller"] = top_k(kwargs.pop("top_k"))
     classes = {"PMPO": PMPO, "SAC": SAC, "TD3": TD3}
-    return classes[algorithm]("MlpPolicy", env, seed=seed, device="cpu")
+    algorithm_class = classes[algorithm.split("-")[0]]
+    return algorithm_class("MlpPolicy", env, seed=seed, device="cpu", **kwargs)
 
 
-def run(job: tuple[str, str, int], steps: int, interval: int, episodes: int, repeat: int) -> None:
+def run(
+    job: tuple[str, str, int],
+    steps: int,
+    interval: int,
+    episodes: int,
+    repeat: int,
+    variants: dict[str, Any],
+) -> None:
     """Train one (algorithm, task, seed), evaluating every ``interval`` environment steps."""
     import torch as th
 
@@ -52,7 +70,7 @@ def run(job: tuple[str, str, int], steps: int, interval: int, episodes: int, rep
     wrappers = [{f"{control_suite.__module__}.control_suite": {"action_repeat": repeat}}]
     env = make_env(f"dm_control/{task}-v0", wrappers)
     eval_env = make_env(f"dm_control/{task}-v0", wrappers)
-    model = make_model(algorithm, env, seed)
+    model = make_model(algorithm, env, seed, variants)
     rows = _read(folder / "rows.csv")
     if rows:
         model = type(model).load(folder / "model", env=env, device="cpu", seed=seed)
@@ -165,6 +183,7 @@ def main() -> None:
     train = commands.add_parser("run", help="run what is missing, then report")
     train.add_argument("--tasks", nargs="+", default=["cartpole-swingup", "walker-walk"])
     train.add_argument("--algorithms", nargs="+", default=["PMPO", "SAC"])
+    train.add_argument("--variant", nargs=2, action="append", default=[], metavar=("NAME", "JSON"))
     train.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     train.add_argument("--steps", type=int, default=50_000)
     train.add_argument("--interval", type=int, default=5_000)
@@ -177,7 +196,14 @@ def main() -> None:
     if options.command == "run":
         os.environ.setdefault("MUJOCO_GL", "disabled")
         jobs = [(a, t, s) for s, t, a in product(options.seeds, options.tasks, options.algorithms)]
-        settings = (options.steps, options.interval, options.episodes, options.action_repeat)
+        variants = {name: json.loads(arguments) for name, arguments in options.variant}
+        settings = (
+            options.steps,
+            options.interval,
+            options.episodes,
+            options.action_repeat,
+            variants,
+        )
         context = multiprocessing.get_context("spawn")
         with context.Pool(options.workers, maxtasksperchild=1) as pool:
             pool.starmap(run, [(job, *settings) for job in jobs], chunksize=1)

@@ -13,7 +13,8 @@ from __future__ import annotations
 import os
 
 CORE = sorted(os.sched_getaffinity(0))[0]
-os.sched_setaffinity(0, {CORE})  # before JAX counts the cores
+if __name__ == "__main__":
+    os.sched_setaffinity(0, {CORE})  # before JAX counts the cores
 os.environ.setdefault("MUJOCO_GL", "disabled")
 os.environ["JAX_PLATFORMS"] = "cpu"
 

@@ -9,6 +9,8 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from sb3_pmpo.policies import NO_SDE
+
 _INF = math.inf
 
 
@@ -51,10 +53,7 @@ def check_arguments(model: OffPolicyAlgorithm) -> None:
             _check_number(name, rate, 0.0, _INF, float, "give a number, or a schedule of progress")
     _check_reference(model.reference_tau, model.reference_update_interval)  # type: ignore[attr-defined]  # of OffPolicyMPO
     if model.use_sde:
-        raise ValueError(
-            "use_sde=True is not supported: generalised state-dependent exploration needs a "
-            "policy of its own; for exploration that is correlated in time use exploration_noise"
-        )
+        raise ValueError(NO_SDE)
     _check_action_space(model.action_space)
 
 

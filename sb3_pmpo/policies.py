@@ -27,6 +27,12 @@ from sb3_pmpo.distributions import DiagGaussian
 from sb3_pmpo.networks import EnsembleQ, GaussianHead, RunningMoments
 
 
+NO_SDE = (
+    "use_sde=True is not supported: generalised state-dependent exploration needs a policy of its "
+    "own; for exploration that is correlated in time use exploration_noise"
+)
+
+
 class ObservationNormaliser(nn.Module):
     """Normalise the vectors of an observation; images and one-hot codes pass unchanged.
 
@@ -263,6 +269,8 @@ class PMPOPolicy(BasePolicy):
     :param std_init: std of every state at the start, in units of half the action range.
     :param std_min: lower bound of the std.
     :param std_max: upper bound of the std.
+    :param use_sde: refused; SB3's SAC writes ``use_sde=False`` into the dict it is given, which
+        then serves here too.
     """
 
     actor: Actor
@@ -289,7 +297,10 @@ class PMPOPolicy(BasePolicy):
         std_init: float = 0.6,
         std_min: float = 0.01,
         std_max: float = 1.0,
+        use_sde: bool = False,
     ) -> None:
+        if use_sde:
+            raise ValueError(NO_SDE)
         super().__init__(
             observation_space,
             action_space,

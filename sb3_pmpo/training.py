@@ -148,6 +148,9 @@ def train(plan: TrainingPlan) -> int:
         model.learn(decisions, CallbackList([Progress(plan), evaluation]), log_interval=1)
     except KeyboardInterrupt:
         stopped = True
+    except Exception:
+        print(f"Stopped by an error; the model so far is {plan.folder / 'model.zip'}.")
+        raise
     finally:
         signal.signal(signal.SIGTERM, previous)
         saver.save()
