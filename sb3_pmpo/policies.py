@@ -26,7 +26,6 @@ from torch import nn
 from sb3_pmpo.distributions import DiagGaussian
 from sb3_pmpo.networks import EnsembleQ, GaussianHead, RunningMoments
 
-
 NO_SDE = (
     "use_sde=True is not supported: generalised state-dependent exploration needs a policy of its "
     "own; for exploration that is correlated in time use exploration_noise"
