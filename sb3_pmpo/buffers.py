@@ -144,10 +144,11 @@ def make_replay_buffer(model: OffPolicyAlgorithm, default_n_steps: int) -> Repla
     :param default_n_steps: n where ``model.n_steps`` is None and no class is given.
     """
     kwargs = dict(model.replay_buffer_kwargs)
-    n_steps = model.n_steps or default_n_steps
+    settings = _n_step_settings(model, default_n_steps)
+    n_steps = settings["n_steps"]
     buffer_class = model.replay_buffer_class or _default_class(model, n_steps)
     if issubclass(buffer_class, (NStepReplayBuffer, NStepDictReplayBuffer)):
-        kwargs = {"n_steps": n_steps, "gamma": model.gamma} | kwargs
+        kwargs |= settings
     elif (model.n_steps or 1) > 1:
         warnings.warn(
             f"`n_steps={n_steps}` is ignored because a custom `replay_buffer_class` "
@@ -176,7 +177,15 @@ def _default_class(model: OffPolicyAlgorithm, n_steps: int) -> type[ReplayBuffer
     return MemoryEfficientNStepReplayBuffer if model.optimize_memory_usage else NStepReplayBuffer
 
 
-def set_n_step(buffer: ReplayBuffer, n_steps: int, gamma: float) -> None:
-    """Give a loaded buffer the model's n-step settings, where it has any."""
+def sync_n_step(model: OffPolicyAlgorithm, default_n_steps: int) -> None:
+    """Give a model's loaded buffer the n-step settings of its arguments, where it has any."""
+    buffer = model.replay_buffer
     if isinstance(buffer, (NStepReplayBuffer, NStepDictReplayBuffer)):
-        buffer.n_steps, buffer.gamma = n_steps, gamma
+        settings = _n_step_settings(model, default_n_steps)
+        buffer.n_steps, buffer.gamma = settings["n_steps"], settings["gamma"]
+
+
+def _n_step_settings(model: OffPolicyAlgorithm, default_n_steps: int) -> dict[str, Any]:
+    """Take ``n_steps`` and ``gamma`` from ``replay_buffer_kwargs``, else from the model."""
+    settings = {"n_steps": model.n_steps or default_n_steps, "gamma": model.gamma}
+    return {key: model.replay_buffer_kwargs.get(key, value) for key, value in settings.items()}

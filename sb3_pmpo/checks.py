@@ -7,14 +7,20 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 
 from sb3_pmpo.policies import NO_SDE
 
 _INF = math.inf
 
 
-def _check_number(name: str, value: Any, low: float, high: float, kind: type, hint: str) -> None:
+def check_number(name: str, value: Any, low: float, high: float, kind: type, hint: str) -> None:
+    """Check a scalar argument.
+
+    :raises ValueError: unless ``value`` is a finite number of that kind in ``[low, high]``.
+    """
     is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
     whole = is_number and (kind is float or float(value).is_integer())
     if not (whole and low <= value <= high and math.isfinite(value)):
@@ -31,6 +37,7 @@ _RANGES: tuple[tuple[str, float, float, type, str], ...] = (
     ("tau", 0.0, 1.0, float, "it is the share by which the critic target moves; 0.005 is usual"),
     ("gamma", 0.0, 1.0, float, "it is the discount factor; 0.99 is usual"),
     ("gradient_steps", -1, _INF, int, "-1 means as many as environment steps were collected"),
+    ("_stats_window_size", 1, _INF, int, "it counts episodes; 100 is usual"),
     ("n_samples", 2, _INF, int, "it counts actions drawn per state; the paper uses 4"),
     ("policy_delay", 1, _INF, int, "it counts critic updates for each policy update"),
     ("reference_update_interval", 1, _INF, int, "it counts updates; the paper's bandits use 100"),
@@ -44,28 +51,47 @@ def check_arguments(model: OffPolicyAlgorithm) -> None:
     :raises ValueError: naming the argument, its value, its range and what to do.
     """
     for name, low, high, kind, hint in _RANGES:
-        _check_number(name, getattr(model, name), low, high, kind, hint)
+        check_number(name.lstrip("_"), getattr(model, name), low, high, kind, hint)
     if model.n_steps is not None:
-        _check_number("n_steps", model.n_steps, 1, _INF, int, "None takes the default")
+        check_number("n_steps", model.n_steps, 1, _INF, int, "None takes the default")
     for name in ("learning_rate", "actor_learning_rate"):
         rate = getattr(model, name)
-        if rate is not None and not callable(rate):
-            _check_number(name, rate, 0.0, _INF, float, "give a number, or a schedule of progress")
-    _check_reference(model.reference_tau, model.reference_update_interval)  # type: ignore[attr-defined]  # of OffPolicyMPO
+        given = rate is not None or name == "learning_rate"
+        if given and not callable(rate):
+            check_number(name, rate, 0.0, _INF, float, "give a number, or a schedule of progress")
+    _check_train_freq(model.train_freq)
+    if not isinstance(model.action_noise, (ActionNoise, type(None))):
+        raise ValueError(f"action_noise must be an ActionNoise or None, got {model.action_noise!r}")
+    noise = model.exploration_noise  # type: ignore[attr-defined]  # of OffPolicyMPO
+    if not (noise is None or callable(noise)):
+        raise ValueError(
+            f"exploration_noise must be a function of (n_envs, action_dim, seed) or None, got "
+            f"{noise!r}: sb3_pmpo.exploration.pink_noise is one"
+        )
+    _check_reference(model.reference_tau, model.reference_update_interval, model.policy_delay)  # type: ignore[attr-defined]  # of OffPolicyMPO
     if model.use_sde:
         raise ValueError(NO_SDE)
     _check_action_space(model.action_space)
 
 
-def _check_reference(tau: Any, interval: int) -> None:
-    _check_number("reference_tau", tau, 0.0, 1.0, float, "1 copies the actor, 0.005 averages")
+def _check_train_freq(value: Any) -> None:
+    hint = 'give a number of steps, or a pair such as (1, "episode")'
+    count, unit = value if isinstance(value, tuple) and len(value) == 2 else (value, "step")
+    check_number("train_freq", count, 1, _INF, int, hint)
+    if unit not in {"step", "episode", *TrainFrequencyUnit}:
+        raise ValueError(f"the unit of train_freq must be 'step' or 'episode', got {unit!r}")
+
+
+def _check_reference(tau: Any, interval: int, policy_delay: int) -> None:
+    check_number("reference_tau", tau, 0.0, 1.0, float, "1 copies the actor, 0.005 averages")
     if tau == 0.0:
         raise ValueError("reference_tau must be > 0, got 0.0: the policy would never move away")
-    if tau == 1.0 and interval == 1:
+    if tau == 1.0 and interval <= policy_delay:
         raise ValueError(
-            "reference_tau=1.0 with reference_update_interval=1 is refused: a reference that is "
-            "refreshed at every update equals the policy, so its KL has no gradient and nothing "
-            "holds the policy; use reference_tau=0.005, or an interval such as 100"
+            f"reference_tau=1.0 with reference_update_interval={interval} is refused: a reference "
+            f"refreshed at every policy update (policy_delay={policy_delay}) equals the policy, "
+            "so its KL has no gradient and nothing holds the policy; use reference_tau=0.005, or "
+            "an interval such as 100"
         )
 
 

@@ -98,6 +98,8 @@ class EnsembleQ(nn.Module):
         layer_norm: bool = True,
     ) -> None:
         super().__init__()
+        if n_critics < 1 or int(n_critics) != n_critics:
+            raise ValueError(f"n_critics must be a whole number >= 1, got {n_critics}")
         self.features_dim = features_dim
         self.layer_norm = layer_norm
         widths = [features_dim + action_dim, *net_arch, 1]

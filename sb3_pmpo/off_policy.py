@@ -24,7 +24,7 @@ from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, Schedule
 from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
 
-from sb3_pmpo.buffers import make_replay_buffer, set_n_step
+from sb3_pmpo.buffers import make_replay_buffer, sync_n_step
 from sb3_pmpo.checks import check_arguments, check_finite
 from sb3_pmpo.core.preference import Candidates
 from sb3_pmpo.core.td import squared_critic_loss, td_target
@@ -152,6 +152,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         self.reference_tau = reference_tau
         self.reference_update_interval = reference_update_interval
         self.exploration_noise = exploration_noise
+        self._reference_age = 0.0  # here, not in _setup_model: a loaded model keeps its own
 
     @abstractmethod
     def _make_objective(self) -> Objective:
@@ -181,7 +182,6 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         self._convert_train_freq()
         self._noise = self._make_noise()
         self._discounted_returns = np.zeros(self.n_envs)
-        self._reference_age = 0.0
         self._metrics = MeanMetrics()
         self._score_dtype = fastest_dtype(self.device)
 
@@ -382,7 +382,9 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         total_timesteps, callback = super()._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
-        check_finite(self._last_obs, np.zeros(self.n_envs), [], self.num_timesteps)  # type: ignore[arg-type]  # set by super()
+        # VecNormalize has clipped what was infinite and spread what was NaN by now.
+        raw_obs = self._last_obs if self._vec_normalize_env is None else self._last_original_obs
+        check_finite(raw_obs, np.zeros(self.n_envs), [], self.num_timesteps)  # type: ignore[arg-type]  # set by super()
         return total_timesteps, callback
 
     def load_replay_buffer(
@@ -390,7 +392,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
     ) -> None:
         """Load a saved buffer; its n-step returns then use this model's ``gamma``, ``n_steps``."""
         super().load_replay_buffer(path, truncate_last_traj)
-        set_n_step(self.replay_buffer, self.n_steps or DEFAULT_N_STEPS, self.gamma)
+        sync_n_step(self, DEFAULT_N_STEPS)
 
     def dump_logs(self) -> None:
         """Write the log; the metrics leave the device here and nowhere else."""

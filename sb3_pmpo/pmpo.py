@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -11,6 +12,7 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
+from sb3_pmpo.checks import check_number
 from sb3_pmpo.core.losses import check_alpha_beta, instability
 from sb3_pmpo.core.preference import Candidates, Labeller, top_k
 from sb3_pmpo.exploration import pink_noise
@@ -159,7 +161,11 @@ class PMPO(OffPolicyMPO):
         betas = self.beta if isinstance(self.beta, (tuple, list)) else (self.beta, self.beta)
         if len(betas) != 2:
             raise ValueError(f"beta must be a number or a pair (mean, std), got {self.beta}")
+        check_number("alpha", self.alpha, 0.0, 1.0, float, "the weight of the accepted samples")
+        if not callable(self.labeller):
+            raise ValueError(f"labeller must be callable, such as top_k(2), got {self.labeller!r}")
         for beta in betas:
+            check_number("beta", beta, 0.0, math.inf, float, "the weight of the KL")
             check_alpha_beta(self.alpha, beta)
         reason = instability(self.alpha, min(betas) if self.decoupled else betas[0])
         if reason is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BaseModel, BasePolicy
@@ -93,7 +94,18 @@ class NormalisedFeatures(BaseModel):
         return self.features_extractor(self.normaliser(preprocessed))
 
 
-class Actor(NormalisedFeatures, BasePolicy):
+class BoundedPolicy(BasePolicy):
+    """A policy whose unscaled actions are in the Box."""
+
+    action_space: spaces.Box
+
+    def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
+        """Map [-1, 1] to the bounds, which rounding would overstep by a digit at the corners."""
+        space = self.action_space
+        return np.clip(super().unscale_action(scaled_action), space.low, space.high)
+
+
+class Actor(NormalisedFeatures, BoundedPolicy):
     """A Gaussian policy: body, tanh mean and bounded std.
 
     :param observation_space: the space of the observations.
@@ -246,7 +258,7 @@ class Critic(NormalisedFeatures):
         return tuple(self.q_values(observations, actions.unsqueeze(0))[:, 0].unsqueeze(-1))
 
 
-class PMPOPolicy(BasePolicy):
+class PMPOPolicy(BoundedPolicy):
     """Actor, lagged reference actor, critics and critic target; ``MlpPolicy``.
 
     :param observation_space: the space of the observations.

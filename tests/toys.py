@@ -6,7 +6,9 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_pmpo import PMPO
 
@@ -30,7 +32,7 @@ class Toy(gym.Env):
         dtype: type = np.float32,
         length: int = 10,
         terminates: bool = False,
-        fault: tuple[str, int, float] | None = None,
+        fault: tuple[str, int, float] = ("nothing", 0, 0.0),
     ) -> None:
         self.action_space = spaces.Box(np.array(low, dtype), np.array(high, dtype), dtype=dtype)
         self.observation_space = spaces.Box(-1, 1, (len(low) + 1,), dtype)
@@ -43,11 +45,7 @@ class Toy(gym.Env):
         return self._x.astype(self.observation_space.dtype)
 
     def _is_faulty(self, what: str) -> bool:
-        return (
-            self.fault is not None
-            and self.fault[:1] == (what,)
-            and (len(self.actions) >= self.fault[1])
-        )
+        return what == self.fault[0] and len(self.actions) >= self.fault[1]
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> Any:
         super().reset(seed=seed)
@@ -84,8 +82,9 @@ class DictToy(gym.ObservationWrapper):
         )
 
     def observation(self, observation: np.ndarray) -> dict[str, Any]:
-        image = np.full((1, 36, 36), int(127 * (1 + np.clip(np.nan_to_num(observation[0]), -1, 1))))
-        return {"vector": observation, "code": 1, "image": image.astype(np.uint8)}
+        grey = int(np.nan_to_num(127 * (1 + observation[0])))
+        image = np.full((1, 36, 36), grey, np.uint8)
+        return {"vector": observation, "code": grey % 3, "image": image}
 
 
 def small(env: Any, policy: str = "MlpPolicy", **kwargs: Any) -> PMPO:
@@ -95,6 +94,7 @@ def small(env: Any, policy: str = "MlpPolicy", **kwargs: Any) -> PMPO:
         "batch_size": 16,
         "buffer_size": 300,
         "learning_starts": 20,
+        "gradient_steps": 1,
         "seed": 0,
         "device": "cpu",
     }
@@ -104,3 +104,15 @@ def small(env: Any, policy: str = "MlpPolicy", **kwargs: Any) -> PMPO:
 def parameters(module: Any) -> dict[str, Any]:
     """Copy a module's state."""
     return {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+
+def toys(n_envs: int, **kwargs: Any) -> DummyVecEnv:
+    """Make that many toys in one vectorised environment."""
+    return DummyVecEnv([lambda: Toy(**kwargs)] * n_envs)
+
+
+def assert_equal(one: dict[str, th.Tensor], other: dict[str, th.Tensor]) -> None:
+    """Compare two states bit for bit."""
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        th.testing.assert_close(value, other[name], rtol=0, atol=0, msg=name)

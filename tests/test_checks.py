@@ -1,0 +1,174 @@
+"""Bad arguments are refused before training, each by name, value and range."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from toys import Toy, small
+
+from sb3_pmpo import PAPER_A, PAPER_AR, PAPER_R, PMPO, top_k
+from sb3_pmpo.checks import check_finite
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "bounds"),
+    [
+        ("buffer_size", 0, ">= 1"),
+        ("buffer_size", 10.5, ">= 1"),
+        ("buffer_size", True, ">= 1"),
+        ("learning_starts", -1, ">= 0"),
+        ("batch_size", 0, ">= 1"),
+        ("batch_size", "64", ">= 1"),
+        ("tau", -0.1, ">= 0.0 and <= 1.0"),
+        ("tau", 1.1, ">= 0.0 and <= 1.0"),
+        ("tau", None, ">= 0.0 and <= 1.0"),
+        ("gamma", 1.01, ">= 0.0 and <= 1.0"),
+        ("gamma", NAN, ">= 0.0 and <= 1.0"),
+        ("train_freq", 0, ">= 1"),
+        ("train_freq", -3, ">= 1"),
+        ("train_freq", 1.5, ">= 1"),
+        ("train_freq", (0, "episode"), ">= 1"),
+        ("gradient_steps", -2, ">= -1"),
+        ("gradient_steps", 0.5, ">= -1"),
+        ("n_steps", 0, ">= 1"),
+        ("n_steps", 2.5, ">= 1"),
+        ("learning_rate", -1e-3, ">= 0.0"),
+        ("learning_rate", "3e-4", ">= 0.0"),
+        ("learning_rate", INF, ">= 0.0"),
+        ("learning_rate", None, ">= 0.0"),
+        ("actor_learning_rate", -1e-3, ">= 0.0"),
+        ("actor_learning_rate", NAN, ">= 0.0"),
+        ("stats_window_size", 0, ">= 1"),
+        ("n_samples", 1, ">= 2"),
+        ("n_samples", 4.5, ">= 2"),
+        ("policy_delay", 0, ">= 1"),
+        ("reference_update_interval", 0, ">= 1"),
+        ("reference_tau", 1.5, ">= 0.0 and <= 1.0"),
+        ("reference_tau", 0.0, "> 0"),
+        ("alpha", 1.5, "1"),
+        ("alpha", NAN, "1"),
+        ("alpha", "half", "1"),
+        ("beta", -0.5, ">= 0"),
+        ("beta", NAN, ">= 0"),
+        ("beta", "one", ">= 0"),
+        ("beta", (1.0, -2.0), ">= 0"),
+        ("beta", (1.0, INF), ">= 0"),
+        ("beta", (1.0, 2.0, 3.0), "pair"),
+        ("labeller", 3, "top_k"),
+        ("exploration_noise", "pink", "pink_noise"),
+        ("action_noise", 0.1, "ActionNoise"),
+    ],
+)
+def test_a_bad_argument_is_refused_by_name_value_and_range(
+    name: str, value: Any, bounds: str
+) -> None:
+    with pytest.raises(ValueError, match=name) as refusal:
+        small(Toy(), **{name: value})
+    message = str(refusal.value)
+    assert bounds in message
+    shown = value if isinstance(value, tuple) else (value,)
+    assert any(f"got {part}" in message or f"got {part!r}" in message for part in (value, *shown))
+
+
+@pytest.mark.parametrize("unit", ["steps", "epoch"])
+def test_unit_of_train_freq(unit: str) -> None:
+    with pytest.raises(ValueError, match=f"train_freq.*{unit}"):
+        small(Toy(), train_freq=(1, unit))
+
+
+@pytest.mark.parametrize(
+    ("policy_kwargs", "message"),
+    [
+        ({"n_critics": 0}, "n_critics .* >= 1, got 0"),
+        ({"std_init": 2.0}, "std_init=2.0"),
+        ({"std_min": 0.0}, "std_min=0.0"),
+    ],
+)
+def test_bad_policy_kwargs(policy_kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        small(Toy(), policy_kwargs=policy_kwargs)
+
+
+def test_too_few_samples_for_the_labeller() -> None:
+    with pytest.raises(ValueError, match="k=3 with 4 sample"):
+        small(Toy(), n_samples=4, labeller=top_k(3))
+
+
+def test_bad_arguments_of_load_are_refused_too(tmp_path: Any) -> None:
+    small(Toy()).save(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"gamma .* got 2"):
+        PMPO.load(tmp_path / "model", gamma=2)
+
+
+def test_gsde_is_refused_with_an_alternative() -> None:
+    with pytest.raises(ValueError, match=r"use_sde=True is not supported.*exploration_noise"):
+        small(Toy(), use_sde=True)
+
+
+def test_an_unbounded_or_discrete_action_space_is_refused() -> None:
+    env = Toy()
+    env.action_space = spaces.Box(-np.inf, np.inf, (1,))
+    with pytest.raises((AssertionError, ValueError), match=r"finite|bounded"):
+        small(env)
+    with pytest.raises(AssertionError, match="Discrete"):
+        small(gym.make("CartPole-v1"))
+
+
+@pytest.mark.parametrize(("interval", "delay"), [(1, 1), (2, 2), (1, 2)])
+def test_a_reference_that_always_equals_the_policy_is_refused(interval: int, delay: int) -> None:
+    with pytest.raises(ValueError, match=f"reference_update_interval={interval} is refused"):
+        small(Toy(), reference_tau=1.0, reference_update_interval=interval, policy_delay=delay)
+    small(Toy(), reference_tau=1.0, reference_update_interval=delay + 1, policy_delay=delay)
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"alpha": 0.5, "beta": 0.5},
+        {"alpha": 0.0, "beta": 1.0},
+        {"alpha": 0.5, "beta": (1.0, 0.5)},
+        PAPER_AR,
+    ],
+)
+def test_a_beta_that_is_too_small_warns_once_with_the_reason(kwargs: dict[str, Any]) -> None:
+    with pytest.warns(UserWarning, match=r"2 \* \(1 - alpha\)") as caught:
+        small(Toy(), **kwargs)
+    assert len(caught) == 1
+    assert "policy may collapse" in str(caught[0].message)
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"alpha": 0.5, "beta": 1.0},
+        {"alpha": 0.5, "beta": (1.0, 0.0), "decoupled": False},
+        {"alpha": 1.0, "beta": 0.0},
+        {"alpha": 0.0, "beta": 2.0},
+        PAPER_A,
+        PAPER_R,
+    ],
+)
+def test_a_safe_beta_is_silent(kwargs: dict[str, Any]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        small(Toy(), **kwargs)
+
+
+def test_check_finite_reads_integers_and_dicts() -> None:
+    reward = np.zeros(2)
+    images = np.zeros((2, 4), np.uint8)
+    check_finite({"image": images, "vector": np.zeros((2, 3))}, reward, [{}, {}], 1)
+    with pytest.raises(ValueError, match=r"environment 1 .*'vector'.* step 9"):
+        check_finite({"vector": np.array([[0.0], [INF]]), "image": images}, reward, [{}, {}], 9)
+    infos: list[dict[str, Any]] = [{}, {"terminal_observation": {"vector": np.array([NAN])}}]
+    with pytest.raises(ValueError, match=r"environment 1 .*terminal observation \('vector'\)"):
+        check_finite({"vector": np.zeros((2, 1))}, reward, infos, 9)
+    with pytest.raises(ValueError, match=r"environment 0 .*reward .*: -inf"):
+        check_finite(images, np.array([-INF, 0.0]), [{}, {}], 9)
