@@ -9,7 +9,7 @@ TORCH_INDEX ?=
 
 # What `make train` runs.
 ENV ?= dm_control/cartpole-swingup-v0
-STEPS ?= 50000
+STEPS ?= 40000
 SEED ?= 0
 
 BIN := $(VENV)/bin

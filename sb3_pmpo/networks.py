@@ -1,4 +1,4 @@
-"""Network parts: observation normaliser, return scale, bodies of the actor and of the critics.
+"""Network parts: running moments, ensemble critics, Gaussian head, lagged copies.
 
 Axes: N critics, S samples, B states, F features, A action dimensions.
 """
@@ -177,3 +177,22 @@ class GaussianHead(nn.Module):
         mean, spread = self.linear(latent).chunk(2, dim=-1)
         std = self.std_min + (self.std_max - self.std_min) * th.sigmoid(spread + self.offset)
         return th.tanh(mean), std
+
+
+def fastest_dtype(device: th.device) -> th.dtype:
+    """Return bfloat16 where its matrix products are fast in hardware, else float32."""
+    if device.type == "cuda":
+        fast = th.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = th.cpu.get_capabilities()
+        fast = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return th.bfloat16 if fast else th.float32
+
+
+@th.no_grad()
+def lag(online: nn.Module, lagged: nn.Module, tau: float) -> None:
+    """Move ``lagged`` by ``tau`` towards ``online``; copy batch-norm statistics (SB3 #996)."""
+    th._foreach_lerp_(list(lagged.parameters()), list(online.parameters()), tau)
+    for old, new in zip(lagged.buffers(), online.buffers(), strict=True):
+        if old is not new:  # the normaliser is one object in both
+            old.copy_(new)

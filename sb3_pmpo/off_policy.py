@@ -24,6 +24,7 @@ from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, Schedule
 from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
 
+from sb3_pmpo.actor_critic import Actor, Critic
 from sb3_pmpo.buffers import make_replay_buffer, sync_n_step
 from sb3_pmpo.checks import check_arguments, check_finite
 from sb3_pmpo.core.preference import Candidates
@@ -31,8 +32,9 @@ from sb3_pmpo.core.td import squared_critic_loss, td_target
 from sb3_pmpo.distributions import DiagGaussian
 from sb3_pmpo.exploration import ExplorationNoise
 from sb3_pmpo.metrics import MeanMetrics, grad_norm, sample_metrics
+from sb3_pmpo.networks import fastest_dtype, lag
 from sb3_pmpo.objectives import PolicyLoss
-from sb3_pmpo.policies import Actor, CnnPolicy, Critic, MlpPolicy, MultiInputPolicy, PMPOPolicy
+from sb3_pmpo.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, PMPOPolicy
 
 SelfMPOFamily = TypeVar("SelfMPOFamily", bound="OffPolicyMPO")
 Objective = Callable[[DiagGaussian, DiagGaussian, Candidates], PolicyLoss]
@@ -288,10 +290,10 @@ class OffPolicyMPO(OffPolicyAlgorithm):
     @th.no_grad()
     def _update_lagged_networks(self) -> None:
         """Move the critic target by ``tau``, and the reference on its schedule."""
-        _lag(self.critic, self.critic_target, self.tau)
+        lag(self.critic, self.critic_target, self.tau)
         self._reference_age += 1.0
         if self._n_updates % self.reference_update_interval == 0:
-            _lag(self.actor, self.reference_actor, self.reference_tau)
+            lag(self.actor, self.reference_actor, self.reference_tau)
             self._reference_age *= 1.0 - self.reference_tau
         self._metrics.add_scalar("reference_age", self._reference_age)
 
@@ -406,21 +408,3 @@ class OffPolicyMPO(OffPolicyAlgorithm):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "actor.optimizer", "critic.optimizer"], []
-
-
-def fastest_dtype(device: th.device) -> th.dtype:
-    """Return bfloat16 where its matrix products are fast in hardware, else float32."""
-    if device.type == "cuda":
-        fast = th.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        capabilities = th.cpu.get_capabilities()
-        fast = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-    return th.bfloat16 if fast else th.float32
-
-
-def _lag(online: th.nn.Module, lagged: th.nn.Module, tau: float) -> None:
-    """Move ``lagged`` by ``tau`` towards ``online``; copy batch-norm statistics (SB3 #996)."""
-    th._foreach_lerp_(list(lagged.parameters()), list(online.parameters()), tau)
-    for old, new in zip(lagged.buffers(), online.buffers(), strict=True):
-        if old is not new:  # the normaliser is one object in both
-            old.copy_(new)

@@ -14,10 +14,7 @@ from toys import Toy, assert_equal, parameters, small, toys
 from sb3_pmpo import PMPO, Candidates, Preference, top_k
 from sb3_pmpo.exploration import pink_noise
 
-SNAPSHOT_ACTIONS = [
-    [-0.4541099965572357, 1.635990023612976],
-    [-0.4668099880218506, 1.6607099771499634],
-]
+SNAPSHOT_ACTIONS = [[-0.45411, 1.63599], [-0.46681, 1.66071]]
 SNAPSHOT_STD = [[0.58937, 0.58822], [0.60066, 0.58866]]
 SNAPSHOT_Q = [0.1075, 0.10089]
 

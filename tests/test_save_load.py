@@ -16,7 +16,8 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from toys import DictToy, Toy, assert_equal, parameters, small
 
 from sb3_pmpo import PMPO, top_k
-from sb3_pmpo.policies import Actor, MlpPolicy
+from sb3_pmpo.actor_critic import Actor
+from sb3_pmpo.policies import MlpPolicy
 
 OBSERVATIONS = np.random.default_rng(0).uniform(-1, 1, (5, 2)).astype(np.float32)
 SMALL_DICT = {"net_arch": [8], "features_extractor_kwargs": {"cnn_output_dim": 8}}

@@ -1,0 +1,246 @@
+"""The parts of a policy: observation normaliser, actor and critics, as SB3 models.
+
+Axes: N critics, S samples, B states, F features, A action dimensions. Actions are in [-1, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, cast
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BaseModel, BasePolicy
+from stable_baselines3.common.preprocessing import get_action_dim, is_image_space, preprocess_obs
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_mlp
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
+
+from sb3_pmpo.distributions import DiagGaussian
+from sb3_pmpo.networks import EnsembleQ, GaussianHead, RunningMoments
+
+
+class ObservationNormaliser(nn.Module):
+    """Normalise the vectors of an observation; images and one-hot codes pass unchanged.
+
+    The statistics are those of the observations handed to :meth:`update`, and are part of the
+    policy's state: saved, loaded and moved with it. One instance serves all of a policy's parts.
+
+    :param observation_space: a space that SB3 supports; a Dict is normalised key by key.
+    """
+
+    CLIP = 10.0
+
+    def __init__(self, observation_space: spaces.Space) -> None:
+        super().__init__()
+        self.is_dict = isinstance(observation_space, spaces.Dict)
+        parts: dict[str, spaces.Space]
+        if isinstance(observation_space, spaces.Dict):
+            parts = observation_space.spaces
+        else:
+            parts = {"": observation_space}
+        self.keys = [key for key, space in parts.items() if self._is_vector(space)]
+        self.moments = nn.ModuleList(RunningMoments(parts[key].shape or ()) for key in self.keys)
+
+    def _by_key(self) -> Iterator[tuple[str, RunningMoments]]:
+        return zip(self.keys, cast(Iterable[RunningMoments], self.moments), strict=True)
+
+    @staticmethod
+    def _is_vector(space: spaces.Space) -> bool:
+        return isinstance(space, spaces.Box) and not is_image_space(space) and space.shape != ()
+
+    def update(self, observations: Any) -> None:
+        """Take in a batch of raw observations: arrays ``[B, ...]``, or a dict of them."""
+        for key, moments in self._by_key():
+            batch = observations[key] if self.is_dict else observations
+            moments.update(th.as_tensor(batch))
+
+    def forward(self, observations: Any) -> Any:
+        """Normalise preprocessed observations."""
+        if not self.is_dict:
+            for _, moments in self._by_key():  # one, or none
+                observations = moments.normalise(observations, clip=self.CLIP)
+            return observations
+        normalised = dict(observations)
+        for key, moments in self._by_key():
+            normalised[key] = moments.normalise(observations[key], clip=self.CLIP)
+        return normalised
+
+
+class NormalisedFeatures(BaseModel):
+    """A model that normalises what it sees before it extracts features."""
+
+    normaliser: nn.Module
+    features_extractor: BaseFeaturesExtractor
+
+    def features(self, observations: PyTorchObs) -> th.Tensor:
+        """Preprocess, normalise and extract: ``[B, F]``."""
+        preprocessed = preprocess_obs(
+            observations, self.observation_space, normalize_images=self.normalize_images
+        )
+        return self.features_extractor(self.normaliser(preprocessed))
+
+
+class BoundedPolicy(BasePolicy):
+    """A policy whose unscaled actions are in the Box."""
+
+    action_space: spaces.Box
+
+    def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
+        """Map [-1, 1] to the bounds, which rounding would overstep by a digit at the corners."""
+        space = self.action_space
+        return np.clip(super().unscale_action(scaled_action), space.low, space.high)
+
+
+class Actor(NormalisedFeatures, BoundedPolicy):
+    """A Gaussian policy: body, tanh mean and bounded std.
+
+    :param observation_space: the space of the observations.
+    :param action_space: a bounded Box; its bounds are mapped to [-1, 1].
+    :param net_arch: widths of the body.
+    :param features_extractor: from preprocessed, normalised observations to ``[B, F]``.
+    :param features_dim: F.
+    :param normaliser: normalises the observations; shared with the other parts of the policy.
+    :param activation_fn: activation of the body.
+    :param normalize_images: divide images by 255.
+    :param std_init: std of every state at the start.
+    :param std_min: lower bound of the std.
+    :param std_max: upper bound of the std.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        net_arch: list[int],
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        normaliser: nn.Module,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        normalize_images: bool = True,
+        std_init: float = 0.6,
+        std_min: float = 0.01,
+        std_max: float = 1.0,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor=features_extractor,
+            normalize_images=normalize_images,
+            squash_output=True,  # predict() then unscales from [-1, 1] to the Box's bounds
+        )
+        self.normaliser = normaliser
+        self._arguments = {
+            "net_arch": net_arch,
+            "features_extractor": features_extractor,
+            "features_dim": features_dim,
+            "normaliser": normaliser,
+            "activation_fn": activation_fn,
+            "std_init": std_init,
+            "std_min": std_min,
+            "std_max": std_max,
+        }
+        self.latent_pi = nn.Sequential(*create_mlp(features_dim, -1, net_arch, activation_fn))
+        self.head = GaussianHead(
+            net_arch[-1] if net_arch else features_dim,
+            get_action_dim(action_space),
+            std_init,
+            std_min,
+            std_max,
+        )
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return super()._get_constructor_parameters() | self._arguments
+
+    def distribution(self, observations: PyTorchObs) -> DiagGaussian:
+        """Compute the action distribution of each state; parameters ``[B, A]``."""
+        return DiagGaussian(*self.head(self.latent_pi(self.features(observations))))
+
+    def forward(self, observations: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        """Return actions ``[B, A]`` in [-1, 1]: the mean, or a sample clipped to the box."""
+        distribution = self.distribution(observations)
+        if deterministic:
+            return distribution.mean
+        return distribution.sample(1)[0].clamp(-1.0, 1.0)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        return self(observation, deterministic)
+
+
+class Critic(NormalisedFeatures):
+    """An ensemble of Q functions whose mean is the value.
+
+    :param observation_space: the space of the observations.
+    :param action_space: a bounded Box.
+    :param net_arch: widths of each critic.
+    :param features_extractor: from preprocessed, normalised observations to ``[B, F]``.
+    :param features_dim: F.
+    :param normaliser: normalises the observations; shared.
+    :param return_moments: moments of the discounted returns seen while collecting; shared. Their
+        root mean square is the unit of the loss and of the output layer's learning rate.
+    :param activation_fn: activation of the body.
+    :param normalize_images: divide images by 255.
+    :param n_critics: N.
+    :param layer_norm: layer norm in the body.
+    :param share_features_extractor: the extractor belongs to the actor, and no gradient of the
+        critic's loss reaches it.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        net_arch: list[int],
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        normaliser: nn.Module,
+        return_moments: RunningMoments,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        normalize_images: bool = True,
+        n_critics: int = 2,
+        layer_norm: bool = True,
+        share_features_extractor: bool = False,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor=features_extractor,
+            normalize_images=normalize_images,
+        )
+        self.normaliser = normaliser
+        self.return_moments = return_moments
+        self.n_critics = n_critics
+        self.share_features_extractor = share_features_extractor
+        self.ensemble = EnsembleQ(
+            features_dim,
+            get_action_dim(action_space),
+            net_arch,
+            n_critics,
+            activation_fn,
+            layer_norm,
+        )
+
+    @property
+    def scale(self) -> th.Tensor:
+        """Root mean square of the discounted returns seen; 1 while they are all zero."""
+        rms = (self.return_moments.var + self.return_moments.mean.square()).sqrt()
+        return th.where(rms > 1e-8, rms, 1.0)
+
+    def q_values(
+        self, observations: PyTorchObs, actions: th.Tensor, dtype: th.dtype = th.float32
+    ) -> th.Tensor:
+        """Evaluate S actions for each state, extracting its features once.
+
+        :param observations: a batch of B.
+        :param actions: ``[S, B, A]`` in [-1, 1].
+        :param dtype: of the hidden layers.
+        :return: ``[N, S, B]`` in units of the reward.
+        """
+        with th.set_grad_enabled(th.is_grad_enabled() and not self.share_features_extractor):
+            features = self.features(observations)
+        return self.ensemble(features, actions, dtype)
+
+    def forward(self, observations: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, ...]:
+        """Return each critic's Q ``[B, 1]`` of one action per state, as SB3's critics do."""
+        return tuple(self.q_values(observations, actions.unsqueeze(0))[:, 0].unsqueeze(-1))
