@@ -9,8 +9,9 @@ An ablation is a variant of an algorithm, named after it, with arguments of its 
     python -m benchmarks.learning run --tasks walker-walk --name ablation \
         --algorithms PMPO PMPO-S4 --variant PMPO-S4 '{"n_samples": 4, "top_k": 2}'
 
-Every algorithm has its own defaults, and the same environments: Control Suite, action repeat 2,
-a step is an environment step, each repeat counted. Runs are resumed where they stopped: after
+SB3's algorithms have their defaults, PMPO the one setting that ships for the whole suite
+(`dm_control` in zoo_configs/pmpo.yml). The environments are the same: Control Suite, action repeat
+2, a step is an environment step, each repeat counted. Runs are resumed where they stopped: after
 each evaluation the model, its replay buffer and the rows so far are on disk. Wall-clock counts
 collecting and updating, not evaluating; with --workers 2 two runs share the machine, one thread
 each.
@@ -35,13 +36,21 @@ FIELDS = ("algorithm", "task", "seed", "steps", "train_seconds", "return_mean", 
           "return_max", "episodes", "action_repeat", "commit", "machine", "versions")  # fmt: skip
 
 
+#: Keys of a configuration that the harness sets itself, the same for every algorithm.
+NOT_ARGUMENTS = {"n_timesteps", "policy", "env_wrapper"}
+
+
 def make_model(algorithm: str, env: Any, seed: int, variants: dict[str, Any]) -> Any:
-    """Make an algorithm with its own defaults, or a variant of it, such as PMPO-S4."""
+    """Make an algorithm with its shipped setting, or a variant of it, such as PMPO-S4."""
     from stable_baselines3 import SAC, TD3
 
     from sb3_pmpo import PMPO, top_k
+    from sb3_pmpo.configs import load_config
 
     kwargs = copy.deepcopy(variants.get(algorithm, {}))  # SB3 adds to policy_kwargs
+    if algorithm.startswith("PMPO"):
+        suite = load_config("pmpo", "dm_control/any")
+        kwargs = {key: suite[key] for key in suite.keys() - NOT_ARGUMENTS} | kwargs
     if "top_k" in kwargs:
         kwargs["labeller"] = top_k(kwargs.pop("top_k"))
     classes = {"PMPO": PMPO, "SAC": SAC, "TD3": TD3}
