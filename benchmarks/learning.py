@@ -2,6 +2,7 @@
 
     python -m benchmarks.learning run --tasks cartpole-swingup walker-walk --seeds 0 1 2 \
         --algorithms PMPO SAC --steps 50000 --workers 2
+    python -m benchmarks.learning final
     python -m benchmarks.learning report
 
 An ablation is a variant of an algorithm, named after it, with arguments of its own:
@@ -40,11 +41,26 @@ FIELDS = ("algorithm", "task", "seed", "steps", "train_seconds", "return_mean", 
 NOT_ARGUMENTS = {"n_timesteps", "policy", "env_wrapper"}
 
 
-def make_model(algorithm: str, env: Any, seed: int, variants: dict[str, Any]) -> Any:
-    """Make an algorithm with its shipped setting, or a variant of it, such as PMPO-S4."""
+def algorithm_class(algorithm: str) -> Any:
+    """Return the class of an algorithm or of its variant."""
     from stable_baselines3 import SAC, TD3
 
-    from sb3_pmpo import PMPO, top_k
+    from sb3_pmpo import PMPO
+
+    return {"PMPO": PMPO, "SAC": SAC, "TD3": TD3}[algorithm.split("-")[0]]
+
+
+def make_task(task: str, action_repeat: int) -> Any:
+    """Make a Control Suite task as every algorithm gets it."""
+    from sb3_pmpo.envs import control_suite, make_env
+
+    name = f"{control_suite.__module__}.control_suite"
+    return make_env(f"dm_control/{task}-v0", [{name: {"action_repeat": action_repeat}}])
+
+
+def make_model(algorithm: str, env: Any, seed: int, variants: dict[str, Any]) -> Any:
+    """Make an algorithm with its shipped setting, or a variant of it, such as PMPO-S4."""
+    from sb3_pmpo import top_k
     from sb3_pmpo.configs import load_config
 
     kwargs = copy.deepcopy(variants.get(algorithm, {}))  # SB3 adds to policy_kwargs
@@ -53,9 +69,7 @@ def make_model(algorithm: str, env: Any, seed: int, variants: dict[str, Any]) ->
         kwargs = {key: suite[key] for key in suite.keys() - NOT_ARGUMENTS} | kwargs
     if "top_k" in kwargs:
         kwargs["labeller"] = top_k(kwargs.pop("top_k"))
-    classes = {"PMPO": PMPO, "SAC": SAC, "TD3": TD3}
-    algorithm_class = classes[algorithm.split("-")[0]]
-    return algorithm_class("MlpPolicy", env, seed=seed, device="cpu", **kwargs)
+    return algorithm_class(algorithm)("MlpPolicy", env, seed=seed, device="cpu", **kwargs)
 
 
 def run(
@@ -70,15 +84,12 @@ def run(
     import torch as th
 
     from sb3_pmpo.enjoy import run_episodes
-    from sb3_pmpo.envs import control_suite, make_env
 
     th.set_num_threads(1)
     algorithm, task, seed = job
     folder = STATE / f"{algorithm}__{task}__{seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    wrappers = [{f"{control_suite.__module__}.control_suite": {"action_repeat": repeat}}]
-    env = make_env(f"dm_control/{task}-v0", wrappers)
-    eval_env = make_env(f"dm_control/{task}-v0", wrappers)
+    env, eval_env = make_task(task, repeat), make_task(task, repeat)
     model = make_model(algorithm, env, seed, variants)
     rows = _read(folder / "rows.csv")
     if rows:
@@ -98,6 +109,23 @@ def run(
         _write(folder / "rows.csv", rows)
         print(f"{algorithm:6} {task:20} seed {seed} step {done:7} {seconds:6.0f} s  return "
               f"{rows[-1]['return_mean']}", flush=True)  # fmt: skip
+
+
+def final(folder: Path, episodes: int) -> dict[str, Any]:
+    """Evaluate the saved model of a run again, over more episodes than a curve's point has."""
+    import torch as th
+
+    from sb3_pmpo.enjoy import run_episodes
+
+    th.set_num_threads(1)
+    last = _read(folder / "rows.csv")[-1]
+    repeat = int(last["action_repeat"])
+    model = algorithm_class(last["algorithm"]).load(folder / "model", device="cpu")
+    env = make_task(last["task"], repeat)
+    returns = run_episodes(model, env, range(20_000, 20_000 + episodes))
+    job = (last["algorithm"], last["task"], int(last["seed"]))
+    row = _row(job, int(last["steps"]), float(last["train_seconds"]), returns, repeat)
+    return row | {key: last[key] for key in ("commit", "machine", "versions")}
 
 
 def _row(
@@ -199,9 +227,23 @@ def main() -> None:
     train.add_argument("--episodes", type=int, default=5)
     train.add_argument("--action-repeat", type=int, default=2)
     train.add_argument("--workers", type=int, default=2)
+    again = commands.add_parser("final", help="evaluate the last models over more episodes")
+    again.add_argument("--episodes", type=int, default=30)
+    again.add_argument("--name", default="learning_final")
+    again.add_argument("--workers", type=int, default=2)
     for command in (train, commands.add_parser("report", help="gather, tabulate and draw")):
         command.add_argument("--name", default="learning", help="of the files in results/")
     options = parser.parse_args()
+    context = multiprocessing.get_context("spawn")
+    if options.command == "final":
+        os.environ.setdefault("MUJOCO_GL", "disabled")
+        folders = [path.parent for path in sorted(STATE.glob("*/rows.csv"))]
+        with context.Pool(options.workers) as pool:
+            rows = pool.starmap(final, [(folder, options.episodes) for folder in folders])
+        _write(RESULTS / f"{options.name}.csv", rows)
+        for row in rows:
+            print(*(row[key] for key in ("algorithm", "task", "seed", "steps", "return_mean")))
+        return
     if options.command == "run":
         os.environ.setdefault("MUJOCO_GL", "disabled")
         jobs = [(a, t, s) for s, t, a in product(options.seeds, options.tasks, options.algorithms)]
@@ -213,7 +255,6 @@ def main() -> None:
             options.action_repeat,
             variants,
         )
-        context = multiprocessing.get_context("spawn")
         with context.Pool(options.workers, maxtasksperchild=1) as pool:
             pool.starmap(run, [(job, *settings) for job in jobs], chunksize=1)
     report(options.name)
