@@ -24,12 +24,14 @@ import itertools  # noqa: E402
 import statistics  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Callable  # noqa: E402
+from functools import partial  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 import torch as th  # noqa: E402
 
 from benchmarks.provenance import provenance  # noqa: E402
+from sb3_pmpo.off_policy import BOOTSTRAP_SAMPLES  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results"
 WIDTHS, BATCH, OBSERVATIONS, ACTIONS = [256, 256], 256, 24, 6
@@ -46,6 +48,7 @@ def make_models(names: list[str]) -> dict[str, Any]:
 
     classes = {
         "PMPO": sb3_pmpo.PMPO,
+        "PMPO, 4 samples": partial(sb3_pmpo.PMPO, n_samples=4, labeller=sb3_pmpo.top_k(2)),
         "SB3 SAC": stable_baselines3.SAC,
         "SB3-contrib TQC": sb3_contrib.TQC,
         "SBX SAC": sbx.SAC,
@@ -93,14 +96,16 @@ def pmpo_floor_ms(model: Any) -> dict[str, float]:
     """Compute the least time that PMPO's matrix products take at the measured GEMM rates.
 
     Forward and backward cost three times a forward pass (the first layer's input needs no
-    gradient, which this ignores). Ranking and bootstrap run in the scoring dtype.
+    gradient, which this ignores). Each update trains the critics and bootstraps; one in
+    ``policy_delay`` also ranks and trains the policy. Scoring runs in its own dtype.
     """
-    critics, samples = 2, model.n_samples
+    critics, delay = 2, model.policy_delay
     actor = mlp_flops(OBSERVATIONS, 2 * ACTIONS, BATCH)
     critic = critics * mlp_flops(OBSERVATIONS + ACTIONS, 1, BATCH)
     rate = {dtype: gemm_rate(dtype) for dtype in (th.float32, model._score_dtype)}
-    scoring = 2 * samples * critic
-    training = 3 * critic + 3 * actor + 2 * actor
+    bootstrap = min(model.n_samples, BOOTSTRAP_SAMPLES)
+    scoring = (bootstrap + model.n_samples / delay) * critic
+    training = 3 * critic + actor + (3 + 1) * actor / delay
     return {
         "gemm_float32_gflops": rate[th.float32],
         "gemm_scoring_gflops": rate[model._score_dtype],
@@ -141,7 +146,7 @@ def main() -> None:
     parser.add_argument(
         "--algorithms",
         nargs="+",
-        default=["PMPO", "SB3 SAC", "SB3-contrib TQC", "SBX SAC", "SBX TQC"],
+        default=["PMPO", "PMPO, 4 samples", "SB3 SAC", "SB3-contrib TQC", "SBX SAC", "SBX TQC"],
     )
     options = parser.parse_args()
     th.set_num_threads(1)
@@ -168,7 +173,8 @@ def main() -> None:
     for name, values in rates.items():
         middle = statistics.median(values)
         print(f"{name:18}{middle:9.1f}{1e3 / middle:9.2f}{middle / base:12.2f}")
-    print("\nPMPO's update, median ms of each part:")
+    print("\nPMPO's update, median ms of each part (rank and policy_step: one update in")
+    print(f"{models['PMPO'].policy_delay}):")
     for name, value in update_breakdown(models["PMPO"]).items():
         print(f"  {name:18}{value:8.2f}")
     print("Arithmetic floor:")
