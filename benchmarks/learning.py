@@ -209,7 +209,7 @@ def plot(data: Any, path: Path) -> None:
     axes[0, 0].set_ylabel("return")
     axes[1, 0].set_ylabel("return")
     seeds = data.groupby(["task", "algorithm"]).seed.nunique().max()
-    axes[0, 0].legend(title=f"median and range, {seeds} seeds")
+    axes[0, -1].legend(loc="upper left", title=f"median and range, {seeds} seeds")
     figure.savefig(path, dpi=110)
 
 
