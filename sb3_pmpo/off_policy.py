@@ -204,9 +204,9 @@ class OffPolicyMPO(OffPolicyAlgorithm):
             batch = self._sample_batch(batch_size)
             target = self._td_target(batch)
             self._metrics.add(self._critic_step(batch, target))
-            self._n_updates += 1
-            if self._n_updates % self.policy_delay == 0:
+            if self._n_updates % self.policy_delay == 0:  # the first update moves every part
                 self._metrics.add(self._policy_step(batch.observations))
+            self._n_updates += 1
             self._update_lagged_networks()
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 

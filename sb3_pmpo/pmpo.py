@@ -63,7 +63,7 @@ class PMPO(OffPolicyMPO):
         ``beta >= 2 * (1 - alpha)``; below, a warning says so.
     :param labeller: who is accepted and who rejected, from the samples' scores.
     :param n_samples: S, actions the reference proposes per state.
-    :param policy_delay: updates of the critics for each of the policy, as in TD3.
+    :param policy_delay: updates of the critics for each of the policy, which has the first of them.
     :param decoupled: fit the mean under the reference's std and the std around its mean, each
         with its own KL (False: the paper's joint KL, with ``beta`` for the mean).
     :param reference_tau: share by which the reference moves to the actor at a refresh, in (0, 1].
