@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFrequencyUnit
@@ -71,7 +70,6 @@ def check_arguments(model: OffPolicyAlgorithm) -> None:
     _check_reference(model.reference_tau, model.reference_update_interval, model.policy_delay)  # type: ignore[attr-defined]  # of OffPolicyMPO
     if model.use_sde:
         raise ValueError(NO_SDE)
-    _check_action_space(model.action_space)
 
 
 def _check_train_freq(value: Any) -> None:
@@ -92,14 +90,6 @@ def _check_reference(tau: Any, interval: int, policy_delay: int) -> None:
             f"refreshed at every policy update (policy_delay={policy_delay}) equals the policy, "
             "so its KL has no gradient and nothing holds the policy; use reference_tau=0.005, or "
             "an interval such as 100"
-        )
-
-
-def _check_action_space(space: spaces.Space) -> None:
-    if isinstance(space, spaces.Box) and not space.is_bounded("both"):
-        raise ValueError(
-            f"the action space must be bounded, got low={space.low}, high={space.high}: wrap the "
-            "environment in gymnasium.wrappers.RescaleAction or clip its Box"
         )
 
 
