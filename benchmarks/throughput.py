@@ -30,6 +30,7 @@ from typing import Any  # noqa: E402
 
 import torch as th  # noqa: E402
 
+from benchmarks.learning import make_task  # noqa: E402
 from benchmarks.provenance import provenance  # noqa: E402
 from sb3_pmpo.off_policy import BOOTSTRAP_SAMPLES  # noqa: E402
 
@@ -44,7 +45,6 @@ def make_models(names: list[str]) -> dict[str, Any]:
     import stable_baselines3
 
     import sb3_pmpo
-    from sb3_pmpo.envs import control_suite, make_env
 
     classes = {
         "PMPO": sb3_pmpo.PMPO,
@@ -54,11 +54,10 @@ def make_models(names: list[str]) -> dict[str, Any]:
         "SBX SAC": sbx.SAC,
         "SBX TQC": sbx.TQC,
     }
-    wrappers = [{f"{control_suite.__module__}.control_suite": {}}]
     return {
         name: classes[name](
             "MlpPolicy",
-            make_env("dm_control/walker-walk-v0", wrappers),
+            make_task("walker-walk", 1),
             policy_kwargs={"net_arch": WIDTHS},
             batch_size=BATCH,
             buffer_size=100_000,

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class TrainingPlan:
     evaluations: int = 10
     eval_episodes: int = 5
     progress_bar: bool = True
-    action_repeat: int = field(default=1)
+    action_repeat: int = 1
 
     @classmethod
     def for_env(
@@ -164,7 +164,6 @@ def _interrupt(signum: int, frame: Any) -> None:
 
 def _report(plan: TrainingPlan, model: PMPO, seconds: float, stopped: bool) -> None:
     folder = plan.folder
-    curve = ""
     best = ""
     if (folder / "evaluations.npz").exists():
         results = np.load(folder / "evaluations.npz")
@@ -183,7 +182,7 @@ def _report(plan: TrainingPlan, model: PMPO, seconds: float, stopped: bool) -> N
     verb = "Stopped" if stopped else "Finished"
     steps = model.num_timesteps * plan.action_repeat
     print(
-        f"{curve}{verb} after {steps} environment steps in {seconds / 60:.1f} minutes. The final "
+        f"{verb} after {steps} environment steps in {seconds / 60:.1f} minutes. The final "
         f"model is {folder / 'model.zip'}.{best} See the training logs with `tensorboard --logdir "
         f"{folder / 'tensorboard'}`. Watch the policy in a window with `python -m sb3_pmpo enjoy "
         f"{folder} --render`, or record it without a screen with `MUJOCO_GL=egl python -m "

@@ -90,6 +90,18 @@ def sampled(buffer: Any, batch_size: int = 64) -> list[np.ndarray]:
     return [field.numpy()[:, 0] for field in fields]
 
 
+def assert_samples_are_as_logged(buffer: Any, log: Log, n_steps: int, seed: int) -> np.ndarray:
+    """Compare each sampled window with the slow reference; return the sampled observations."""
+    np.random.seed(seed % 2**32)
+    observations, rewards, discounts, dones, following, actions = sampled(buffer)
+    for i, number in enumerate(observations.astype(int)):
+        expected = log.expected(number, n_steps, 0.9)
+        got = rewards[i], discounts[i], dones[i], following[i]
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+        assert actions[i] == log.rewards.flat[number - 1]
+    return observations
+
+
 @SETTINGS
 @given(**CASES)
 def test_dict_buffer_equals_the_slow_reference(
@@ -100,13 +112,7 @@ def test_dict_buffer_equals_the_slow_reference(
         size * n_envs, DICT, ACTION, device="cpu", n_envs=n_envs, n_steps=n_steps, gamma=0.9
     )
     log.fill(buffer)
-    np.random.seed(seed % 2**32)
-    observations, rewards, discounts, dones, following, actions = sampled(buffer)
-    for i, number in enumerate(observations.astype(int)):
-        expected = log.expected(number, n_steps, 0.9)
-        got = rewards[i], discounts[i], dones[i], following[i]
-        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
-        assert actions[i] == log.rewards.flat[number - 1]
+    observations = assert_samples_are_as_logged(buffer, log, n_steps, seed)
     newest = steps * n_envs
     assert observations.min() > newest - size * n_envs  # what was overwritten is gone
 
@@ -135,13 +141,7 @@ def test_memory_efficient_buffer_equals_the_slow_reference(
         gamma=0.9,
     )
     log.fill(buffer)
-    np.random.seed(seed % 2**32)
-    observations, rewards, discounts, dones, following, actions = sampled(buffer)
-    for i, number in enumerate(observations.astype(int)):
-        expected = log.expected(number, n_steps, 0.9)
-        got = rewards[i], discounts[i], dones[i], following[i]
-        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
-        assert actions[i] == log.rewards.flat[number - 1]
+    assert_samples_are_as_logged(buffer, log, n_steps, seed)
 
 
 @SETTINGS
