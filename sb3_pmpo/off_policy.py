@@ -46,7 +46,7 @@ DEFAULT_N_STEPS = 3
 
 #: Samples that average the value of the next state. More cost time and only lower a variance that
 #: is small beside that of the transitions.
-BOOTSTRAP_SAMPLES = 4
+BOOTSTRAP_SAMPLES = 2
 
 
 class Batch(NamedTuple):
@@ -185,7 +185,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         self._noise = self._make_noise()
         self._discounted_returns = np.zeros(self.n_envs)
         self._metrics = MeanMetrics()
-        self._score_dtype = fastest_dtype(self.device)
+        self._critic_dtype = fastest_dtype(self.device)
 
     def _make_noise(self) -> ExplorationNoise | None:
         if self.exploration_noise is None:
@@ -246,7 +246,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         reference = self.reference_actor.distribution(observations)
         actions = reference.sample(n_samples)
         q_values = self.critic_target.q_values(
-            observations, actions.clamp(-1.0, 1.0), self._score_dtype
+            observations, actions.clamp(-1.0, 1.0), self._critic_dtype
         )
         return reference, actions, q_values.mean(0)
 
@@ -257,7 +257,9 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         return td_target(batch.rewards, batch.dones, batch.discounts, next_values)
 
     def _critic_step(self, batch: Batch, target: th.Tensor) -> dict[str, th.Tensor]:
-        q_values = self.critic.q_values(batch.observations, batch.actions.unsqueeze(0))[:, 0]
+        q_values = self.critic.q_values(
+            batch.observations, batch.actions.unsqueeze(0), self._critic_dtype
+        )[:, 0]
         loss = squared_critic_loss(q_values, target, self.critic.scale)
         self.critic.optimizer.zero_grad()
         loss.backward()
@@ -404,7 +406,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         derived = ["actor", "reference_actor", "critic", "critic_target", "objective"]
-        return [*super()._excluded_save_params(), *derived, "_noise", "_metrics", "_score_dtype"]
+        return [*super()._excluded_save_params(), *derived, "_noise", "_metrics", "_critic_dtype"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "actor.optimizer", "critic.optimizer"], []
