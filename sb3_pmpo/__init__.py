@@ -1,6 +1,18 @@
 """sb3_pmpo: the MPO family, PMPO first, for Stable-Baselines3."""
 
-from sb3_pmpo.core.preference import Candidates, Preference, from_masks, top_k
+from sb3_pmpo.core.preference import (
+    Candidates,
+    Preference,
+    best_worst,
+    boltzmann,
+    from_labels,
+    from_masks,
+    mean_score,
+    quantile,
+    state_value,
+    threshold,
+    top_k,
+)
 from sb3_pmpo.pmpo import PAPER_A, PAPER_AR, PAPER_R, PMPO
 
 __version__ = "0.1.0"
@@ -13,6 +25,13 @@ __all__ = [
     "Candidates",
     "Preference",
     "__version__",
+    "best_worst",
+    "boltzmann",
+    "from_labels",
     "from_masks",
+    "mean_score",
+    "quantile",
+    "state_value",
+    "threshold",
     "top_k",
 ]

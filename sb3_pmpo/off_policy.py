@@ -10,6 +10,7 @@ import pathlib
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
 import numpy as np
@@ -252,9 +253,13 @@ class OffPolicyMPO(OffPolicyAlgorithm):
 
     def _td_target(self, batch: Batch) -> th.Tensor:
         """Bootstrap from the reference's expected value: ``[B]``."""
-        n_samples = min(self.n_samples, BOOTSTRAP_SAMPLES)
-        next_values = self._score(batch.next_observations, n_samples)[2].mean(0)
+        next_values = self._value(batch.next_observations)
         return td_target(batch.rewards, batch.dones, batch.discounts, next_values)
+
+    def _value(self, observations: PyTorchObs) -> th.Tensor:
+        """Estimate the reference's expected value ``[B]`` from a few samples of its own."""
+        n_samples = min(self.n_samples, BOOTSTRAP_SAMPLES)
+        return self._score(observations, n_samples)[2].mean(0)
 
     def _critic_step(self, batch: Batch, target: th.Tensor) -> dict[str, th.Tensor]:
         q_values = self.critic.q_values(
@@ -276,7 +281,8 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         reference, actions, scores = self._score(observations, self.n_samples)
         # Actions that clip to one point tie in Q; the one nearer to the box is the better label.
         overshoot = (actions.abs() - 1.0).clamp(min=0.0).sum(-1)
-        candidates = Candidates(scores, actions, tie_break=overshoot)
+        value = partial(self._value, observations)
+        candidates = Candidates(scores, actions, tie_break=overshoot, value=value)
         loss, terms = self.objective(self.actor.distribution(observations), reference, candidates)
         self.actor.optimizer.zero_grad()
         loss.backward()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from functools import partial
 from typing import Any
 
 import torch as th
@@ -103,8 +104,8 @@ class PMPO(OffPolicyMPO):
         actor_learning_rate: float | Schedule | None = None,
         alpha: float = 0.5,
         beta: float | tuple[float, float] = (1.0, 20.0),
-        labeller: Labeller = top_k(8),
-        n_samples: int = 16,
+        labeller: Labeller = top_k(4),
+        n_samples: int = 8,
         policy_delay: int = 2,
         decoupled: bool = True,
         reference_tau: float = 0.005,
@@ -173,5 +174,6 @@ class PMPO(OffPolicyMPO):
         # A labeller that cannot work with this many samples says so now, not in training.
         scores = th.arange(float(self.n_samples)).unsqueeze(-1)
         actions = th.zeros(self.n_samples, 1, get_action_dim(self.action_space))
-        self.labeller(Candidates(scores, actions, th.zeros_like(scores)))
+        value = partial(th.zeros, 1)
+        self.labeller(Candidates(scores, actions, th.zeros_like(scores), value))
         return PMPOObjective(self.alpha, betas[0], betas[1], self.labeller, self.decoupled)

@@ -7,6 +7,7 @@ state (control), samples (bandit, *B empty), the minibatch (offline), completion
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch as th
@@ -104,3 +105,75 @@ def pmpo_loss(
     reject = weighted_log_prob(preference.reject, log_prob)
     loss = (_scaled(-alpha, accept) + _scaled(1.0 - alpha, reject) + _scaled(beta, kl)).mean()
     return PMPOLoss(loss, accept.detach().mean(), reject.detach().mean(), kl.detach().mean())
+
+
+class PairLoss(NamedTuple):
+    """A pairwise loss and how far apart it has the pairs; scalars.
+
+    :param loss: what to minimise; the only one that carries a gradient.
+    :param margin: mean of ``log(pi_a / ref_a) - log(pi_r / ref_r)`` over the pairs.
+    :param accuracy: share of the pairs with a margin above 0.
+    """
+
+    loss: th.Tensor
+    margin: th.Tensor
+    accuracy: th.Tensor
+
+
+def dpo_loss(
+    log_prob: th.Tensor, reference_log_prob: th.Tensor, preference: Preference, *, beta: float
+) -> PairLoss:
+    """Compute the DPO loss ``-log sigmoid(beta * margin)`` (Rafailov et al., 2023, Eq. 7).
+
+    :param log_prob: ``[S, *B]`` under the policy, summed over dimensions; the gradient flows.
+    :param reference_log_prob: ``[S, *B]`` under the reference, no gradient.
+    :param preference: weights ``[S, *B]``, of which the accepted and the rejected each sum to 1
+        (one pair, as of ``best_worst()``); a batch entry that lacks either side contributes 0.
+    :param beta: > 0, strength of the implicit KL; the paper's Gaussian policies need 20.
+    :return: the loss and what the pairs look like.
+    :raises ValueError: unless ``beta`` is finite and > 0.
+    """
+    return _pair_loss(log_prob, reference_log_prob, preference, beta, _dpo)
+
+
+def ipo_loss(
+    log_prob: th.Tensor, reference_log_prob: th.Tensor, preference: Preference, *, beta: float
+) -> PairLoss:
+    """Compute the IPO loss ``-margin + beta * margin^2`` (App. E; Azar et al., 2023).
+
+    It is the paper's up to a constant, for the reference has no gradient, and Azar's
+    ``beta * (margin - 1 / (2 * beta))^2`` up to another: the margin stops at ``1 / (2 * beta)``.
+
+    :param log_prob: as of :func:`dpo_loss`, as are the other arguments and what is returned.
+    :param reference_log_prob: ``[S, *B]``, no gradient.
+    :param preference: one pair for each batch entry.
+    :param beta: > 0, weight of the squared margin.
+    :raises ValueError: unless ``beta`` is finite and > 0.
+    """
+    return _pair_loss(log_prob, reference_log_prob, preference, beta, _ipo)
+
+
+def _dpo(margin: th.Tensor, beta: float) -> th.Tensor:
+    return -th.nn.functional.logsigmoid(beta * margin)
+
+
+def _ipo(margin: th.Tensor, beta: float) -> th.Tensor:
+    return -margin + beta * margin.square()
+
+
+def _pair_loss(
+    log_prob: th.Tensor,
+    reference_log_prob: th.Tensor,
+    preference: Preference,
+    beta: float,
+    of_margin: Callable[[th.Tensor, float], th.Tensor],
+) -> PairLoss:
+    if not (beta > 0.0 and math.isfinite(beta)):
+        raise ValueError(f"beta must be finite and > 0, got {beta}: there is no other regulariser")
+    log_ratio = log_prob - reference_log_prob.detach()
+    margin = weighted_log_prob(preference.accept - preference.reject, log_ratio)
+    paired = (preference.accept > 0).any(0) & (preference.reject > 0).any(0)
+    loss = th.where(paired, of_margin(margin, beta), 0.0).mean()
+    n_pairs = paired.sum().clamp(min=1)
+    held = th.where(paired, margin.detach(), 0.0)
+    return PairLoss(loss, held.sum() / n_pairs, (held > 0).sum() / n_pairs)

@@ -5,6 +5,8 @@ Axes: S samples, *B batch (states, or nothing), A action dimensions.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -18,11 +20,14 @@ class Candidates(NamedTuple):
     :param actions: ``[S, *B, A]`` the samples as drawn, or None where they are not actions.
     :param tie_break: ``[S, *B]`` of two equal scores the lower of these ranks first; None for
         no preference. Online it is the distance by which an action leaves the box.
+    :param value: estimates the value ``[*B]`` of each state from samples other than these, in
+        units of the scores; called only by a labeller that wants it. None where nobody can.
     """
 
     scores: th.Tensor
     actions: th.Tensor | None = None
     tie_break: th.Tensor | None = None
+    value: Callable[[], th.Tensor] | None = None
 
 
 class Preference(NamedTuple):
@@ -95,12 +100,28 @@ def from_masks(
     return Preference(normalise(accept), normalise(reject))
 
 
+def from_labels(labels: th.Tensor, *, normalise: Normalisation = mean_per_set) -> Preference:
+    """Build a preference from labels that the user gives.
+
+    :param labels: ``[S, *B]``: positive for accepted, negative for rejected, 0 for neither;
+        booleans mean accepted and rejected.
+    :param normalise: how the masks become weights.
+    :return: the weights of both sets; either may be empty.
+    :raises ValueError: if a label is NaN.
+    """
+    if labels.dtype == th.bool:
+        return Preference(normalise(labels), normalise(~labels))
+    if bool(labels.isnan().any()):
+        raise ValueError("labels must not be NaN: use 0 for a sample without a label")
+    return Preference(normalise(labels > 0), normalise(labels < 0))
+
+
 def ranking(candidates: Candidates) -> th.Tensor:
     """Rank the samples of each state, best first; equal scores by ``tie_break``, then by index.
 
     :return: ``[S, *B]`` integers, 0 for the best sample of a state and S - 1 for its worst.
     """
-    scores, _, tie_break = candidates
+    scores, tie_break = candidates.scores, candidates.tie_break
     if tie_break is None:
         order = scores.argsort(dim=0, descending=True, stable=True)
     else:
@@ -149,3 +170,125 @@ def top_k(k: int, *, normalise: Normalisation = mean_per_set) -> TopK:
     :raises ValueError: if ``k < 1``.
     """
     return TopK(k, normalise)
+
+
+def best_worst(*, normalise: Normalisation = mean_per_set) -> TopK:
+    """Accept the best sample and reject the worst: the paper's variant beside DPO (Sec. 5.2)."""
+    return top_k(1, normalise=normalise)
+
+
+class Baseline(Protocol):
+    """What a score is compared with: any callable from :class:`Candidates` to ``[*B]``."""
+
+    def __call__(self, candidates: Candidates) -> th.Tensor:
+        """Compute the baseline of each state."""
+        ...
+
+
+def mean_score(candidates: Candidates) -> th.Tensor:
+    """Return the mean of a state's scores, ``[*B]``; a baseline for :func:`threshold`."""
+    return candidates.scores.mean(0)
+
+
+def state_value(candidates: Candidates) -> th.Tensor:
+    """Return the critic's estimate of the state's value, ``[*B]``, from samples of its own.
+
+    Unlike with :func:`mean_score`, all of a state's samples may then be good, or all bad.
+
+    :raises ValueError: if nothing here estimates values.
+    """
+    if candidates.value is None:
+        raise ValueError(
+            "candidates.value is None: threshold(state_value) needs a critic; use mean_score"
+        )
+    return candidates.value()
+
+
+@dataclass(frozen=True)
+class Quantile:
+    """The q-quantile of a state's scores, a baseline; see :func:`quantile`."""
+
+    q: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.q <= 1.0:
+            raise ValueError(f"q must be in [0, 1], got {self.q}: 0.5 is the median")
+
+    def __call__(self, candidates: Candidates) -> th.Tensor:
+        """Interpolate between the scores; ``[*B]``."""
+        return candidates.scores.quantile(self.q, dim=0)
+
+
+def quantile(q: float) -> Quantile:
+    """Compare with the q-quantile of the state's scores, interpolated.
+
+    :param q: in [0, 1]; 0.75 accepts about the best quarter and rejects the rest.
+    :raises ValueError: if q is outside [0, 1].
+    """
+    return Quantile(q)
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Accept what reaches a baseline and reject what does not; see :func:`threshold`."""
+
+    baseline: float | Baseline
+    normalise: Normalisation = mean_per_set
+
+    def __post_init__(self) -> None:
+        if not callable(self.baseline) and not math.isfinite(self.baseline):
+            raise ValueError(f"baseline must be finite or callable, got {self.baseline}")
+
+    def __call__(self, candidates: Candidates) -> Preference:
+        """Label the samples; either set may be empty."""
+        baseline = self.baseline(candidates) if callable(self.baseline) else self.baseline
+        accept = candidates.scores >= baseline
+        return Preference(self.normalise(accept), self.normalise(~accept))
+
+
+def threshold(baseline: float | Baseline, *, normalise: Normalisation = mean_per_set) -> Threshold:
+    """Accept the samples with ``f(y, x) >= b(x)`` and reject the others (Sec. 4).
+
+    The sets are as large as they come out: uneven, or empty for a state.
+
+    :param baseline: b, a number in units of the scores, or a function of the candidates:
+        :func:`mean_score`, :func:`quantile`, :func:`state_value`, or your own.
+    :param normalise: how the masks become weights.
+    :raises ValueError: if the number is not finite.
+    """
+    return Threshold(baseline, normalise)
+
+
+@dataclass(frozen=True)
+class Boltzmann:
+    """Weigh the samples by their scores instead of dividing them; see :func:`boltzmann`."""
+
+    temperature: float
+
+    def __post_init__(self) -> None:
+        if not (self.temperature > 0.0 and math.isfinite(self.temperature)):
+            raise ValueError(
+                f"temperature must be finite and > 0, got {self.temperature}: it is in units of "
+                "the scores"
+            )
+
+    def __call__(self, candidates: Candidates) -> Preference:
+        """Weigh the samples."""
+        scores = candidates.scores.detach()
+        success = ((scores - scores.amax(0)) / self.temperature).exp()  # 1 for the best
+        failure = 1.0 - success
+        total = failure.sum(0)  # 0 where all the scores are equal
+        return Preference(success / success.sum(0), failure / th.where(total > 0.0, total, 1.0))
+
+
+def boltzmann(temperature: float) -> Boltzmann:
+    """Take ``p(S | y, x) = exp((f(y, x) - max f) / temperature)`` for the preference (Sec. 4).
+
+    The accepted weigh in proportion to p, which is MPO's E-step at a given temperature; the
+    rejected in proportion to ``1 - p``, the complement's. Each side sums to 1; nobody is rejected
+    where all the scores are equal.
+
+    :param temperature: > 0, in units of the scores.
+    :raises ValueError: unless it is finite and > 0.
+    """
+    return Boltzmann(temperature)
