@@ -1,5 +1,6 @@
 """sb3_pmpo: the MPO family, PMPO first, for Stable-Baselines3."""
 
+from sb3_pmpo.core.losses import dpo_loss, ipo_loss
 from sb3_pmpo.core.preference import (
     Candidates,
     Preference,
@@ -13,11 +14,13 @@ from sb3_pmpo.core.preference import (
     threshold,
     top_k,
 )
+from sb3_pmpo.dpo import DPO
 from sb3_pmpo.pmpo import PAPER_A, PAPER_AR, PAPER_R, PMPO
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "DPO",
     "PAPER_A",
     "PAPER_AR",
     "PAPER_R",
@@ -27,8 +30,10 @@ __all__ = [
     "__version__",
     "best_worst",
     "boltzmann",
+    "dpo_loss",
     "from_labels",
     "from_masks",
+    "ipo_loss",
     "mean_score",
     "quantile",
     "state_value",

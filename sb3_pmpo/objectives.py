@@ -5,13 +5,14 @@ Axes: S samples, *B batch, A action dimensions.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch as th
 
-from sb3_pmpo.core.losses import pmpo_loss
-from sb3_pmpo.core.preference import Candidates, Labeller
+from sb3_pmpo.core.losses import PairLoss, pmpo_loss
+from sb3_pmpo.core.preference import Candidates, Labeller, best_worst
 from sb3_pmpo.distributions import DiagGaussian
 
 
@@ -24,6 +25,12 @@ class PolicyLoss(NamedTuple):
 
     loss: th.Tensor
     metrics: dict[str, th.Tensor]
+
+
+def _actions(candidates: Candidates) -> th.Tensor:
+    if candidates.actions is None:
+        raise ValueError("candidates.actions is None: the objective needs the samples")
+    return candidates.actions
 
 
 @dataclass(frozen=True)
@@ -53,9 +60,7 @@ class PMPOObjective:
         :param candidates: the samples and their scores.
         :return: the loss and the terms of Eq. 10 by component.
         """
-        actions = candidates.actions
-        if actions is None:
-            raise ValueError("candidates.actions is None: the objective needs the samples")
+        actions = _actions(candidates)
         preference = self.labeller(candidates)
         components = (online.decoupled if self.decoupled else online.joint)(reference, actions)
         metrics: dict[str, th.Tensor] = {}
@@ -72,3 +77,39 @@ class PMPOObjective:
         metrics["accept_fraction"] = (preference.accept > 0).float().mean()
         metrics["q_gap"] = ((preference.accept - preference.reject) * scores).sum(0).mean()
         return PolicyLoss(total, metrics)
+
+
+@dataclass(frozen=True)
+class DPOObjective:
+    """DPO or IPO on the best and the worst of the samples (Sec. 5.2, App. E).
+
+    :param beta: > 0, weight of the implicit regulariser.
+    :param loss: :func:`sb3_pmpo.core.losses.dpo_loss` or ``ipo_loss``.
+    """
+
+    beta: float
+    loss: Callable[..., PairLoss]
+
+    def __call__(
+        self, online: DiagGaussian, reference: DiagGaussian, candidates: Candidates
+    ) -> PolicyLoss:
+        """Compute the loss of the policy on one pair a state.
+
+        :param online: the policy; the gradient flows to it alone.
+        :param reference: the policy that drew the samples.
+        :param candidates: the samples and their scores.
+        :return: the loss; the pairs' margin and accuracy; the KL, which is not in the loss.
+        """
+        actions = _actions(candidates).detach()
+        pairs = best_worst()(candidates)
+        result = self.loss(
+            online.log_prob(actions), reference.log_prob(actions), pairs, beta=self.beta
+        )
+        scores = candidates.scores.detach()
+        metrics = {
+            "margin": result.margin,
+            "pair_accuracy": result.accuracy,
+            "kl_joint": online.kl_from(reference).detach().mean(),
+            "q_gap": ((pairs.accept - pairs.reject) * scores).sum(0).mean(),
+        }
+        return PolicyLoss(result.loss, metrics)

@@ -11,12 +11,23 @@ from stable_baselines3.common.envs import IdentityEnvBox
 from stable_baselines3.common.evaluation import evaluate_policy
 from toys import Toy, assert_equal, parameters, small, toys
 
-from sb3_pmpo import PMPO, Candidates, Preference, top_k
+from sb3_pmpo import (
+    PMPO,
+    Candidates,
+    Preference,
+    best_worst,
+    boltzmann,
+    quantile,
+    state_value,
+    threshold,
+    top_k,
+)
+from sb3_pmpo.core.preference import Labeller
 from sb3_pmpo.exploration import pink_noise
 
-SNAPSHOT_ACTIONS = [[-0.45411, 1.63599], [-0.46681, 1.66071]]
-SNAPSHOT_STD = [[0.58937, 0.58822], [0.60066, 0.58866]]
-SNAPSHOT_Q = [0.1075, 0.10089]
+SNAPSHOT_ACTIONS = [[-0.45588, 1.63695], [-0.49409, 1.66067]]
+SNAPSHOT_STD = [[0.59055, 0.5869], [0.60248, 0.58649]]
+SNAPSHOT_Q = [0.10736, 0.1006]
 
 
 def filled(**kwargs: Any) -> PMPO:
@@ -306,3 +317,33 @@ def test_target_uses_discounts_and_ends_at_terminations() -> None:
     zero = batch._replace(dones=th.zeros(8), discounts=th.zeros(8))
     assert th.equal(model._td_target(zero), batch.rewards)
     assert not th.equal(model._td_target(batch._replace(dones=th.zeros(8))), batch.rewards)
+
+
+@pytest.mark.parametrize(
+    "labeller",
+    [best_worst(), threshold(state_value), threshold(quantile(0.75)), boltzmann(1.0)],
+)
+def test_every_labeller_trains(labeller: Labeller) -> None:
+    model = filled(labeller=labeller, alpha=0.5, beta=(2.0, 2.0), policy_delay=1)
+    before = parameters(model.actor)
+    model.train(3, 16)
+    after = parameters(model.actor)
+    assert all(value.isfinite().all() for value in after.values())
+    assert any(not th.equal(before[name], after[name]) for name in before)
+
+
+def test_state_value_is_the_mean_of_samples_of_its_own() -> None:
+    seen: list[Candidates] = []
+
+    def labeller(candidates: Candidates) -> Preference:
+        seen.append(candidates)
+        return top_k(2)(candidates)
+
+    model = filled(labeller=labeller, policy_delay=1)
+    model._policy_step(model._sample_batch(16).observations)
+    candidates = seen[-1]
+    value = candidates.value()
+    assert value.shape == (16,)
+    assert not value.requires_grad
+    spread = candidates.scores.amax(0) - candidates.scores.amin(0)
+    assert ((value - candidates.scores.mean(0)).abs() <= 2 * spread).all()
