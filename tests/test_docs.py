@@ -53,17 +53,18 @@ def test_the_readme_example_runs() -> None:
     exec(compile(code.replace('model.save("pmpo_cartpole")', ""), "README", "exec"), {})
 
 
-def test_the_readme_labeller_rejects_strong_actions() -> None:
+@pytest.mark.parametrize("name", ["too_fast", "safe"])
+def test_the_readme_labellers_reject_strong_actions(name: str) -> None:
     import torch as th
 
     from sb3_pmpo import Candidates, from_masks
 
-    code = README.split("def too_fast")[1].split("\n\n\n")[0]
+    code = README.split(f"def {name}")[1].split("\n\n\n")[0]
     scope: dict[str, object] = {"from_masks": from_masks}
-    exec("def too_fast" + code, scope)
+    exec(f"def {name}" + code, scope)
     candidates = Candidates(
-        scores=th.tensor([[3.0], [2.0], [1.0]]), actions=th.tensor([[[0.95]], [[0.1]], [[0.0]]])
+        scores=th.tensor([[3.0], [2.5], [1.0]]), actions=th.tensor([[[0.95]], [[0.1]], [[0.0]]])
     )
-    accept, reject = scope["too_fast"](candidates)  # type: ignore[operator]  # defined by exec
-    assert accept[:, 0].tolist() == [0.0, 0.0, 0.0]
+    accept, reject = scope[name](candidates)  # type: ignore[operator]  # defined by exec
+    assert accept[:, 0].tolist() == [0.0, float(name == "too_fast"), 0.0]
     assert reject[:, 0].tolist() == [1.0, 0.0, 0.0]
