@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch as th
 
 from sb3_pmpo.core.losses import PairLoss, pmpo_loss
-from sb3_pmpo.core.preference import Candidates, Labeller, best_worst
+from sb3_pmpo.core.preference import Candidates, Labeller, Preference, best_worst
 from sb3_pmpo.distributions import DiagGaussian
 
 
@@ -31,6 +31,12 @@ def _actions(candidates: Candidates) -> th.Tensor:
     if candidates.actions is None:
         raise ValueError("candidates.actions is None: the objective needs the samples")
     return candidates.actions
+
+
+def _score_gap(preference: Preference, candidates: Candidates) -> th.Tensor:
+    """Compute the accepted samples' mean score minus the rejected ones', over the batch."""
+    weights = preference.accept - preference.reject
+    return (weights * candidates.scores.detach()).sum(0).mean()
 
 
 @dataclass(frozen=True)
@@ -73,9 +79,8 @@ class PMPOObjective:
             metrics[f"accept_log_prob_{component.name}"] = terms.accept
             metrics[f"reject_log_prob_{component.name}"] = terms.reject
             metrics[f"kl_{component.name}"] = terms.kl
-        scores = candidates.scores.detach()
         metrics["accept_fraction"] = (preference.accept > 0).float().mean()
-        metrics["q_gap"] = ((preference.accept - preference.reject) * scores).sum(0).mean()
+        metrics["q_gap"] = _score_gap(preference, candidates)
         return PolicyLoss(total, metrics)
 
 
@@ -105,11 +110,10 @@ class DPOObjective:
         result = self.loss(
             online.log_prob(actions), reference.log_prob(actions), pairs, beta=self.beta
         )
-        scores = candidates.scores.detach()
         metrics = {
             "margin": result.margin,
             "pair_accuracy": result.accuracy,
             "kl_joint": online.kl_from(reference).detach().mean(),
-            "q_gap": ((pairs.accept - pairs.reject) * scores).sum(0).mean(),
+            "q_gap": _score_gap(pairs, candidates),
         }
         return PolicyLoss(result.loss, metrics)

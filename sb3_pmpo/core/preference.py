@@ -242,8 +242,7 @@ class Threshold:
     def __call__(self, candidates: Candidates) -> Preference:
         """Label the samples; either set may be empty."""
         baseline = self.baseline(candidates) if callable(self.baseline) else self.baseline
-        accept = candidates.scores >= baseline
-        return Preference(self.normalise(accept), self.normalise(~accept))
+        return from_labels(candidates.scores >= baseline, normalise=self.normalise)
 
 
 def threshold(baseline: float | Baseline, *, normalise: Normalisation = mean_per_set) -> Threshold:
