@@ -45,9 +45,9 @@ def algorithm_class(algorithm: str) -> Any:
     """Return the class of an algorithm or of its variant."""
     from stable_baselines3 import SAC, TD3
 
-    from sb3_pmpo import DPO, PMPO
+    from sb3_pmpo import DPO, MPO, PMPO
 
-    return {"PMPO": PMPO, "DPO": DPO, "SAC": SAC, "TD3": TD3}[algorithm.split("-")[0]]
+    return {"PMPO": PMPO, "MPO": MPO, "DPO": DPO, "SAC": SAC, "TD3": TD3}[algorithm.split("-")[0]]
 
 
 def make_task(task: str, action_repeat: int) -> Any:
@@ -64,7 +64,7 @@ def make_model(algorithm: str, env: Any, seed: int, variants: dict[str, Any]) ->
     from sb3_pmpo.configs import load_config
 
     kwargs = copy.deepcopy(variants.get(algorithm, {}))  # SB3 adds to policy_kwargs
-    if algorithm.split("-")[0] in {"PMPO", "DPO"}:
+    if algorithm.split("-")[0] in {"PMPO", "MPO", "DPO"}:
         suite = load_config("pmpo", "dm_control/any")
         kwargs = {key: suite[key] for key in suite.keys() - NOT_ARGUMENTS} | kwargs
     if "top_k" in kwargs:

@@ -15,12 +15,14 @@ from sb3_pmpo.core.preference import (
     top_k,
 )
 from sb3_pmpo.dpo import DPO
+from sb3_pmpo.mpo import MPO
 from sb3_pmpo.pmpo import PAPER_A, PAPER_AR, PAPER_R, PMPO
 
 __version__ = "0.1.0"
 
 __all__ = [
     "DPO",
+    "MPO",
     "PAPER_A",
     "PAPER_AR",
     "PAPER_R",

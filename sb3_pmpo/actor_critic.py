@@ -1,6 +1,7 @@
 """The parts of a policy: observation normaliser, actor and critics, as SB3 models.
 
-Axes: N critics, S samples, B states, F features, A action dimensions. Actions are in [-1, 1].
+Axes: N critics, S samples, B states, F features, A action dimensions. Actions of a Box are in
+[-1, 1], those of a discrete space are the numbers 0, 1, ... of each dimension.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from stable_baselines3.common.preprocessing import get_action_dim, is_image_spac
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_mlp
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
+from torch.nn import functional as F
 
-from sb3_pmpo.distributions import DiagGaussian
-from sb3_pmpo.networks import EnsembleQ, GaussianHead, RunningMoments
+from sb3_pmpo.distributions import Distribution
+from sb3_pmpo.networks import CategoricalHead, EnsembleQ, GaussianHead, RunningMoments
 
 
 class ObservationNormaliser(nn.Module):
@@ -82,10 +84,19 @@ class NormalisedFeatures(BaseModel):
         return self.features_extractor(self.normaliser(preprocessed))
 
 
+def n_choices(action_space: spaces.Space) -> tuple[int, ...] | None:
+    """Return the number of choices in each dimension of a discrete space; None for a Box."""
+    if isinstance(action_space, spaces.Discrete):
+        return (int(action_space.n),)
+    if isinstance(action_space, spaces.MultiDiscrete):
+        return tuple(int(n) for n in action_space.nvec)
+    return None
+
+
 class BoundedPolicy(BasePolicy):
     """A policy whose unscaled actions are in the Box."""
 
-    action_space: spaces.Box
+    action_space: spaces.Box  # where there is something to unscale
 
     def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
         """Map [-1, 1] to the bounds, which rounding would overstep by a digit at the corners."""
@@ -94,25 +105,26 @@ class BoundedPolicy(BasePolicy):
 
 
 class Actor(NormalisedFeatures, BoundedPolicy):
-    """A Gaussian policy: body, tanh mean and bounded std.
+    """A policy: a body, and a head for Gaussian, discretised or discrete actions.
 
     :param observation_space: the space of the observations.
-    :param action_space: a bounded Box; its bounds are mapped to [-1, 1].
+    :param action_space: a bounded Box, whose bounds are mapped to [-1, 1], or a discrete space.
     :param net_arch: widths of the body.
     :param features_extractor: from preprocessed, normalised observations to ``[B, F]``.
     :param features_dim: F.
     :param normaliser: normalises the observations; shared with the other parts of the policy.
     :param activation_fn: activation of the body.
     :param normalize_images: divide images by 255.
-    :param std_init: std of every state at the start.
+    :param std_init: a Gaussian's std of every state at the start.
     :param std_min: lower bound of the std.
     :param std_max: upper bound of the std.
+    :param n_bins: bins a dimension of a discretised Box has; None for a Gaussian.
     """
 
     def __init__(
         self,
         observation_space: spaces.Space,
-        action_space: spaces.Box,
+        action_space: spaces.Space,
         net_arch: list[int],
         features_extractor: BaseFeaturesExtractor,
         features_dim: int,
@@ -122,6 +134,7 @@ class Actor(NormalisedFeatures, BoundedPolicy):
         std_init: float = 0.6,
         std_min: float = 0.01,
         std_max: float = 1.0,
+        n_bins: int | None = None,
     ) -> None:
         super().__init__(
             observation_space,
@@ -140,29 +153,34 @@ class Actor(NormalisedFeatures, BoundedPolicy):
             "std_init": std_init,
             "std_min": std_min,
             "std_max": std_max,
+            "n_bins": n_bins,
         }
         self.latent_pi = nn.Sequential(*create_mlp(features_dim, -1, net_arch, activation_fn))
-        self.head = GaussianHead(
-            net_arch[-1] if net_arch else features_dim,
-            get_action_dim(action_space),
-            std_init,
-            std_min,
-            std_max,
-        )
+        width = net_arch[-1] if net_arch else features_dim
+        action_dim, choices = get_action_dim(action_space), n_choices(action_space)
+        self.head: GaussianHead | CategoricalHead
+        if choices is not None:
+            self.head = CategoricalHead(width, choices)
+        elif n_bins is not None:
+            # The first and the last bin's centres are the bounds.
+            self.head = CategoricalHead(width, (n_bins,) * action_dim, -1.0, 2.0 / (n_bins - 1))
+        else:
+            self.head = GaussianHead(width, action_dim, std_init, std_min, std_max)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | self._arguments
 
-    def distribution(self, observations: PyTorchObs) -> DiagGaussian:
-        """Compute the action distribution of each state; parameters ``[B, A]``."""
-        return DiagGaussian(*self.head(self.latent_pi(self.features(observations))))
+    def distribution(self, observations: PyTorchObs) -> Distribution:
+        """Compute the action distribution of each state, over ``[B, A]``."""
+        return cast(Distribution, self.head(self.latent_pi(self.features(observations))))
 
     def forward(self, observations: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        """Return actions ``[B, A]`` in [-1, 1]: the mean, or a sample clipped to the box."""
+        """Return the likeliest actions ``[B, A]``, or samples; those of a Box in [-1, 1]."""
         distribution = self.distribution(observations)
-        if deterministic:
-            return distribution.mean
-        return distribution.sample(1)[0].clamp(-1.0, 1.0)
+        actions = distribution.mode() if deterministic else distribution.sample(1)[0]
+        if isinstance(self.action_space, spaces.Box):
+            return actions.clamp(-1.0, 1.0)
+        return actions.long()
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         return self(observation, deterministic)
@@ -172,7 +190,7 @@ class Critic(NormalisedFeatures):
     """An ensemble of Q functions whose mean is the value.
 
     :param observation_space: the space of the observations.
-    :param action_space: a bounded Box.
+    :param action_space: a bounded Box, or a discrete space, whose actions are one-hot coded.
     :param net_arch: widths of each critic.
     :param features_extractor: from preprocessed, normalised observations to ``[B, F]``.
     :param features_dim: F.
@@ -190,7 +208,7 @@ class Critic(NormalisedFeatures):
     def __init__(
         self,
         observation_space: spaces.Space,
-        action_space: spaces.Box,
+        action_space: spaces.Space,
         net_arch: list[int],
         features_extractor: BaseFeaturesExtractor,
         features_dim: int,
@@ -212,9 +230,10 @@ class Critic(NormalisedFeatures):
         self.return_moments = return_moments
         self.n_critics = n_critics
         self.share_features_extractor = share_features_extractor
+        self.n_choices = n_choices(action_space)
         self.ensemble = EnsembleQ(
             features_dim,
-            get_action_dim(action_space),
+            sum(self.n_choices) if self.n_choices else get_action_dim(action_space),
             net_arch,
             n_critics,
             activation_fn,
@@ -233,13 +252,19 @@ class Critic(NormalisedFeatures):
         """Evaluate S actions for each state, extracting its features once.
 
         :param observations: a batch of B.
-        :param actions: ``[S, B, A]`` in [-1, 1].
+        :param actions: ``[S, B, A]``; in a Box what is outside is taken at the edge.
         :param dtype: of the hidden layers.
         :return: ``[N, S, B]`` in units of the reward.
         """
         with th.set_grad_enabled(th.is_grad_enabled() and not self.share_features_extractor):
             features = self.features(observations)
-        return self.ensemble(features, actions, dtype)
+        return self.ensemble(features, self._encode(actions), dtype)
+
+    def _encode(self, actions: th.Tensor) -> th.Tensor:
+        if self.n_choices is None:
+            return actions.clamp(-1.0, 1.0)
+        by_dim = zip(actions.long().unbind(-1), self.n_choices, strict=True)
+        return th.cat([F.one_hot(index, n) for index, n in by_dim], dim=-1).float()
 
     def forward(self, observations: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, ...]:
         """Return each critic's Q ``[B, 1]`` of one action per state, as SB3's critics do."""

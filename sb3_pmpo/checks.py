@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFrequencyUnit
@@ -61,6 +62,7 @@ def check_arguments(model: OffPolicyAlgorithm) -> None:
     _check_train_freq(model.train_freq)
     if not isinstance(model.action_noise, (ActionNoise, type(None))):
         raise ValueError(f"action_noise must be an ActionNoise or None, got {model.action_noise!r}")
+    _check_action_space(model)
     noise = model.exploration_noise  # type: ignore[attr-defined]  # of OffPolicyMPO
     if not (noise is None or callable(noise)):
         raise ValueError(
@@ -70,6 +72,26 @@ def check_arguments(model: OffPolicyAlgorithm) -> None:
     _check_reference(model.reference_tau, model.reference_update_interval, model.policy_delay)  # type: ignore[attr-defined]  # of OffPolicyMPO
     if model.use_sde:
         raise ValueError(NO_SDE)
+
+
+def _check_action_space(model: OffPolicyAlgorithm) -> None:
+    space = model.action_space
+    if not isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
+        return
+    if np.any(np.asarray(space.start) != 0):
+        raise ValueError(
+            f"the action space must start at 0, got {space}: Stable-Baselines3 stores and predicts "
+            "actions from 0; shift them in a wrapper (gymnasium.wrappers.TransformAction)"
+        )
+    if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim != 1:
+        raise ValueError(
+            f"a MultiDiscrete action space must have one axis, got {space}: flatten it"
+        )
+    if model.action_noise is not None:
+        raise ValueError(
+            f"action_noise is added to the actions of a Box, but the action space is {space}: "
+            "leave it out; the policy explores by sampling"
+        )
 
 
 def _check_train_freq(value: Any) -> None:

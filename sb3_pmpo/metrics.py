@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch as th
 
 from sb3_pmpo.core.preference import Candidates
-from sb3_pmpo.distributions import DiagGaussian
+from sb3_pmpo.distributions import Distribution
 
 
 class MeanMetrics:
@@ -42,13 +42,13 @@ def grad_norm(optimizer: th.optim.Optimizer) -> th.Tensor:
 
 
 @th.no_grad()
-def sample_metrics(reference: DiagGaussian, candidates: Candidates) -> dict[str, th.Tensor]:
+def sample_metrics(reference: Distribution, candidates: Candidates) -> dict[str, th.Tensor]:
     """Describe the reference and its samples.
 
-    :param reference: parameters ``[B, A]``.
+    :param reference: over ``[B, A]``.
     :param candidates: samples ``[S, B, A]``, scores ``[S, B]``; ``tie_break`` is the distance
-        outside the box.
-    :return: the std's minimum, mean and maximum; the fraction of samples whose score another
+        outside the box, None where no action can leave it.
+    :return: what the distribution says of itself; the fraction of samples whose score another
         sample of the same state has; the fraction of samples that leave the box.
     """
     ordered = candidates.scores.sort(dim=0).values
@@ -56,12 +56,7 @@ def sample_metrics(reference: DiagGaussian, candidates: Candidates) -> dict[str,
     tied = th.zeros_like(ordered, dtype=th.bool)
     tied[1:] |= equal
     tied[:-1] |= equal
-    metrics = {
-        "std_min": reference.std.min(),
-        "std_mean": reference.std.mean(),
-        "std_max": reference.std.max(),
-        "tie_fraction": tied.float().mean(),
-    }
-    if candidates.actions is not None:
+    metrics = {**reference.describe(), "tie_fraction": tied.float().mean()}
+    if candidates.actions is not None and candidates.tie_break is not None:
         metrics["action_saturation"] = (candidates.actions.abs() > 1.0).float().mean()
     return metrics

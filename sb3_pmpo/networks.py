@@ -1,6 +1,6 @@
-"""Network parts: running moments, ensemble critics, Gaussian head, lagged copies.
+"""Network parts: running moments, ensemble critics, heads of policies, lagged copies.
 
-Axes: N critics, S samples, B states, F features, A action dimensions.
+Axes: N critics, S samples, B states, F features, A action dimensions, K bins.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import cast
 import torch as th
 from torch import nn
 from torch.nn import functional as F
+
+from sb3_pmpo.distributions import NO_BIN, Categorical, DiagGaussian
 
 
 class RunningMoments(nn.Module):
@@ -172,11 +174,40 @@ class GaussianHead(nn.Module):
         share = (std_init - std_min) / (std_max - std_min)
         self.offset = math.log(share / (1.0 - share))
 
-    def forward(self, latent: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        """Map ``[B, in]`` to mean and std, each ``[B, A]``."""
+    def forward(self, latent: th.Tensor) -> DiagGaussian:
+        """Map ``[B, in]`` to a distribution over ``[B, A]``."""
         mean, spread = self.linear(latent).chunk(2, dim=-1)
         std = self.std_min + (self.std_max - self.std_min) * th.sigmoid(spread + self.offset)
-        return th.tanh(mean), std
+        return DiagGaussian(th.tanh(mean), std)
+
+
+class CategoricalHead(nn.Module):
+    """Logits of independent dimensions, nearly uniform at the start.
+
+    :param in_features: width of the body's output.
+    :param sizes: number of bins of each of the A dimensions.
+    :param low: action of the first bin.
+    :param spacing: from one bin to the next.
+    """
+
+    exists: th.Tensor
+
+    def __init__(
+        self, in_features: int, sizes: tuple[int, ...], low: float = 0.0, spacing: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_features, len(sizes) * max(sizes))
+        nn.init.orthogonal_(self.linear.weight, gain=0.01)
+        nn.init.zeros_(self.linear.bias)
+        self.sizes, self.low, self.spacing = sizes, low, spacing
+        exists = th.arange(max(sizes)) < th.tensor(sizes).unsqueeze(-1)  # [A, K]
+        self.register_buffer("exists", exists, persistent=False)
+
+    def forward(self, latent: th.Tensor) -> Categorical:
+        """Map ``[B, in]`` to a distribution over ``[B, A]``."""
+        logits = self.linear(latent).view(-1, *self.exists.shape)
+        logits = logits.masked_fill(~self.exists, NO_BIN)
+        return Categorical(logits, self.sizes, self.low, self.spacing)
 
 
 def fastest_dtype(device: th.device) -> th.dtype:

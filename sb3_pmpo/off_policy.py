@@ -28,17 +28,17 @@ from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
 from sb3_pmpo.actor_critic import Actor, Critic
 from sb3_pmpo.buffers import make_replay_buffer, sync_n_step
 from sb3_pmpo.checks import check_arguments, check_finite
+from sb3_pmpo.core.duals import Duals
 from sb3_pmpo.core.preference import Candidates
 from sb3_pmpo.core.td import squared_critic_loss, td_target
-from sb3_pmpo.distributions import DiagGaussian
+from sb3_pmpo.distributions import Distribution
 from sb3_pmpo.exploration import ExplorationNoise
 from sb3_pmpo.metrics import MeanMetrics, grad_norm, sample_metrics
 from sb3_pmpo.networks import fastest_dtype, lag
-from sb3_pmpo.objectives import PolicyLoss
+from sb3_pmpo.objectives import Objective
 from sb3_pmpo.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, PMPOPolicy
 
 SelfMPOFamily = TypeVar("SelfMPOFamily", bound="OffPolicyMPO")
-Objective = Callable[[DiagGaussian, DiagGaussian, Candidates], PolicyLoss]
 NoiseFactory = Callable[[int, int, int], ExplorationNoise]
 
 #: n-step returns, unless the user says otherwise or brings a replay buffer of another kind.
@@ -54,7 +54,7 @@ class Batch(NamedTuple):
     """Transitions in the shapes that the mathematics wants.
 
     :param observations: B of them, in the observation space.
-    :param actions: ``[B, A]`` in [-1, 1].
+    :param actions: ``[B, A]`` in [-1, 1], or the numbers of discrete actions.
     :param next_observations: B of them, n steps later.
     :param rewards: ``[B]`` discounted sums over the n steps.
     :param dones: ``[B]`` 1 where the episode terminated.
@@ -87,7 +87,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
     reference_actor: Actor
     critic: Critic
     critic_target: Critic
-    action_space: spaces.Box
+    duals: Duals | None
     replay_buffer: ReplayBuffer
 
     def __init__(
@@ -146,7 +146,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
             seed=seed,
             use_sde=use_sde,
             sde_support=False,
-            supported_action_spaces=(spaces.Box,),
+            supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete),
             support_multi_env=True,
         )
         self.actor_learning_rate = actor_learning_rate
@@ -172,6 +172,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         )
         self.set_random_seed(self.seed)
         self.objective = self._make_objective()
+        self.duals = None if self.objective.duals is None else self.objective.duals.to(self.device)
         if self.replay_buffer is None:
             self.replay_buffer = make_replay_buffer(self, DEFAULT_N_STEPS)
         policy_class = cast(type[PMPOPolicy], self.policy_class)
@@ -189,7 +190,8 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         self._critic_dtype = fastest_dtype(self.device)
 
     def _make_noise(self) -> ExplorationNoise | None:
-        if self.exploration_noise is None:
+        # Discrete actions have no order in which a draw could resemble the one before.
+        if self.exploration_noise is None or not isinstance(self.action_space, spaces.Box):
             return None
         # From NumPy's global generator, which set_random_seed has just seeded.
         seed = np.random.randint(2**31)
@@ -236,20 +238,24 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         )
 
     @th.no_grad()
-    def _score(
-        self, observations: PyTorchObs, n_samples: int
-    ) -> tuple[DiagGaussian, th.Tensor, th.Tensor]:
+    def _score(self, observations: PyTorchObs, n_samples: int) -> tuple[Distribution, Candidates]:
         """Let the reference propose actions and the mean of the target critics score them.
 
-        :return: the reference's distribution; its samples ``[S, B, A]`` as drawn; the scores
-            ``[S, B]`` of the samples clipped to the box, which is what the environment applies.
+        :return: the reference's distribution; its actions ``[S, B, A]`` as drawn, or all there
+            are, and their scores ``[S, B]``, in a Box those of the actions clipped to it, which
+            is what the environment applies.
         """
         reference = self.reference_actor.distribution(observations)
-        actions = reference.sample(n_samples)
-        q_values = self.critic_target.q_values(
-            observations, actions.clamp(-1.0, 1.0), self._critic_dtype
+        actions, counts = reference.propose(n_samples)
+        q_values = self.critic_target.q_values(observations, actions, self._critic_dtype)
+        return reference, Candidates(
+            q_values.mean(0),
+            actions,
+            # Actions that clip to one point tie in Q; the one nearer to the box is the better.
+            tie_break=reference.overshoot(actions),
+            value=partial(self._value, observations),
+            counts=counts,
         )
-        return reference, actions, q_values.mean(0)
 
     def _td_target(self, batch: Batch) -> th.Tensor:
         """Bootstrap from the reference's expected value: ``[B]``."""
@@ -257,9 +263,9 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         return td_target(batch.rewards, batch.dones, batch.discounts, next_values)
 
     def _value(self, observations: PyTorchObs) -> th.Tensor:
-        """Estimate the reference's expected value ``[B]`` from a few samples of its own."""
+        """Compute the reference's expected value ``[B]``, from a few samples or all the actions."""
         n_samples = min(self.n_samples, BOOTSTRAP_SAMPLES)
-        return self._score(observations, n_samples)[2].mean(0)
+        return self._score(observations, n_samples)[1].mean_score()
 
     def _critic_step(self, batch: Batch, target: th.Tensor) -> dict[str, th.Tensor]:
         q_values = self.critic.q_values(
@@ -278,16 +284,19 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         }
 
     def _policy_step(self, observations: PyTorchObs) -> dict[str, th.Tensor]:
-        reference, actions, scores = self._score(observations, self.n_samples)
-        # Actions that clip to one point tie in Q; the one nearer to the box is the better label.
-        overshoot = (actions.abs() - 1.0).clamp(min=0.0).sum(-1)
-        value = partial(self._value, observations)
-        candidates = Candidates(scores, actions, tie_break=overshoot, value=value)
+        reference, candidates = self._score(observations, self.n_samples)
         loss, terms = self.objective(self.actor.distribution(observations), reference, candidates)
-        self.actor.optimizer.zero_grad()
+        optimizers = [self.actor.optimizer]
+        if self.duals is not None:
+            optimizers.append(self.duals.optimizer)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
         loss.backward()
         norm = grad_norm(self.actor.optimizer)
-        self.actor.optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
+        if self.duals is not None:
+            self.duals.clamp_()
         return {
             **terms,
             "actor_loss": loss.detach(),
@@ -318,9 +327,9 @@ class OffPolicyMPO(OffPolicyAlgorithm):
             return super()._sample_action(learning_starts, action_noise, n_envs)
         observations, _ = self.policy.obs_to_tensor(self._last_obs)  # type: ignore[arg-type]  # set in _setup_learn
         with th.no_grad():
-            mean, std = self.actor.distribution(observations)
             noise = th.as_tensor(self._noise(), device=self.device)
-            scaled = (mean + std * noise).cpu().numpy().reshape(-1, *self.action_space.shape)
+            actions = self.actor.distribution(observations).at_quantile(noise)
+            scaled = actions.cpu().numpy().reshape(-1, *self.action_space.shape)  # type: ignore[misc]  # a Box has a shape
         if action_noise is not None:
             scaled = scaled + action_noise()
         scaled = np.clip(scaled, -1.0, 1.0).astype(np.float32)
@@ -411,8 +420,9 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         super().dump_logs()
 
     def _excluded_save_params(self) -> list[str]:
-        derived = ["actor", "reference_actor", "critic", "critic_target", "objective"]
+        derived = ["actor", "reference_actor", "critic", "critic_target", "objective", "duals"]
         return [*super()._excluded_save_params(), *derived, "_noise", "_metrics", "_critic_dtype"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        return ["policy", "actor.optimizer", "critic.optimizer"], []
+        duals = [] if self.duals is None else ["duals", "duals.optimizer"]
+        return ["policy", "actor.optimizer", "critic.optimizer", *duals], []

@@ -1,12 +1,13 @@
 """SB3 policies of the MPO family: actor, lagged reference actor, critics and their target.
 
-Axes: B states, A action dimensions. Actions are in [-1, 1].
+Axes: B states, A action dimensions. Actions of a Box are in [-1, 1].
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import (
@@ -28,11 +29,26 @@ NO_SDE = (
 )
 
 
+def _check_n_bins(n_bins: int | None, action_space: spaces.Space) -> None:
+    if n_bins is None:
+        return
+    if not isinstance(action_space, spaces.Box):
+        raise ValueError(
+            f"n_bins={n_bins} discretises a Box, but the action space is {action_space}: leave "
+            "n_bins out"
+        )
+    if isinstance(n_bins, bool) or not isinstance(n_bins, (int, np.integer)) or n_bins < 2:
+        raise ValueError(
+            f"n_bins must be a whole number >= 2, got {n_bins!r}: it counts the actions of a "
+            "dimension; 11 is usual"
+        )
+
+
 class PMPOPolicy(BoundedPolicy):
     """Actor, lagged reference actor, critics and critic target; ``MlpPolicy``.
 
     :param observation_space: the space of the observations.
-    :param action_space: a bounded Box.
+    :param action_space: a bounded Box, Discrete or MultiDiscrete.
     :param lr_schedule: learning rate as a function of the remaining progress.
     :param net_arch: widths for both, or ``dict(pi=[...], qf=[...])``; ``[256, 256]`` if None.
     :param activation_fn: activation of all the bodies.
@@ -50,6 +66,8 @@ class PMPOPolicy(BoundedPolicy):
     :param std_init: std of every state at the start, in units of half the action range.
     :param std_min: lower bound of the std.
     :param std_max: upper bound of the std.
+    :param n_bins: discretise a Box: each dimension has this many equally likely actions at the
+        start, from bound to bound, and a categorical distribution over them; None for a Gaussian.
     :param use_sde: refused; SB3's SAC writes ``use_sde=False`` into the dict it is given, which
         then serves here too.
     """
@@ -62,7 +80,7 @@ class PMPOPolicy(BoundedPolicy):
     def __init__(
         self,
         observation_space: spaces.Space,
-        action_space: spaces.Box,
+        action_space: spaces.Space,
         lr_schedule: Schedule,
         net_arch: list[int] | dict[str, list[int]] | None = None,
         activation_fn: type[nn.Module] = nn.ReLU,
@@ -78,10 +96,12 @@ class PMPOPolicy(BoundedPolicy):
         std_init: float = 0.6,
         std_min: float = 0.01,
         std_max: float = 1.0,
+        n_bins: int | None = None,
         use_sde: bool = False,
     ) -> None:
         if use_sde:
             raise ValueError(NO_SDE)
+        _check_n_bins(n_bins, action_space)
         super().__init__(
             observation_space,
             action_space,
@@ -107,6 +127,7 @@ class PMPOPolicy(BoundedPolicy):
             "std_init": std_init,
             "std_min": std_min,
             "std_max": std_max,
+            "n_bins": n_bins,
         }
         self.share_features_extractor = share_features_extractor
         self.normaliser: nn.Module = (
@@ -174,8 +195,8 @@ class PMPOPolicy(BoundedPolicy):
         return self._update_features_extractor(kwargs, extractor)
 
     def _make_actor(self) -> Actor:
-        stds = {key: self._arguments[key] for key in ("std_init", "std_min", "std_max")}
-        return Actor(**self._part_kwargs(None, 0), **stds).to(self.device)
+        head = {key: self._arguments[key] for key in ("std_init", "std_min", "std_max", "n_bins")}
+        return Actor(**self._part_kwargs(None, 0), **head).to(self.device)
 
     def _make_critic(self, extractor: BaseFeaturesExtractor | None) -> Critic:
         return Critic(
@@ -187,7 +208,7 @@ class PMPOPolicy(BoundedPolicy):
         ).to(self.device)
 
     def forward(self, observations: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        """Return the actor's actions ``[B, A]`` in [-1, 1]."""
+        """Return the actor's actions ``[B, A]``."""
         return self._predict(observations, deterministic)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:

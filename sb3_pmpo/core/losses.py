@@ -107,6 +107,37 @@ def pmpo_loss(
     return PMPOLoss(loss, accept.detach().mean(), reject.detach().mean(), kl.detach().mean())
 
 
+class WeightedLikelihoodLoss(NamedTuple):
+    """The loss and its terms, each averaged over the batch; scalars.
+
+    :param loss: what to minimise; the only one that carries a gradient.
+    :param log_prob: weighted mean log-probability of the samples.
+    :param kl: ``KL(pi_ref || pi)``, the sum over the dimensions.
+    """
+
+    loss: th.Tensor
+    log_prob: th.Tensor
+    kl: th.Tensor
+
+
+def weighted_likelihood_loss(
+    log_prob: th.Tensor, weights: th.Tensor, kl_per_dim: th.Tensor, multipliers: th.Tensor
+) -> WeightedLikelihoodLoss:
+    """Compute the loss of MPO's M-step, averaged over the batch (Eq. 5, App. G.2).
+
+    ``L = -sum_S weight * log pi + sum_A multiplier * KL(pi_ref || pi)``
+
+    :param log_prob: ``[S, *B]`` of the reference's samples under the policy; the gradient flows.
+    :param weights: ``[S, *B]`` of the E-step, no gradient.
+    :param kl_per_dim: ``[*B, A]`` in nats; the gradient flows.
+    :param multipliers: ``[A]``, >= 0, no gradient.
+    """
+    likelihood = weighted_log_prob(weights, log_prob)
+    loss = ((multipliers.detach() * kl_per_dim).sum(-1) - likelihood).mean()
+    kl = kl_per_dim.detach().sum(-1).mean()
+    return WeightedLikelihoodLoss(loss, likelihood.detach().mean(), kl)
+
+
 class PairLoss(NamedTuple):
     """A pairwise loss and how far apart it has the pairs; scalars.
 

@@ -22,12 +22,21 @@ class Candidates(NamedTuple):
         no preference. Online it is the distance by which an action leaves the box.
     :param value: estimates the value ``[*B]`` of each state from samples other than these, in
         units of the scores; called only by a labeller that wants it. None where nobody can.
+    :param counts: ``[S, *B]`` how many samples each candidate stands for, a fraction of one too,
+        where all the actions are listed instead of sampled; None for one each.
     """
 
     scores: th.Tensor
     actions: th.Tensor | None = None
     tie_break: th.Tensor | None = None
     value: Callable[[], th.Tensor] | None = None
+    counts: th.Tensor | None = None
+
+    def mean_score(self) -> th.Tensor:
+        """Average the scores over the samples, ``[*B]``: an expectation under the reference."""
+        if self.counts is None:
+            return self.scores.mean(0)
+        return (self.scores * self.counts).sum(0) / self.counts.sum(0)
 
 
 class Preference(NamedTuple):
@@ -50,42 +59,62 @@ class Labeller(Protocol):
 
 
 class Normalisation(Protocol):
-    """How a mask becomes weights: :func:`mean_per_set` or :func:`mean_over_samples`."""
+    """How members of a set get weights: :func:`mean_per_set` or :func:`mean_over_samples`."""
 
-    def __call__(self, mask: th.Tensor) -> th.Tensor:
-        """Map a boolean mask ``[S, *B]`` to weights of the same shape."""
+    def __call__(self, members: th.Tensor, n_samples: th.Tensor | int | None = None) -> th.Tensor:
+        """Map members ``[S, *B]`` to weights of the same shape.
+
+        :param members: boolean, or how many samples of each candidate are in the set.
+        :param n_samples: in and out of the set; None for S.
+        """
         ...
 
 
-def mean_per_set(mask: th.Tensor) -> th.Tensor:
+def mean_per_set(members: th.Tensor, n_samples: th.Tensor | int | None = None) -> th.Tensor:
     """Weigh each member of the set by one over the set's size (Eq. 10 as written).
 
-    :param mask: ``[S, *B]`` boolean, true for members.
-    :return: ``[S, *B]`` weights that sum to 1 over S, or to 0 where the set is empty.
+    :param members: ``[S, *B]`` boolean, or how many samples of each candidate are in the set.
+    :param n_samples: has no influence.
+    :return: ``[S, *B]`` weights that sum to 1 over S, or to less where there is not even one
+        sample in the set.
     """
-    weights = mask.to(th.get_default_dtype())
+    weights = _as_weights(members)
     return weights / weights.sum(0).clamp(min=1.0)
 
 
-def mean_over_samples(mask: th.Tensor) -> th.Tensor:
+def mean_over_samples(members: th.Tensor, n_samples: th.Tensor | int | None = None) -> th.Tensor:
     """Weigh each member by ``1 / S``, whatever the set's size (Eq. 6, first form).
 
     With it the loss is safe iff ``beta >= 1 - alpha``, not ``2 * (1 - alpha)``.
 
-    :param mask: ``[S, *B]`` boolean, true for members.
+    :param members: ``[S, *B]`` boolean, or how many samples of each candidate are in the set.
+    :param n_samples: in and out of the set; None for S.
     :return: ``[S, *B]`` weights that sum to the set's share of the samples.
     """
-    return mask.to(th.get_default_dtype()) / mask.shape[0]
+    return _as_weights(members) / (len(members) if n_samples is None else n_samples)
+
+
+def _as_weights(members: th.Tensor) -> th.Tensor:
+    return members if members.is_floating_point() else members.to(th.get_default_dtype())
+
+
+def _weigh(mask: th.Tensor, normalise: Normalisation, counts: th.Tensor | None) -> th.Tensor:
+    return normalise(mask) if counts is None else normalise(mask * counts, counts.sum(0))
 
 
 def from_masks(
-    accept: th.Tensor, reject: th.Tensor, *, normalise: Normalisation = mean_per_set
+    accept: th.Tensor,
+    reject: th.Tensor,
+    *,
+    normalise: Normalisation = mean_per_set,
+    counts: th.Tensor | None = None,
 ) -> Preference:
     """Build a preference from who is accepted and who rejected; either set may be empty.
 
     :param accept: ``[S, *B]`` boolean.
     :param reject: ``[S, *B]`` boolean, of the same shape.
-    :param normalise: how a mask becomes weights; see design of the two choices above.
+    :param normalise: how a mask becomes weights.
+    :param counts: ``[S, *B]`` that of the candidates.
     :return: the weights of both sets.
     :raises ValueError: if the shapes differ or a sample is in both sets.
     """
@@ -97,23 +126,26 @@ def from_masks(
     both = int((accept & reject).sum())
     if both:
         raise ValueError(f"{both} samples are both accepted and rejected: make the masks disjoint")
-    return Preference(normalise(accept), normalise(reject))
+    return Preference(_weigh(accept, normalise, counts), _weigh(reject, normalise, counts))
 
 
-def from_labels(labels: th.Tensor, *, normalise: Normalisation = mean_per_set) -> Preference:
+def from_labels(
+    labels: th.Tensor, *, normalise: Normalisation = mean_per_set, counts: th.Tensor | None = None
+) -> Preference:
     """Build a preference from labels that the user gives.
 
     :param labels: ``[S, *B]``: positive for accepted, negative for rejected, 0 for neither;
         booleans mean accepted and rejected.
     :param normalise: how the masks become weights.
+    :param counts: ``[S, *B]`` that of the candidates.
     :return: the weights of both sets; either may be empty.
     :raises ValueError: if a label is NaN.
     """
     if labels.dtype == th.bool:
-        return Preference(normalise(labels), normalise(~labels))
+        return Preference(_weigh(labels, normalise, counts), _weigh(~labels, normalise, counts))
     if bool(labels.isnan().any()):
         raise ValueError("labels must not be NaN: use 0 for a sample without a label")
-    return Preference(normalise(labels > 0), normalise(labels < 0))
+    return Preference(_weigh(labels > 0, normalise, counts), _weigh(labels < 0, normalise, counts))
 
 
 def ranking(candidates: Candidates) -> th.Tensor:
@@ -149,15 +181,25 @@ class TopK:
 
         :raises ValueError: if there are fewer than ``2 * k`` samples.
         """
-        n_samples = len(candidates.scores)
+        n_samples, rank = len(candidates.scores), ranking(candidates)
+        if candidates.counts is not None:
+            return self._by_count(candidates.counts, rank)
         if 2 * self.k > n_samples:
             raise ValueError(
                 f"top_k(k) needs at least 2 * k samples, got k={self.k} with {n_samples} "
                 f"sample(s): use k <= {n_samples // 2} or draw more samples"
             )
-        rank = ranking(candidates)
         # The masks are disjoint by construction, so from_masks' check would only cost time.
         return Preference(self.normalise(rank < self.k), self.normalise(rank >= n_samples - self.k))
+
+    def _by_count(self, counts: th.Tensor, rank: th.Tensor) -> Preference:
+        """Accept the k best samples where a candidate stands for several, or for less than one."""
+        n_samples = counts.sum(0)
+        upto = th.zeros_like(counts).scatter(0, rank, counts).cumsum(0)
+        upto = th.cat((th.zeros_like(upto[:1]), upto))  # [S + 1, *B] samples ranked before
+        accept = upto.clamp(max=self.k).diff(dim=0).gather(0, rank)
+        reject = upto.maximum(n_samples - self.k).diff(dim=0).gather(0, rank)
+        return Preference(self.normalise(accept, n_samples), self.normalise(reject, n_samples))
 
 
 def top_k(k: int, *, normalise: Normalisation = mean_per_set) -> TopK:
@@ -187,7 +229,7 @@ class Baseline(Protocol):
 
 def mean_score(candidates: Candidates) -> th.Tensor:
     """Return the mean of a state's scores, ``[*B]``; a baseline for :func:`threshold`."""
-    return candidates.scores.mean(0)
+    return candidates.mean_score()
 
 
 def state_value(candidates: Candidates) -> th.Tensor:
@@ -215,8 +257,13 @@ class Quantile:
             raise ValueError(f"q must be in [0, 1], got {self.q}: 0.5 is the median")
 
     def __call__(self, candidates: Candidates) -> th.Tensor:
-        """Interpolate between the scores; ``[*B]``."""
-        return candidates.scores.quantile(self.q, dim=0)
+        """Interpolate between the scores, or step where they have counts; ``[*B]``."""
+        if candidates.counts is None:
+            return candidates.scores.quantile(self.q, dim=0)
+        scores, order = candidates.scores.sort(dim=0)
+        upto = candidates.counts.gather(0, order).cumsum(0)
+        below = (upto < self.q * upto[-1]).sum(0, keepdim=True)
+        return scores.gather(0, below).squeeze(0)
 
 
 def quantile(q: float) -> Quantile:
@@ -242,7 +289,8 @@ class Threshold:
     def __call__(self, candidates: Candidates) -> Preference:
         """Label the samples; either set may be empty."""
         baseline = self.baseline(candidates) if callable(self.baseline) else self.baseline
-        return from_labels(candidates.scores >= baseline, normalise=self.normalise)
+        accept = candidates.scores >= baseline
+        return from_labels(accept, normalise=self.normalise, counts=candidates.counts)
 
 
 def threshold(baseline: float | Baseline, *, normalise: Normalisation = mean_per_set) -> Threshold:
@@ -256,6 +304,20 @@ def threshold(baseline: float | Baseline, *, normalise: Normalisation = mean_per
     :raises ValueError: if the number is not finite.
     """
     return Threshold(baseline, normalise)
+
+
+def boltzmann_weights(
+    scores: th.Tensor, temperature: th.Tensor | float, counts: th.Tensor | None = None
+) -> th.Tensor:
+    """Weigh the samples of the reference by ``exp(score / temperature)``: MPO's E-step (App. G.1).
+
+    :param scores: ``[S, *B]``.
+    :param temperature: > 0, in units of the scores.
+    :param counts: ``[S, *B]`` how many samples each candidate stands for; None for one each.
+    :return: ``[S, *B]`` weights that sum to 1 over S, without gradient.
+    """
+    logits = scores.detach() / temperature
+    return (logits if counts is None else logits + counts.log()).softmax(0).detach()
 
 
 @dataclass(frozen=True)
@@ -273,11 +335,15 @@ class Boltzmann:
 
     def __call__(self, candidates: Candidates) -> Preference:
         """Weigh the samples."""
-        scores = candidates.scores.detach()
-        success = ((scores - scores.amax(0)) / self.temperature).exp()  # 1 for the best
-        failure = 1.0 - success
+        scores, counts = candidates.scores.detach(), candidates.counts
+        failure = 1.0 - ((scores - scores.amax(0)) / self.temperature).exp()  # 0 for the best
+        if counts is not None:
+            failure = failure * counts
         total = failure.sum(0)  # 0 where all the scores are equal
-        return Preference(success / success.sum(0), failure / th.where(total > 0.0, total, 1.0))
+        return Preference(
+            boltzmann_weights(scores, self.temperature, counts),
+            failure / th.where(total > 0.0, total, 1.0),
+        )
 
 
 def boltzmann(temperature: float) -> Boltzmann:

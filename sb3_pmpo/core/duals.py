@@ -1,0 +1,94 @@
+"""Lagrange duals of MPO: the E-step's temperature, the multipliers of the M-step's KLs.
+
+Axes: S samples, *B batch, A action dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch as th
+from torch import nn
+
+
+def temperature_loss(
+    scores: th.Tensor,
+    temperature: th.Tensor,
+    *,
+    epsilon: float,
+    counts: th.Tensor | None = None,
+) -> th.Tensor:
+    """Compute the convex dual of the E-step (Abdolmaleki et al., 2018a, Eq. 9).
+
+    ``g(eta) = eta * epsilon + eta * E_B[log E_S[exp(Q / eta)]]``. At its minimum the weights
+    ``softmax(Q / eta)`` have a mean KL of ``epsilon`` to the samples.
+
+    :param scores: ``[S, *B]`` Q values, no gradient.
+    :param temperature: scalar eta > 0 in units of the scores; the gradient flows to it.
+    :param epsilon: > 0, in nats.
+    :param counts: ``[S, *B]`` how many samples each candidate stands for; None for one each.
+    :return: a scalar in units of the scores.
+    """
+    logits = scores.detach() / temperature
+    if counts is None:
+        log_mean = logits.logsumexp(0) - math.log(len(logits))
+    else:
+        log_mean = (logits + counts.log()).logsumexp(0) - counts.sum(0).log()
+    return temperature * (epsilon + log_mean.mean())
+
+
+def multiplier_loss(multipliers: th.Tensor, kl_per_dim: th.Tensor, *, epsilon: float) -> th.Tensor:
+    """Compute ``sum_A multiplier * (epsilon - E_B[KL])``: a multiplier grows while its KL is over.
+
+    :param multipliers: ``[A]``, > 0; the gradient flows to them alone.
+    :param kl_per_dim: ``[*B, A]`` in nats, no gradient.
+    :param epsilon: > 0, what each dimension's mean KL may be.
+    """
+    kl = kl_per_dim.detach().flatten(0, -2).mean(0)  # [A]
+    return (multipliers * (epsilon - kl)).sum()
+
+
+class Duals(nn.Module):
+    """The duals of MPO, held as log values in their own optimiser.
+
+    A learning rate is then a relative one, whatever the unit of the returns.
+
+    :param multipliers: initial multiplier of each named KL.
+    :param n_dims: A, multipliers a KL has.
+    :param temperatures: initial value of each named temperature.
+    :param learning_rate: of their Adam.
+    """
+
+    BOUND = 18.0  # of the log values: within [1.5e-8, 6.6e7]
+
+    def __init__(
+        self,
+        *,
+        multipliers: Mapping[str, float],
+        n_dims: int,
+        temperatures: Mapping[str, float],
+        learning_rate: float,
+    ) -> None:
+        super().__init__()
+        self.log_multipliers = nn.ParameterDict(
+            {name: th.full((n_dims,), math.log(value)) for name, value in multipliers.items()}
+        )
+        self.log_temperatures = nn.ParameterDict(
+            {name: th.tensor(math.log(value)) for name, value in temperatures.items()}
+        )
+        self.optimizer = th.optim.Adam(self.parameters(), lr=learning_rate)
+
+    def multipliers(self, name: str) -> th.Tensor:
+        """Return the multipliers ``[A]`` of a KL, with gradient."""
+        return th.exp(self.log_multipliers[name])
+
+    def temperature(self, name: str) -> th.Tensor:
+        """Return a temperature, a scalar with gradient."""
+        return th.exp(self.log_temperatures[name])
+
+    @th.no_grad()
+    def clamp_(self) -> None:
+        """Bound the log values, after a step of the optimiser."""
+        for parameter in self.parameters():
+            parameter.clamp_(-self.BOUND, self.BOUND)

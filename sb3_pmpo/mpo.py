@@ -1,0 +1,158 @@
+"""MPO: maximum a posteriori policy optimisation, the paper's baseline."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+
+from sb3_pmpo.checks import check_number
+from sb3_pmpo.core.duals import Duals
+from sb3_pmpo.exploration import pink_noise
+from sb3_pmpo.objectives import MPOObjective
+from sb3_pmpo.off_policy import NoiseFactory, OffPolicyMPO
+from sb3_pmpo.policies import PMPOPolicy
+
+#: As in Acme, where a log value stands for about itself (softplus); they adapt fast.
+INITIAL_TEMPERATURE = 10.0
+INITIAL_MULTIPLIER = {"mean": 10.0, "std": 1000.0, "joint": 3.0}
+
+
+class MPO(OffPolicyMPO):
+    """Maximum a posteriori policy optimisation (Abdolmaleki et al., 2018a and b).
+
+    The E-step weighs the reference's samples by ``exp(Q / temperature)``, the temperature being
+    learned so that the weights' KL to the samples is ``epsilon``. The M-step fits the policy to
+    them under a KL constraint for each action dimension, for a Gaussian's mean and std apart,
+    with learned multipliers. The defaults of ``n_samples`` and of the epsilons are those of Acme
+    (Hoffman et al., 2020), but for ``epsilon_std``, measured here; the other arguments
+    are those of :class:`sb3_pmpo.PMPO`.
+
+    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a policy class.
+    :param env: the environment, or its registered name.
+    :param epsilon: > 0, KL in nats of the E-step's weights to the samples.
+    :param epsilon_mean: > 0, KL in nats that the mean of each dimension may have to the reference.
+    :param epsilon_std: > 0, the same for the std.
+    :param epsilon_policy: > 0, the same for a categorical policy, in place of those two.
+    :param epsilon_penalty: > 0, KL of additional weights that favour samples inside the box
+        (Abdolmaleki et al., 2020, "A distributional view on multi-objective policy
+        optimization"); None for no such penalty.
+    :param dual_learning_rate: of the Adam of temperatures and multipliers, which are held as log
+        values.
+    :param n_samples: S, actions the reference proposes per state.
+    :raises ValueError: for an argument out of its range, by name, value and range.
+    """
+
+    def __init__(
+        self,
+        policy: str | type[PMPOPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 1e-3,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 100,
+        batch_size: int = 256,
+        tau: float = 0.005,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, str] = 1,
+        gradient_steps: int = 2,
+        action_noise: ActionNoise | None = None,
+        replay_buffer_class: type[ReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
+        n_steps: int | None = None,
+        actor_learning_rate: float | Schedule | None = None,
+        epsilon: float = 0.1,
+        epsilon_mean: float = 0.0025,
+        epsilon_std: float = 1e-6,
+        epsilon_policy: float = 0.0025,
+        epsilon_penalty: float | None = 0.001,
+        dual_learning_rate: float = 1e-2,
+        n_samples: int = 20,
+        policy_delay: int = 2,
+        reference_tau: float = 0.005,
+        reference_update_interval: int = 1,
+        exploration_noise: NoiseFactory | None = pink_noise,
+        use_sde: bool = False,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            buffer_size=buffer_size,
+            learning_starts=learning_starts,
+            batch_size=batch_size,
+            tau=tau,
+            gamma=gamma,
+            train_freq=train_freq,
+            gradient_steps=gradient_steps,
+            action_noise=action_noise,
+            replay_buffer_class=replay_buffer_class,
+            replay_buffer_kwargs=replay_buffer_kwargs,
+            optimize_memory_usage=optimize_memory_usage,
+            n_steps=n_steps,
+            actor_learning_rate=actor_learning_rate,
+            n_samples=n_samples,
+            policy_delay=policy_delay,
+            reference_tau=reference_tau,
+            reference_update_interval=reference_update_interval,
+            exploration_noise=exploration_noise,
+            use_sde=use_sde,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+        )
+        self.epsilon = epsilon
+        self.epsilon_mean = epsilon_mean
+        self.epsilon_std = epsilon_std
+        self.epsilon_policy = epsilon_policy
+        self.epsilon_penalty = epsilon_penalty
+        self.dual_learning_rate = dual_learning_rate
+        if _init_setup_model:
+            self._setup_model()
+
+    def _make_objective(self) -> MPOObjective:
+        """Check the epsilons and make new duals; ``load`` fills in the saved ones."""
+        for name in ("epsilon", "epsilon_mean", "epsilon_std", "epsilon_policy"):
+            _check_positive(name, getattr(self, name), "it is a KL in nats")
+        if self.epsilon_penalty is not None:
+            _check_positive("epsilon_penalty", self.epsilon_penalty, "None is for no penalty")
+        _check_positive("dual_learning_rate", self.dual_learning_rate, "1e-2 is usual")
+        is_box = isinstance(self.action_space, spaces.Box)
+        gaussian = is_box and self.policy_kwargs.get("n_bins") is None
+        epsilon_kl = (
+            {"mean": self.epsilon_mean, "std": self.epsilon_std}
+            if gaussian
+            else {"joint": self.epsilon_policy}
+        )
+        penalised = gaussian and self.epsilon_penalty is not None
+        temperatures = ("action", "penalty") if penalised else ("action",)
+        duals = Duals(
+            multipliers={name: INITIAL_MULTIPLIER[name] for name in epsilon_kl},
+            n_dims=get_action_dim(self.action_space),
+            temperatures=dict.fromkeys(temperatures, INITIAL_TEMPERATURE),
+            learning_rate=self.dual_learning_rate,
+        )
+        penalty = self.epsilon_penalty if penalised else None
+        return MPOObjective(self.epsilon, penalty, epsilon_kl, duals)
+
+
+def _check_positive(name: str, value: Any, hint: str) -> None:
+    check_number(name, value, 0.0, math.inf, float, hint)
+    if value == 0.0:
+        raise ValueError(f"{name} must be > 0, got {value!r}: {hint}")
