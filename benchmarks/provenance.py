@@ -7,7 +7,7 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PACKAGES = ("sb3_pmpo", "stable-baselines3", "sb3-contrib", "sbx-rl", "torch", "jax", "gymnasium",
+PACKAGES = ("sb3_pmpo", "stable-baselines3", "sb3-contrib", "sbx-rl", "cma", "torch", "jax", "gymnasium",
             "dm-control", "mujoco", "numpy")  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol, Self, TypeVar
 import torch as th
 from torch.nn import functional as F
 
-D = TypeVar("D", "DiagGaussian", "Categorical")
+D = TypeVar("D", "DiagGaussian", "FullGaussian", "Categorical")
 
 _LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 
@@ -125,7 +125,7 @@ class DiagGaussian(NamedTuple):
 
     def overshoot(self, actions: th.Tensor) -> th.Tensor:
         """Sum over A how far ``actions [S, *B, A]`` leave [-1, 1]; ``[S, *B]``."""
-        return (actions.abs() - 1.0).clamp(min=0.0).sum(-1)
+        return _outside(actions)
 
     def describe(self) -> dict[str, th.Tensor]:
         """Return the smallest, the mean and the largest std."""
@@ -175,6 +175,81 @@ class DiagGaussian(NamedTuple):
         return (
             _component("mean", DiagGaussian(self.mean, fixed.std), reference, actions),
             _component("std", DiagGaussian(fixed.mean, self.std), reference, actions),
+        )
+
+
+class FullGaussian(NamedTuple):
+    """A Gaussian with a full covariance; its dimensions are not independent.
+
+    :param mean: ``[*B, A]``.
+    :param scale_tril: ``[*B, A, A]`` the covariance's Cholesky factor: lower triangular, with a
+        positive diagonal.
+    """
+
+    mean: th.Tensor
+    scale_tril: th.Tensor
+
+    def sample(self, n_samples: int) -> th.Tensor:
+        """Draw ``[S, *B, A]`` samples, without gradient."""
+        mean = self.mean.detach()
+        noise = th.randn(n_samples, *mean.shape, dtype=mean.dtype, device=mean.device)
+        return mean + _matvec(self.scale_tril.detach(), noise)
+
+    def propose(self, n_samples: int) -> Proposal:
+        """Draw ``[S, *B, A]`` samples."""
+        return Proposal(self.sample(n_samples), None)
+
+    def mode(self) -> th.Tensor:
+        """Return the mean."""
+        return self.mean
+
+    def overshoot(self, actions: th.Tensor) -> th.Tensor:
+        """Sum over A how far ``actions [S, *B, A]`` leave [-1, 1]; ``[S, *B]``."""
+        return _outside(actions)
+
+    def detach(self) -> FullGaussian:
+        """Cut the gradient of both parameters."""
+        return FullGaussian(self.mean.detach(), self.scale_tril.detach())
+
+    def _whiten(self, deviation: th.Tensor) -> th.Tensor:
+        factor = self.scale_tril.expand(*deviation.shape, -1)
+        solved = th.linalg.solve_triangular(factor, deviation.unsqueeze(-1), upper=False)
+        return solved.squeeze(-1)
+
+    def _half_log_det(self) -> th.Tensor:
+        return self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+    def log_prob(self, actions: th.Tensor) -> th.Tensor:
+        """Compute the log-density of ``actions [S, *B, A]``; ``[S, *B]``."""
+        z = self._whiten(actions - self.mean)
+        return -0.5 * z.square().sum(-1) - self._half_log_det() - z.shape[-1] * _LOG_SQRT_2PI
+
+    def kl_from(self, reference: FullGaussian) -> th.Tensor:
+        """Compute ``KL(reference || self)`` in closed form; ``[*B]``; no gradient to the former."""
+        reference = reference.detach()
+        shift = self._whiten(reference.mean - self.mean).square().sum(-1)
+        ratio = th.linalg.solve_triangular(self.scale_tril, reference.scale_tril, upper=False)
+        trace = ratio.square().sum((-2, -1))
+        log_ratio = self._half_log_det() - reference._half_log_det()
+        return 0.5 * (trace + shift - self.mean.shape[-1]) + log_ratio
+
+    def kl_per_dim(self, reference: FullGaussian) -> th.Tensor:
+        """Compute ``KL(reference || self)`` as that of one dimension, ``[*B, 1]``."""
+        return self.kl_from(reference).unsqueeze(-1)
+
+    def joint(self, reference: FullGaussian, actions: th.Tensor) -> tuple[Component, ...]:
+        """Fit mean and covariance together: one component."""
+        return (_component("joint", self, reference, actions),)
+
+    def decoupled(self, reference: FullGaussian, actions: th.Tensor) -> tuple[Component, ...]:
+        """Fit the mean under the reference's covariance, the covariance around its mean.
+
+        :return: the components ``mean`` and ``std``, as of :meth:`DiagGaussian.decoupled`.
+        """
+        fixed = reference.detach()
+        return (
+            _component("mean", FullGaussian(self.mean, fixed.scale_tril), reference, actions),
+            _component("std", FullGaussian(fixed.mean, self.scale_tril), reference, actions),
         )
 
 
@@ -233,6 +308,10 @@ class Categorical(NamedTuple):
     def overshoot(self, actions: th.Tensor) -> None:
         """Return None: no bin is outside."""
 
+    def detach(self) -> Categorical:
+        """Cut the gradient of the logits."""
+        return self._replace(logits=self.logits.detach())
+
     def describe(self) -> dict[str, th.Tensor]:
         """Return the smallest, the mean and the largest entropy of a dimension, in nats."""
         log_probs = F.log_softmax(self.logits.detach(), -1)
@@ -284,3 +363,11 @@ class Categorical(NamedTuple):
 
 def _component(name: str, part: D, reference: D, actions: th.Tensor) -> Component:
     return Component(name, part.log_prob(actions.detach()), part.kl_per_dim(reference))
+
+
+def _outside(actions: th.Tensor) -> th.Tensor:
+    return (actions.abs() - 1.0).clamp(min=0.0).sum(-1)
+
+
+def _matvec(matrix: th.Tensor, vectors: th.Tensor) -> th.Tensor:
+    return (matrix @ vectors.unsqueeze(-1)).squeeze(-1)

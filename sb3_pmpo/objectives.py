@@ -185,11 +185,11 @@ class MPOObjective:
         weights = boltzmann_weights(scores, temperature, counts)
         share = 1.0 / len(scores) if counts is None else counts / counts.sum(0)
         kl = (weights * ((weights / share).log())).nan_to_num(0.0).sum(0).mean()
-        metrics = {"temperature": temperature.detach(), "e_step_kl": kl}
+        metrics = {"temperature": temperature.detach().mean(), "e_step_kl": kl}
         if self.epsilon_penalty is not None and candidates.tie_break is not None:
             penalty = self.duals.temperature("penalty")
             inside = -candidates.tie_break
             loss = loss + temperature_loss(inside, penalty, epsilon=self.epsilon_penalty)
             weights = weights + boltzmann_weights(inside, penalty)
-            metrics["penalty_temperature"] = penalty.detach()
+            metrics["penalty_temperature"] = penalty.detach().mean()
         return weights, loss, metrics

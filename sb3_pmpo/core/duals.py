@@ -25,7 +25,8 @@ def temperature_loss(
     ``softmax(Q / eta)`` have a mean KL of ``epsilon`` to the samples.
 
     :param scores: ``[S, *B]`` Q values, no gradient.
-    :param temperature: scalar eta > 0 in units of the scores; the gradient flows to it.
+    :param temperature: eta > 0 in units of the scores, a scalar, or ``[*B]`` where each batch
+        entry has its own; the gradient flows to it.
     :param epsilon: > 0, in nats.
     :param counts: ``[S, *B]`` how many samples each candidate stands for; None for one each.
     :return: a scalar in units of the scores.
@@ -35,18 +36,17 @@ def temperature_loss(
         log_mean = logits.logsumexp(0) - math.log(len(logits))
     else:
         log_mean = (logits + counts.log()).logsumexp(0) - counts.sum(0).log()
-    return temperature * (epsilon + log_mean.mean())
+    return (temperature * (epsilon + log_mean)).mean()
 
 
 def multiplier_loss(multipliers: th.Tensor, kl_per_dim: th.Tensor, *, epsilon: float) -> th.Tensor:
     """Compute ``sum_A multiplier * (epsilon - E_B[KL])``: a multiplier grows while its KL is over.
 
-    :param multipliers: ``[A]``, > 0; the gradient flows to them alone.
+    :param multipliers: ``[A]``, or ``[*B, A]``, > 0; the gradient flows to them alone.
     :param kl_per_dim: ``[*B, A]`` in nats, no gradient.
     :param epsilon: > 0, what each dimension's mean KL may be.
     """
-    kl = kl_per_dim.detach().flatten(0, -2).mean(0)  # [A]
-    return (multipliers * (epsilon - kl)).sum()
+    return (multipliers * (epsilon - kl_per_dim.detach())).sum(-1).mean()
 
 
 class Duals(nn.Module):
@@ -58,6 +58,7 @@ class Duals(nn.Module):
     :param n_dims: A, multipliers a KL has.
     :param temperatures: initial value of each named temperature.
     :param learning_rate: of their Adam.
+    :param runs: shape of independent problems that have duals of their own.
     """
 
     BOUND = 18.0  # of the log values: within [1.5e-8, 6.6e7]
@@ -69,22 +70,23 @@ class Duals(nn.Module):
         n_dims: int,
         temperatures: Mapping[str, float],
         learning_rate: float,
+        runs: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
         self.log_multipliers = nn.ParameterDict(
-            {name: th.full((n_dims,), math.log(value)) for name, value in multipliers.items()}
+            {name: th.full((*runs, n_dims), math.log(value)) for name, value in multipliers.items()}
         )
         self.log_temperatures = nn.ParameterDict(
-            {name: th.tensor(math.log(value)) for name, value in temperatures.items()}
+            {name: th.full(runs, math.log(value)) for name, value in temperatures.items()}
         )
         self.optimizer = th.optim.Adam(self.parameters(), lr=learning_rate)
 
     def multipliers(self, name: str) -> th.Tensor:
-        """Return the multipliers ``[A]`` of a KL, with gradient."""
+        """Return the multipliers ``[*runs, A]`` of a KL, with gradient."""
         return th.exp(self.log_multipliers[name])
 
     def temperature(self, name: str) -> th.Tensor:
-        """Return a temperature, a scalar with gradient."""
+        """Return a temperature, ``[*runs]``, with gradient."""
         return th.exp(self.log_temperatures[name])
 
     @th.no_grad()

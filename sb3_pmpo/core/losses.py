@@ -130,7 +130,7 @@ def weighted_likelihood_loss(
     :param log_prob: ``[S, *B]`` of the reference's samples under the policy; the gradient flows.
     :param weights: ``[S, *B]`` of the E-step, no gradient.
     :param kl_per_dim: ``[*B, A]`` in nats; the gradient flows.
-    :param multipliers: ``[A]``, >= 0, no gradient.
+    :param multipliers: ``[A]`` or ``[*B, A]``, >= 0, no gradient.
     """
     likelihood = weighted_log_prob(weights, log_prob)
     loss = ((multipliers.detach() * kl_per_dim).sum(-1) - likelihood).mean()
