@@ -336,7 +336,8 @@ class Boltzmann:
     def __call__(self, candidates: Candidates) -> Preference:
         """Weigh the samples."""
         scores, counts = candidates.scores.detach(), candidates.counts
-        failure = 1.0 - ((scores - scores.amax(0)) / self.temperature).exp()  # 0 for the best
+        drawn = scores if counts is None else scores.where(counts > 0.0, -math.inf)
+        failure = 1.0 - ((drawn - drawn.amax(0)) / self.temperature).exp()  # 0 for the best
         if counts is not None:
             failure = failure * counts
         total = failure.sum(0)  # 0 where all the scores are equal
