@@ -31,9 +31,9 @@ class MPO(OffPolicyMPO):
     learned so that the weights' KL to the samples is ``epsilon``. The M-step fits the policy to
     them under a KL constraint for each action dimension, for a Gaussian's mean and std apart,
     with learned multipliers. The defaults of ``n_samples`` and of the epsilons are those of Acme
-    (Hoffman et al., 2020), but for ``epsilon_mean`` (Acme: 0.0025) and ``epsilon_std`` (1e-6), which
-    are too tight for tens of thousands of updates: walker-walk then ends at 73 in place of 614. The
-    other arguments are those of :class:`sb3_pmpo.PMPO`.
+    (Hoffman et al., 2020), but for ``epsilon_mean`` (there 0.0025) and ``epsilon_std`` (1e-6),
+    which are too tight for tens of thousands of updates: walker-walk ends at 73, not 614.
+    The other arguments are those of :class:`sb3_pmpo.PMPO`.
 
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a policy class.
     :param env: the environment, or its registered name.

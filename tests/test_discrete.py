@@ -1,0 +1,177 @@
+"""Discretised, Discrete and MultiDiscrete actions in the algorithms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.envs import IdentityEnvBox
+from stable_baselines3.common.evaluation import evaluate_policy
+from toys import Toy, assert_equal, parameters, toys
+
+from sb3_pmpo import DPO, MPO, PMPO, threshold
+from sb3_pmpo.core.preference import state_value
+from sb3_pmpo.distributions import Categorical
+
+CLASSES = [PMPO, MPO, DPO]
+
+
+class Guess(gym.Env):
+    """Reward for every dimension of the action that names the observed number."""
+
+    def __init__(self, action_space: spaces.Space) -> None:
+        self.action_space = action_space
+        self.sizes = np.atleast_1d(getattr(action_space, "n", getattr(action_space, "nvec", 0)))
+        self.observation_space = spaces.Box(0, 1, (len(self.sizes), int(max(self.sizes))))
+
+    def _observe(self) -> np.ndarray:
+        self.answer = self.np_random.integers(0, self.sizes)
+        return np.eye(self.observation_space.shape[1], dtype=np.float32)[self.answer]
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> Any:
+        super().reset(seed=seed)
+        self.step_in_episode = 0
+        return self._observe(), {}
+
+    def step(self, action: Any) -> Any:
+        assert self.action_space.contains(action)
+        reward = float(np.mean(np.atleast_1d(action) == self.answer))
+        self.step_in_episode += 1
+        return self._observe(), reward, False, self.step_in_episode == 10, {}
+
+
+SPACES = [
+    spaces.Discrete(3),
+    spaces.MultiDiscrete([2, 4]),  # 8 joint actions, listed
+    spaces.MultiDiscrete([4, 3, 5]),  # 60, sampled
+]
+BINS = {"net_arch": [16], "n_bins": 5}
+
+
+def small(algorithm: type, env: Any, **kwargs: Any) -> Any:
+    defaults: dict[str, Any] = {
+        "policy_kwargs": {"net_arch": [16]}, "batch_size": 16, "buffer_size": 300,
+        "learning_starts": 20, "gradient_steps": 1, "seed": 0, "device": "cpu",
+    }  # fmt: skip
+    return algorithm("MlpPolicy", env, **defaults | kwargs)
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("algorithm", CLASSES)
+def test_it_learns_to_guess(algorithm: type, space: spaces.Space) -> None:
+    model = small(
+        algorithm, Guess(space), gamma=0.0, n_steps=1, learning_rate=3e-3, policy_delay=1,
+        batch_size=64, policy_kwargs={"net_arch": [32]}, reference_tau=0.02, buffer_size=5000,
+    )  # fmt: skip
+    model.learn(1200)
+    mean, _ = evaluate_policy(model, model.get_env(), n_eval_episodes=10, warn=False)
+    assert mean > 8.5  # of 10; 3.4 by chance
+
+
+@pytest.mark.parametrize("algorithm", CLASSES)
+@pytest.mark.parametrize(
+    ("env", "kwargs"),
+    [(Guess(space), {}) for space in SPACES]
+    + [(Toy(low=(-2.0, 0.0), high=(1.0, 3.0)), {"policy_kwargs": BINS})],
+)
+def test_save_load_and_predict(
+    algorithm: type, env: gym.Env, kwargs: dict[str, Any], tmp_path: Path
+) -> None:
+    model = small(algorithm, env, **kwargs)
+    model.learn(50)
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "buffer")
+    loaded = algorithm.load(tmp_path / "model", env=env, device="cpu")
+    assert_equal(parameters(model.policy), parameters(loaded.policy))
+    assert all(value.is_floating_point() for value in parameters(model.policy).values())
+    observation, _ = env.reset(seed=0)
+    batch = np.stack([observation] * 3)
+    for deterministic in (True, False):
+        single, _ = model.predict(observation, deterministic=deterministic)
+        several, _ = model.predict(batch, deterministic=deterministic)
+        assert env.action_space.contains(single.astype(env.action_space.dtype))
+        assert single.dtype == env.action_space.dtype
+        assert several.shape == (3, *env.action_space.shape)
+    one, other = (m.predict(batch, deterministic=True)[0] for m in (model, loaded))
+    assert np.array_equal(one, other)
+    loaded.load_replay_buffer(tmp_path / "buffer")
+    loaded.learn(20, reset_num_timesteps=False)
+    assert loaded.num_timesteps == 70
+
+
+@pytest.mark.parametrize("n_bins", [2, 7])
+def test_discretised_actions_are_bin_centres_of_the_box(n_bins: int) -> None:
+    env = Toy(low=(-2.0,), high=(1.0,))
+    model = small(PMPO, env, policy_kwargs={"net_arch": [16], "n_bins": n_bins}, learning_starts=0)
+    model.learn(200)
+    centres = np.linspace(-2.0, 1.0, n_bins)
+    distance = np.abs(np.array(env.actions)[:, :1] - centres).min(1)
+    assert distance.max() < 1e-6
+    assert len(np.unique(np.array(env.actions).round(4))) > 1
+    assert isinstance(model.actor.distribution(th.zeros(1, 2)), Categorical)
+
+
+@pytest.mark.parametrize("algorithm", CLASSES)
+def test_the_discretised_policy_learns_the_identity(algorithm: type) -> None:
+    model = small(
+        algorithm, IdentityEnvBox(eps=0.5), gamma=0.0, n_steps=1, learning_rate=3e-3,
+        policy_delay=1, batch_size=64, buffer_size=5000, reference_tau=0.02,
+        policy_kwargs={"net_arch": [32], "n_bins": 9},
+    )  # fmt: skip
+    model.learn(1000)
+    mean, _ = evaluate_policy(model, model.get_env(), n_eval_episodes=20, warn=False)
+    assert mean > 90
+
+
+def test_the_value_of_a_state_is_exact_where_all_actions_are_listed() -> None:
+    model = small(PMPO, Guess(spaces.Discrete(3)))
+    model.learn(60)
+    observations = th.rand(5, 1, 3)
+    probability = model.reference_actor.distribution(observations).logits[:, 0].softmax(-1)
+    features = model.critic_target.features(observations)
+    q_values = [
+        model.critic_target.ensemble(features, code.expand(1, 5, 3)).mean(0)[0]
+        for code in th.eye(3)
+    ]
+    expected = (probability * th.stack(q_values, -1)).sum(-1)
+    th.testing.assert_close(model._value(observations), expected, rtol=1e-2, atol=1e-2)
+
+
+def test_a_threshold_at_the_value_needs_no_samples() -> None:
+    model = small(PMPO, Guess(spaces.Discrete(4)), labeller=threshold(state_value))
+    model.learn(60)
+
+
+def test_several_environments_and_the_same_seed() -> None:
+    def train() -> PMPO:
+        env = toys(2)
+        return small(PMPO, env, policy_kwargs=BINS, gradient_steps=-1).learn(80)
+
+    one, other = train(), train()
+    assert_equal(parameters(one.policy), parameters(other.policy))
+
+
+@pytest.mark.parametrize(
+    ("env", "kwargs", "message"),
+    [
+        (Toy(), {"policy_kwargs": {"n_bins": 1}}, "n_bins must be a whole number >= 2, got 1"),
+        (Toy(), {"policy_kwargs": {"n_bins": 2.5}}, "n_bins must be a whole number >= 2, got 2.5"),
+        (Guess(SPACES[0]), {"policy_kwargs": {"n_bins": 3}}, "n_bins=3 discretises a Box"),
+        (Guess(spaces.Discrete(3, start=1)), {}, "must start at 0"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(env: Any, kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        small(PMPO, env, **kwargs)
+
+
+def test_action_noise_is_refused_for_discrete_actions() -> None:
+    from stable_baselines3.common.noise import NormalActionNoise
+
+    with pytest.raises(ValueError, match="action_noise is added to the actions of a Box"):
+        small(PMPO, Guess(SPACES[0]), action_noise=NormalActionNoise(np.zeros(1), np.ones(1)))
