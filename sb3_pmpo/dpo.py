@@ -29,7 +29,7 @@ class DPO(OffPolicyMPO):
     its labels and its KL, which are a pair and implicit here.
 
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a policy class.
-    :param env: the environment, or its registered name; actions in a bounded Box.
+    :param env: the environment, or its registered name.
     :param beta: > 0, weight of the implicit KL; the paper needed 20 for a Gaussian policy.
     :param loss: :func:`sb3_pmpo.dpo_loss` or :func:`sb3_pmpo.ipo_loss`.
     :param n_samples: S, actions the reference proposes per state, of which two are used.

@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.preprocessing import get_action_dim
@@ -134,8 +133,7 @@ class MPO(OffPolicyMPO):
         if self.epsilon_penalty is not None:
             _check_positive("epsilon_penalty", self.epsilon_penalty, "None is for no penalty")
         _check_positive("dual_learning_rate", self.dual_learning_rate, "1e-2 is usual")
-        is_box = isinstance(self.action_space, spaces.Box)
-        gaussian = is_box and self.policy_kwargs.get("n_bins") is None
+        gaussian = self._is_gaussian()
         epsilon_kl = (
             {"mean": self.epsilon_mean, "std": self.epsilon_std}
             if gaussian

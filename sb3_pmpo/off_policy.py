@@ -161,6 +161,11 @@ class OffPolicyMPO(OffPolicyAlgorithm):
     def _make_objective(self) -> Objective:
         """Check the final class's own arguments and build its objective from them."""
 
+    def _is_gaussian(self) -> bool:
+        """Say whether the policy is Gaussian: the actions' space is a Box, not discretised."""
+        is_box = isinstance(self.action_space, spaces.Box)
+        return is_box and self.policy_kwargs.get("n_bins") is None
+
     def _setup_model(self) -> None:
         # Not SB3's: that one reassigns replay_buffer_class, adds to the user's
         # replay_buffer_kwargs (so that load(gamma=...) keeps the old gamma) and refuses n-step

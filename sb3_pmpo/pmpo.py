@@ -34,6 +34,10 @@ PAPER_AR: dict[str, Any] = PAPER | {"alpha": 0.5, "beta": 0.5}
 PAPER_A: dict[str, Any] = PAPER | {"alpha": 1.0, "beta": 0.0}
 PAPER_R: dict[str, Any] = PAPER | {"alpha": 0.0, "beta": 2.0}
 
+#: The measured best KL weights: for mean and std (benchmarks/README.md), and for logits.
+GAUSSIAN_BETA = (1.0, 20.0)
+CATEGORICAL_BETA = 5.0
+
 
 class PMPO(OffPolicyMPO):
     """Learn from accepted and rejected actions, labelled by a TD-learned critic (Eq. 10).
@@ -41,7 +45,8 @@ class PMPO(OffPolicyMPO):
     What SAC and TD3 also take has their names and meaning.
 
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a policy class.
-    :param env: the environment, or its registered name; actions in a bounded Box.
+    :param env: the environment, or its registered name; actions in a bounded Box, Discrete or
+        MultiDiscrete.
     :param learning_rate: of the critics, and of the actor unless it has its own; a number, or a
         function of the remaining progress (from 1 to 0).
     :param buffer_size: transitions kept for replay.
@@ -60,8 +65,10 @@ class PMPO(OffPolicyMPO):
     :param actor_learning_rate: the actor's, if not ``learning_rate``.
     :param alpha: weight of the accepted samples, in [0, 1]; the rejected weigh ``1 - alpha``.
     :param beta: weight of ``KL(reference || policy)``, >= 0: one number, or one for the mean and
-        one for the std. With half the samples in each set the loss is safe iff
-        ``beta >= 2 * (1 - alpha)``; below, a warning says so.
+        one for the std, of which a categorical policy takes the first; None for (1, 20), and for
+        5 with a categorical policy, whose entropy runs down too fast at 1. With half the
+        samples in each set the loss is safe iff ``beta >= 2 * (1 - alpha)``; below, a warning
+        says so.
     :param labeller: who is accepted and who rejected, from the samples' scores.
     :param n_samples: S, actions the reference proposes per state.
     :param policy_delay: updates of the critics for each of the policy, which has the first of them.
@@ -103,7 +110,7 @@ class PMPO(OffPolicyMPO):
         n_steps: int | None = None,
         actor_learning_rate: float | Schedule | None = None,
         alpha: float = 0.5,
-        beta: float | tuple[float, float] = (1.0, 20.0),
+        beta: float | tuple[float, float] | None = None,
         labeller: Labeller = top_k(4),
         n_samples: int = 8,
         policy_delay: int = 2,
@@ -159,7 +166,10 @@ class PMPO(OffPolicyMPO):
 
     def _make_objective(self) -> PMPOObjective:
         """Check ``alpha``, ``beta`` and ``labeller``; warn once if the loss can run away."""
-        betas = self.beta if isinstance(self.beta, (tuple, list)) else (self.beta, self.beta)
+        given = self.beta
+        if given is None:
+            given = GAUSSIAN_BETA if self._is_gaussian() else CATEGORICAL_BETA
+        betas = given if isinstance(given, (tuple, list)) else (given, given)
         if len(betas) != 2:
             raise ValueError(f"beta must be a number or a pair (mean, std), got {self.beta}")
         check_number("alpha", self.alpha, 0.0, 1.0, float, "the weight of the accepted samples")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 from stable_baselines3.common.logger import configure
 
-from sb3_pmpo import PMPO
+from sb3_pmpo import DPO, MPO, PMPO
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -24,10 +26,10 @@ def documented_metrics() -> set[str]:
     return names
 
 
-def logged_metrics(decoupled: bool, tmp_path: Path) -> set[str]:
-    model = PMPO(
-        "MlpPolicy", "Pendulum-v1", learning_starts=10, beta=2.0, decoupled=decoupled,
-        policy_kwargs={"net_arch": [8]}, buffer_size=500,
+def logged_metrics(algorithm: type, tmp_path: Path, n_bins: int | None, **kwargs: Any) -> set[str]:
+    model = algorithm(
+        "MlpPolicy", "Pendulum-v1", learning_starts=10, buffer_size=500,
+        policy_kwargs={"net_arch": [8], "n_bins": n_bins}, **kwargs,
     )  # fmt: skip
     model.set_logger(configure(str(tmp_path), ["csv"]))
     model.learn(210, log_interval=1)  # an episode of Pendulum has 200 steps
@@ -38,7 +40,9 @@ def logged_metrics(decoupled: bool, tmp_path: Path) -> set[str]:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_the_table_of_metrics_is_complete_and_true(tmp_path: Path) -> None:
-    logged = logged_metrics(True, tmp_path / "a") | logged_metrics(False, tmp_path / "b")
+    logged = logged_metrics(PMPO, tmp_path / "joint", None, decoupled=False, beta=2.0)
+    for algorithm, n_bins in product((PMPO, MPO, DPO), (None, 3)):
+        logged |= logged_metrics(algorithm, tmp_path / f"{algorithm.__name__}{n_bins}", n_bins)
     assert logged == documented_metrics()
 
 
