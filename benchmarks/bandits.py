@@ -243,12 +243,14 @@ def plot(data: Any, path: Path) -> None:
                 low, middle, high = (own[f"{kind}_q{q}"].clip(lower=1e-12) for q in (25, 50, 75))
                 axis.plot(own.evaluations, middle, color=f"C{colour}", label=method)
                 axis.fill_between(own.evaluations, low, high, color=f"C{colour}", alpha=0.15)
-            axis.set(xscale="log", yscale="log", title=f"{function}, {dims}-D, {policy}")
+            axis.set(xscale="log", yscale="log")
+            axis.set_title(f"{function}, {dims}-D, {policy}", fontsize="medium")
             axis.grid(alpha=0.3)
         axes[-1, column].set_xlabel("function evaluations")
     for axis in axes[:, 0]:
         axis.set_ylabel("value at the mean\n(random search: best)")
-    axes[0, 0].legend(loc="lower left", fontsize="small")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     figure.savefig(path, dpi=80)
 
 

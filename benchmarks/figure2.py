@@ -70,6 +70,8 @@ def draw() -> None:
         for colour, name in enumerate((*ARGUMENTS, "SAC")):
             algorithm = name if name == "SAC" else name + suffix
             part = data[(data.algorithm == algorithm) & (data.task == task)]
+            if part.empty:
+                continue
             curve = part.groupby("steps").return_mean.agg(["median", "min", "max"])
             seeds = f" ({part.seed.nunique()})"
             axis.plot(curve.index, curve["median"], color=f"C{colour}", label=name + seeds)
@@ -77,7 +79,8 @@ def draw() -> None:
                 curve.index, curve["min"], curve["max"], color=f"C{colour}", alpha=0.1
             )
         axis.set_title(f"{task}, {tuple(POLICIES)[row]}")
-        axis.legend(title="(seeds)", fontsize="x-small", loc="upper left")
+        if axis.lines:
+            axis.legend(title="(seeds)", fontsize="x-small", loc="best", framealpha=0.6)
         axis.grid(alpha=0.3)
         axes[1, column].set_xlabel("environment steps")
         axes[row, 0].set_ylabel("return")
