@@ -14,7 +14,7 @@ import torch as th
 
 from sb3_pmpo.core.duals import Duals
 from sb3_pmpo.core.preference import Candidates, top_k
-from sb3_pmpo.distributions import Categorical, DiagGaussian, FullGaussian
+from sb3_pmpo.distributions import Categorical, DiagGaussian, FullGaussian, matvec
 from sb3_pmpo.objectives import MPOObjective, Objective, PMPOObjective
 
 #: The paper's rule for 4 samples, accept and reject, with a KL that outweighs the rejections.
@@ -113,7 +113,7 @@ class Bandit:
                 shift, growth = self.parameters
                 diagonal = growth.diagonal(dim1=-2, dim2=-1).exp().diag_embed()
                 return FullGaussian(
-                    mean + (factor @ shift.unsqueeze(-1)).squeeze(-1),
+                    mean + matvec(factor, shift),
                     factor @ (growth.tril(-1) + diagonal),
                 )
 

@@ -29,6 +29,16 @@ def check_number(name: str, value: Any, low: float, high: float, kind: type, hin
         raise ValueError(f"{name} must be {word} >= {low}{upper}, got {value!r}: {hint}")
 
 
+def check_positive(name: str, value: Any, hint: str) -> None:
+    """Check a scalar argument.
+
+    :raises ValueError: unless ``value`` is a finite number above 0.
+    """
+    check_number(name, value, 0.0, _INF, float, hint)
+    if value == 0.0:
+        raise ValueError(f"{name} must be > 0, got {value!r}: {hint}")
+
+
 #: Name, lowest and highest value, kind, remedy.
 _RANGES: tuple[tuple[str, float, float, type, str], ...] = (
     ("buffer_size", 1, _INF, int, "it counts transitions; 1_000_000 is usual"),

@@ -193,11 +193,7 @@ class FullGaussian(NamedTuple):
         """Draw ``[S, *B, A]`` samples, without gradient."""
         mean = self.mean.detach()
         noise = th.randn(n_samples, *mean.shape, dtype=mean.dtype, device=mean.device)
-        return mean + _matvec(self.scale_tril.detach(), noise)
-
-    def propose(self, n_samples: int) -> Proposal:
-        """Draw ``[S, *B, A]`` samples."""
-        return Proposal(self.sample(n_samples), None)
+        return mean + matvec(self.scale_tril.detach(), noise)
 
     def mode(self) -> th.Tensor:
         """Return the mean."""
@@ -369,5 +365,6 @@ def _outside(actions: th.Tensor) -> th.Tensor:
     return (actions.abs() - 1.0).clamp(min=0.0).sum(-1)
 
 
-def _matvec(matrix: th.Tensor, vectors: th.Tensor) -> th.Tensor:
+def matvec(matrix: th.Tensor, vectors: th.Tensor) -> th.Tensor:
+    """Multiply ``[*B, A, A]`` by each vector of ``[..., *B, A]``."""
     return (matrix @ vectors.unsqueeze(-1)).squeeze(-1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
-from sb3_pmpo.checks import check_number
+from sb3_pmpo.checks import check_positive
 from sb3_pmpo.core.losses import PairLoss, dpo_loss
 from sb3_pmpo.exploration import pink_noise
 from sb3_pmpo.objectives import DPOObjective
@@ -107,9 +106,8 @@ class DPO(OffPolicyMPO):
 
     def _make_objective(self) -> DPOObjective:
         """Check ``beta`` and ``loss``."""
-        check_number("beta", self.beta, 0.0, math.inf, float, "the weight of the implicit KL")
-        if self.beta == 0.0:
-            raise ValueError("beta must be > 0, got 0.0: nothing else holds the policy")
+        hint = "it is the weight of the implicit KL, and nothing else holds the policy"
+        check_positive("beta", self.beta, hint)
         if not callable(self.loss):
             raise ValueError(f"loss must be callable, such as dpo_loss, got {self.loss!r}")
         return DPOObjective(self.beta, self.loss)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch as th
@@ -11,7 +10,7 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
-from sb3_pmpo.checks import check_number
+from sb3_pmpo.checks import check_positive
 from sb3_pmpo.core.duals import Duals
 from sb3_pmpo.exploration import pink_noise
 from sb3_pmpo.objectives import MPOObjective
@@ -129,10 +128,10 @@ class MPO(OffPolicyMPO):
     def _make_objective(self) -> MPOObjective:
         """Check the epsilons and make new duals; ``load`` fills in the saved ones."""
         for name in ("epsilon", "epsilon_mean", "epsilon_std", "epsilon_policy"):
-            _check_positive(name, getattr(self, name), "it is a KL in nats")
+            check_positive(name, getattr(self, name), "it is a KL in nats")
         if self.epsilon_penalty is not None:
-            _check_positive("epsilon_penalty", self.epsilon_penalty, "None is for no penalty")
-        _check_positive("dual_learning_rate", self.dual_learning_rate, "1e-2 is usual")
+            check_positive("epsilon_penalty", self.epsilon_penalty, "None is for no penalty")
+        check_positive("dual_learning_rate", self.dual_learning_rate, "1e-2 is usual")
         gaussian = self._is_gaussian()
         epsilon_kl = (
             {"mean": self.epsilon_mean, "std": self.epsilon_std}
@@ -149,9 +148,3 @@ class MPO(OffPolicyMPO):
         )
         penalty = self.epsilon_penalty if penalised else None
         return MPOObjective(self.epsilon, penalty, epsilon_kl, duals)
-
-
-def _check_positive(name: str, value: Any, hint: str) -> None:
-    check_number(name, value, 0.0, math.inf, float, hint)
-    if value == 0.0:
-        raise ValueError(f"{name} must be > 0, got {value!r}: {hint}")

@@ -12,7 +12,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.envs import IdentityEnvBox
 from stable_baselines3.common.evaluation import evaluate_policy
-from toys import Toy, assert_equal, parameters, toys
+from toys import Toy, assert_equal, parameters, small, toys
 
 from sb3_pmpo import DPO, MPO, PMPO, threshold
 from sb3_pmpo.core.preference import state_value
@@ -53,20 +53,12 @@ SPACES = [
 BINS = {"net_arch": [16], "n_bins": 5}
 
 
-def small(algorithm: type, env: Any, **kwargs: Any) -> Any:
-    defaults: dict[str, Any] = {
-        "policy_kwargs": {"net_arch": [16]}, "batch_size": 16, "buffer_size": 300,
-        "learning_starts": 20, "gradient_steps": 1, "seed": 0, "device": "cpu",
-    }  # fmt: skip
-    return algorithm("MlpPolicy", env, **defaults | kwargs)
-
-
 @pytest.mark.parametrize("space", SPACES)
 @pytest.mark.parametrize("algorithm", CLASSES)
 def test_it_learns_to_guess(algorithm: type, space: spaces.Space) -> None:
     model = small(
-        algorithm, Guess(space), gamma=0.0, n_steps=1, learning_rate=3e-3, policy_delay=1,
-        batch_size=64, policy_kwargs={"net_arch": [32]}, reference_tau=0.02, buffer_size=5000,
+        Guess(space), algorithm=algorithm,
+        gamma=0.0, n_steps=1, learning_rate=3e-3, policy_delay=1, batch_size=64, policy_kwargs={"net_arch": [32]}, reference_tau=0.02, buffer_size=5000,
     )  # fmt: skip
     model.learn(1200)
     mean, _ = evaluate_policy(model, model.get_env(), n_eval_episodes=10, warn=False)
@@ -82,7 +74,7 @@ def test_it_learns_to_guess(algorithm: type, space: spaces.Space) -> None:
 def test_save_load_and_predict(
     algorithm: type, env: gym.Env, kwargs: dict[str, Any], tmp_path: Path
 ) -> None:
-    model = small(algorithm, env, **kwargs)
+    model = small(algorithm=algorithm, env=env, **kwargs)
     model.learn(50)
     model.save(tmp_path / "model")
     model.save_replay_buffer(tmp_path / "buffer")
@@ -107,7 +99,12 @@ def test_save_load_and_predict(
 @pytest.mark.parametrize("n_bins", [2, 7])
 def test_discretised_actions_are_bin_centres_of_the_box(n_bins: int) -> None:
     env = Toy(low=(-2.0,), high=(1.0,))
-    model = small(PMPO, env, policy_kwargs={"net_arch": [16], "n_bins": n_bins}, learning_starts=0)
+    model = small(
+        algorithm=PMPO,
+        env=env,
+        policy_kwargs={"net_arch": [16], "n_bins": n_bins},
+        learning_starts=0,
+    )
     model.learn(200)
     centres = np.linspace(-2.0, 1.0, n_bins)
     distance = np.abs(np.array(env.actions)[:, :1] - centres).min(1)
@@ -119,8 +116,8 @@ def test_discretised_actions_are_bin_centres_of_the_box(n_bins: int) -> None:
 @pytest.mark.parametrize("algorithm", CLASSES)
 def test_the_discretised_policy_learns_the_identity(algorithm: type) -> None:
     model = small(
-        algorithm, IdentityEnvBox(eps=0.5), gamma=0.0, n_steps=1, learning_rate=3e-3,
-        policy_delay=1, batch_size=64, buffer_size=5000, reference_tau=0.02,
+        IdentityEnvBox(eps=0.5), algorithm=algorithm,
+        gamma=0.0, n_steps=1, learning_rate=3e-3, policy_delay=1, batch_size=64, buffer_size=5000, reference_tau=0.02,
         policy_kwargs={"net_arch": [32], "n_bins": 9},
     )  # fmt: skip
     model.learn(1000)
@@ -129,7 +126,7 @@ def test_the_discretised_policy_learns_the_identity(algorithm: type) -> None:
 
 
 def test_the_value_of_a_state_is_exact_where_all_actions_are_listed() -> None:
-    model = small(PMPO, Guess(spaces.Discrete(3)))
+    model = small(algorithm=PMPO, env=Guess(spaces.Discrete(3)))
     model.learn(60)
     observations = th.rand(5, 1, 3)
     probability = model.reference_actor.distribution(observations).logits[:, 0].softmax(-1)
@@ -143,14 +140,14 @@ def test_the_value_of_a_state_is_exact_where_all_actions_are_listed() -> None:
 
 
 def test_a_threshold_at_the_value_needs_no_samples() -> None:
-    model = small(PMPO, Guess(spaces.Discrete(4)), labeller=threshold(state_value))
+    model = small(algorithm=PMPO, env=Guess(spaces.Discrete(4)), labeller=threshold(state_value))
     model.learn(60)
 
 
 def test_several_environments_and_the_same_seed() -> None:
     def train() -> PMPO:
         env = toys(2)
-        return small(PMPO, env, policy_kwargs=BINS, gradient_steps=-1).learn(80)
+        return small(algorithm=PMPO, env=env, policy_kwargs=BINS, gradient_steps=-1).learn(80)
 
     one, other = train(), train()
     assert_equal(parameters(one.policy), parameters(other.policy))
@@ -167,11 +164,15 @@ def test_several_environments_and_the_same_seed() -> None:
 )
 def test_what_makes_no_sense_is_refused(env: Any, kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        small(PMPO, env, **kwargs)
+        small(algorithm=PMPO, env=env, **kwargs)
 
 
 def test_action_noise_is_refused_for_discrete_actions() -> None:
     from stable_baselines3.common.noise import NormalActionNoise
 
     with pytest.raises(ValueError, match="action_noise is added to the actions of a Box"):
-        small(PMPO, Guess(SPACES[0]), action_noise=NormalActionNoise(np.zeros(1), np.ones(1)))
+        small(
+            algorithm=PMPO,
+            env=Guess(SPACES[0]),
+            action_noise=NormalActionNoise(np.zeros(1), np.ones(1)),
+        )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
+import toys
 from stable_baselines3.common.envs import IdentityEnvBox
 from stable_baselines3.common.evaluation import evaluate_policy
 from toys import Toy, assert_equal, parameters
@@ -20,11 +21,7 @@ LOSSES = [dpo_loss, ipo_loss]
 
 
 def small(**kwargs: Any) -> DPO:
-    defaults: dict[str, Any] = {
-        "policy_kwargs": {"net_arch": [16]}, "batch_size": 16, "buffer_size": 300,
-        "learning_starts": 20, "gradient_steps": 1, "seed": 0, "device": "cpu",
-    }  # fmt: skip
-    return DPO("MlpPolicy", Toy(low=(-2.0,), high=(1.0,)), **defaults | kwargs)
+    return toys.small(Toy(low=(-2.0,), high=(1.0,)), algorithm=DPO, **kwargs)
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -87,7 +87,7 @@ class DictToy(gym.ObservationWrapper):
         return {"vector": observation, "code": grey % 3, "image": image}
 
 
-def small(env: Any, policy: str = "MlpPolicy", **kwargs: Any) -> PMPO:
+def small(env: Any, policy: str = "MlpPolicy", algorithm: type = PMPO, **kwargs: Any) -> Any:
     """Make a model that learns a little in no time; ``kwargs`` go first."""
     defaults: dict[str, Any] = {
         "policy_kwargs": {"net_arch": [16]},
@@ -98,7 +98,7 @@ def small(env: Any, policy: str = "MlpPolicy", **kwargs: Any) -> PMPO:
         "seed": 0,
         "device": "cpu",
     }
-    return PMPO(policy, env, **defaults | kwargs)
+    return algorithm(policy, env, **defaults | kwargs)
 
 
 def parameters(module: Any) -> dict[str, Any]:
