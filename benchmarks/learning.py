@@ -11,7 +11,7 @@ An ablation is a variant of an algorithm, named after it, with arguments of its 
         --algorithms PMPO PMPO-S4 --variant PMPO-S4 '{"n_samples": 4, "top_k": 2}'
 
 SB3's algorithms have their defaults, PMPO the one setting that ships for the whole suite
-(`dm_control` in zoo_configs/pmpo.yml). The environments are the same: Control Suite, action repeat
+(zoo_configs/pmpo.yml). The environments are the same: Control Suite, action repeat
 2, a step is an environment step, each repeat counted. Runs are resumed where they stopped: after
 each evaluation the model, its replay buffer and the rows so far are on disk. Wall-clock counts
 collecting and updating, not evaluating; with --workers 2 two runs share the machine, one thread
@@ -27,6 +27,7 @@ import json
 import multiprocessing
 import os
 import time
+from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,20 @@ FIELDS = ("algorithm", "task", "seed", "steps", "train_seconds", "return_mean", 
 
 #: Keys of a configuration that the harness sets itself, the same for every algorithm.
 NOT_ARGUMENTS = {"n_timesteps", "policy", "env_wrapper"}
+
+
+def run_episodes(model: Any, env: Any, seeds: Iterable[int]) -> list[float]:
+    """Run the policy's deterministic action for one episode a seed; return the returns."""
+    returns = []
+    for seed in seeds:
+        observation, _ = env.reset(seed=seed)
+        total, over = 0.0, False
+        while not over:
+            action, _ = model.predict(observation, deterministic=True)
+            observation, reward, terminated, truncated, _ = env.step(action)
+            total, over = total + float(reward), terminated or truncated
+        returns.append(total)
+    return returns
 
 
 def algorithm_class(algorithm: str) -> Any:
@@ -58,14 +73,14 @@ def make_task(task: str, action_repeat: int) -> Any:
     return make_env(f"dm_control/{task}-v0", [{name: {"action_repeat": action_repeat}}])
 
 
-def make_model(algorithm: str, env: Any, seed: int, variants: dict[str, Any]) -> Any:
+def make_model(algorithm: str, task: str, env: Any, seed: int, variants: dict[str, Any]) -> Any:
     """Make an algorithm with its shipped setting, or a variant of it, such as PMPO-S4."""
     from sb3_pmpo import top_k
     from sb3_pmpo.configs import load_config
 
     kwargs = copy.deepcopy(variants.get(algorithm, {}))  # SB3 adds to policy_kwargs
     if algorithm.split("-")[0] in {"PMPO", "MPO", "DPO"}:
-        suite = load_config("pmpo", "dm_control/any")
+        suite = load_config("pmpo", f"dm_control/{task}-v0")
         kwargs = {key: suite[key] for key in suite.keys() - NOT_ARGUMENTS} | kwargs
     if "top_k" in kwargs:
         kwargs["labeller"] = top_k(kwargs.pop("top_k"))
@@ -83,14 +98,12 @@ def run(
     """Train one (algorithm, task, seed), evaluating every ``interval`` environment steps."""
     import torch as th
 
-    from sb3_pmpo.enjoy import run_episodes
-
     th.set_num_threads(1)
     algorithm, task, seed = job
     folder = STATE / f"{algorithm}__{task}__{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     env, eval_env = make_task(task, repeat), make_task(task, repeat)
-    model = make_model(algorithm, env, seed, variants)
+    model = make_model(algorithm, task, env, seed, variants)
     rows = _read(folder / "rows.csv")
     if rows:
         model = type(model).load(folder / "model", env=env, device="cpu", seed=seed)
@@ -114,8 +127,6 @@ def run(
 def final(folder: Path, episodes: int) -> dict[str, Any]:
     """Evaluate the saved model of a run again, over more episodes than a curve's point has."""
     import torch as th
-
-    from sb3_pmpo.enjoy import run_episodes
 
     th.set_num_threads(1)
     last = _read(folder / "rows.csv")[-1]

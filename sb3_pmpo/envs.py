@@ -73,9 +73,7 @@ class ControlSuite(gym.ObservationWrapper):
         )
         box = env.action_space
         assert isinstance(box, gym.spaces.Box)  # every task's is
-        self.action_space = gym.spaces.Box(
-            box.low.astype(np.float32), box.high.astype(np.float32)
-        )
+        self.action_space = gym.spaces.Box(box.low.astype(np.float32), box.high.astype(np.float32))
         fps = 1.0 / env.unwrapped.control_timestep()  # type: ignore[attr-defined]  # dm_control's
         self.metadata = {**env.metadata, "render_fps": fps}
 
@@ -90,7 +88,8 @@ class ControlSuite(gym.ObservationWrapper):
                 f"action must be finite, got {action}: the policy has most likely diverged; lower "
                 "learning_rate, and look at train/actor_grad_norm in the logs"
             )
-        return super().step(action)
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, float(reward), terminated, truncated, info
 
 
 def _check_supported(env: gym.Env) -> None:

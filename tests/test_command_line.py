@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sb3_pmpo.training import Progress, SaveModel, TrainingPlan
 
 from sb3_pmpo import PMPO
 from sb3_pmpo.cli import main
 from sb3_pmpo.configs import load_config
 from sb3_pmpo.envs import make_env
-from sb3_pmpo.training import Progress, SaveModel, TrainingPlan
 
 ROOT = Path(__file__).parent.parent
 

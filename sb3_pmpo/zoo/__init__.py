@@ -1,0 +1,28 @@
+"""PMPO, MPO and DPO in the RL Zoo: ``import sb3_pmpo.zoo; sb3_pmpo.zoo.register()``.
+
+Importing the RL Zoo changes Gymnasium's ``TimeLimit``; so this package is imported by nothing but
+the command line and users.
+"""
+
+from __future__ import annotations
+
+import rl_zoo3
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+import sb3_pmpo.envs  # noqa: F401  # registers the Control Suite
+from sb3_pmpo import DPO, MPO, PMPO
+
+__all__ = ["ALGORITHMS", "register"]
+
+#: What the Zoo's ``--algo`` calls them.
+ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"pmpo": PMPO, "mpo": MPO, "dpo": DPO}
+
+
+def register() -> None:
+    """Make the family known to the RL Zoo, beside its own algorithms; any number of times.
+
+    ``rl_zoo3.train`` and its like take ``--algo pmpo`` afterwards, in this process. They look for
+    settings in a file of their own unless ``--conf-file`` says otherwise
+    (:func:`sb3_pmpo.configs.config_path`); :mod:`sb3_pmpo.zoo.programs` says it for them.
+    """
+    rl_zoo3.ALGOS.update(ALGORITHMS)

@@ -1,0 +1,141 @@
+"""The Zoo's experiment manager, with what is surprising at the seam set right."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import torch as th
+from rl_zoo3.exp_manager import ExperimentManager
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from torch import nn
+
+from sb3_pmpo.configs import config_path, to_arguments
+from sb3_pmpo.zoo import ALGORITHMS
+
+#: The exit status of a run that Ctrl-C or SIGTERM stopped.
+INTERRUPTED = 130
+
+
+class Manager(ExperimentManager):
+    """What ``rl_zoo3.train`` runs, with these differences.
+
+    - Without ``--conf-file``, our algorithms' settings are those that ship with this package.
+    - ``--trial-id 0`` loads trial 0; a trial's ``policy_kwargs`` are merged into the setting's.
+    - ``env_kwargs`` of a setting reach the evaluation environment too.
+    - ``-i`` goes on counting steps, and does not repeat the random warm-up.
+    - SIGTERM stops a run as Ctrl-C does; whatever stops it, the model so far is saved.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if kwargs.get("config") is None and self.algo in ALGORITHMS:
+            self.config = str(config_path(self.algo))
+        self._interrupted = False
+
+    # ------------------------------------------------------------------ settings
+
+    def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read the setting of the environment, then the study's trial, then the command line."""
+        trial_id, self.trial_id = self.trial_id, None  # the Zoo takes 0 for None
+        hyperparams, saved = super().read_hyperparameters()
+        self.trial_id = trial_id
+        overrides = [self._load_trial(trial_id)] if trial_id is not None else []
+        for override in (*overrides, self.custom_hyperparams or {}):
+            for settings in (hyperparams, saved):
+                settings.update(merge_settings(settings, override))
+        if self._eval_env_kwargs_args is None and not self.env_kwargs:
+            self.eval_env_kwargs = hyperparams.get("env_kwargs", {})
+        return hyperparams, saved
+
+    def _load_trial(self, trial_id: int) -> dict[str, Any]:
+        if not (self.storage and self.study_name):
+            raise ValueError(f"--trial-id {trial_id} needs --storage and --study-name too")
+        try:
+            return self.load_trial(self.storage, self.study_name, trial_id)
+        except IndexError as error:
+            raise ValueError(
+                f"--trial-id {trial_id}: the study {self.study_name!r} has no such trial; trials "
+                "are counted from 0"
+            ) from error
+
+    def _preprocess_hyperparams(
+        self, hyperparams: dict[str, Any]
+    ) -> tuple[dict[str, Any], Callable | None, list[BaseCallback], Callable | None]:
+        arguments, *rest = super()._preprocess_hyperparams(hyperparams)
+        return to_arguments(arguments) if self.algo in ALGORITHMS else arguments, *rest  # type: ignore[return-value]  # the rest is as it was
+
+    # ------------------------------------------------------------------ training
+
+    def learn(self, model: BaseAlgorithm) -> None:
+        """Train; if an error stops it, save the model so far, then raise it."""
+        if self.algo == "ars":  # with an evaluation of its own
+            super().learn(model)
+            return
+        log: dict[str, Any] = (
+            {} if self.log_interval == -1 else {"log_interval": max(self.log_interval, 0) or None}
+        )
+        try:
+            with sigterm_interrupts():
+                model.learn(
+                    self.n_timesteps,
+                    callback=self.callbacks or None,
+                    reset_num_timesteps=not self.continue_training,
+                    **log,
+                )
+        except KeyboardInterrupt:
+            self._interrupted = True
+        except Exception:
+            self.save_trained_model(model)
+            raise
+        finally:
+            for callback in self.callbacks[:1]:  # the progress bar
+                callback.on_training_end()
+            if model.env is not None:
+                model.env.close()
+
+    def save_trained_model(self, model: BaseAlgorithm) -> None:
+        """Save as the Zoo does; end an interrupted run with its own exit status."""
+        super().save_trained_model(model)
+        if self._interrupted:
+            print(f"Stopped after {model.num_timesteps} steps.")
+            raise SystemExit(INTERRUPTED)
+
+
+@contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM do what Ctrl-C does."""
+
+    def interrupt(signum: int, frame: Any) -> NoReturn:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def merge_settings(settings: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:
+    """Put one setting over another; ``policy_kwargs`` are merged instead of replaced.
+
+    :param settings: as a Zoo configuration has them; ``policy_kwargs`` may be a string.
+    :param override: what goes first.
+    :return: a new dictionary.
+    """
+    merged = settings | override
+    if "policy_kwargs" in settings and "policy_kwargs" in override:
+        merged["policy_kwargs"] = as_dict(settings["policy_kwargs"]) | as_dict(
+            override["policy_kwargs"]
+        )
+    return merged
+
+
+def as_dict(policy_kwargs: str | dict[str, Any] | None) -> dict[str, Any]:
+    """Evaluate ``policy_kwargs`` that a configuration wrote as Python, ``"dict(n_bins=11)"``."""
+    if isinstance(policy_kwargs, str):
+        return dict(eval(policy_kwargs, {"nn": nn, "th": th}))
+    return dict(policy_kwargs or {})

@@ -1,0 +1,107 @@
+"""The Zoo's own programs, with this package's algorithms, settings and environments in place.
+
+Each takes the Zoo's arguments; what is missing of ``--algo``, ``-f`` and ``--num-threads`` is
+filled in.
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import rl_zoo3
+import rl_zoo3.enjoy
+import rl_zoo3.train
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from sb3_pmpo.zoo import ALGORITHMS, register
+from sb3_pmpo.zoo.manager import Manager
+
+LOGS = (("-f", "--folder"), "logs")  # where `train` puts what the others look for
+ALGO = (("--algo",), "pmpo")
+#: More threads help little at these sizes, and stall on a busy machine.
+THREADS = (("--num-threads",), "1")
+
+
+def train(arguments: Sequence[str]) -> int:
+    """Run ``rl_zoo3.train``, also its hyperparameter search; see :class:`Manager`."""
+    with _argv("train", arguments, ALGO, THREADS), _replaced(rl_zoo3.train, Manager):
+        rl_zoo3.train.train()
+    return 0
+
+
+def enjoy(arguments: Sequence[str]) -> int:
+    """Run ``rl_zoo3.enjoy`` without allocating the replay buffer that the training had."""
+    with _argv("enjoy", arguments, ALGO, LOGS, THREADS), _small_buffers():
+        rl_zoo3.enjoy.enjoy()
+    return 0
+
+
+def record(arguments: Sequence[str]) -> int:
+    """Run ``rl_zoo3.record_video``; the environment's ``render_fps`` is the video's speed."""
+    with _argv("record", arguments, ALGO, LOGS), _small_buffers():
+        runpy.run_module("rl_zoo3.record_video", run_name="__main__")
+    return 0
+
+
+@dataclass(frozen=True)
+class Loader:
+    """Loads an off-policy algorithm with a replay buffer of one transition.
+
+    The Zoo does so for the algorithms on a list of its own, which has no room for others.
+    """
+
+    algorithm: type[BaseAlgorithm]
+
+    @property
+    def __name__(self) -> str:
+        return self.algorithm.__name__
+
+    def load(self, path: str, **kwargs: Any) -> BaseAlgorithm:
+        """Load, with the Zoo's arguments."""
+        return self.algorithm.load(
+            path, **kwargs | {"buffer_size": 1, "optimize_memory_usage": False}
+        )
+
+
+@contextmanager
+def _small_buffers() -> Iterator[None]:
+    register()
+    rl_zoo3.ALGOS.update({name: Loader(cls) for name, cls in ALGORITHMS.items()})  # type: ignore[misc]  # all that the programs use is load
+    try:
+        yield
+    finally:
+        register()
+
+
+@contextmanager
+def _replaced(module: Any, manager: type[Manager]) -> Iterator[None]:
+    """Let a program of the Zoo use our manager while it runs."""
+    register()
+    theirs = module.ExperimentManager
+    module.ExperimentManager = manager
+    try:
+        yield
+    finally:
+        module.ExperimentManager = theirs
+
+
+@contextmanager
+def _argv(
+    command: str, arguments: Sequence[str], *defaults: tuple[tuple[str, ...], str]
+) -> Iterator[None]:
+    """Let a program of the Zoo find its arguments where it looks for them."""
+    filled = list(arguments)
+    for names, value in defaults:
+        if not any(given.split("=")[0] in names for given in arguments):
+            filled += [names[0], value]
+    before = sys.argv
+    sys.argv = [f"sb3-pmpo {command}", *filled]
+    try:
+        yield
+    finally:
+        sys.argv = before
