@@ -9,7 +9,7 @@ import io
 import pathlib
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
@@ -33,6 +33,7 @@ from sb3_pmpo.core.preference import Candidates
 from sb3_pmpo.core.td import squared_critic_loss, td_target
 from sb3_pmpo.distributions import Distribution
 from sb3_pmpo.exploration import ExplorationNoise
+from sb3_pmpo.files import whole_file
 from sb3_pmpo.metrics import MeanMetrics, grad_norm, sample_metrics
 from sb3_pmpo.networks import fastest_dtype, lag
 from sb3_pmpo.objectives import Objective
@@ -410,6 +411,21 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         raw_obs = self._last_obs if self._vec_normalize_env is None else self._last_original_obs
         check_finite(raw_obs, np.zeros(self.n_envs), [], self.num_timesteps)  # type: ignore[arg-type]  # set by super()
         return total_timesteps, callback
+
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """Save as SB3 does, in one atomic step: a crash leaves the file that was there."""
+        with whole_file(path, "zip") as file:
+            super().save(file, exclude, include)
+
+    def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
+        """Save as SB3 does, in one atomic step: a crash leaves the file that was there."""
+        with whole_file(path, "pkl") as file:
+            super().save_replay_buffer(file)
 
     def load_replay_buffer(
         self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch as th
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.envs import BitFlippingEnv
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from toys import DictToy, Toy, assert_equal, parameters, small
@@ -322,3 +324,32 @@ def test_hindsight_replay_saves_and_resumes(tmp_path: Path) -> None:
         "achieved_goal",
         "desired_goal",
     }
+
+
+@pytest.mark.parametrize("what", ["model", "buffer"])
+def test_an_unfinished_save_does_not_touch_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    model = trained()
+    save = model.save if what == "model" else model.save_replay_buffer
+    save(tmp_path / what)
+    (file,) = tmp_path.iterdir()
+    before = file.read_bytes()
+
+    def broken(path: Path, *args: Any) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError("disk full")
+
+    name = "save" if what == "model" else "save_replay_buffer"
+    monkeypatch.setattr(OffPolicyAlgorithm, name, broken)
+    with pytest.raises(OSError, match="disk full"):
+        save(tmp_path / what)
+    assert file.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_model_saves_to_an_open_file(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    model = trained()
+    model.save(file)
+    np.testing.assert_array_equal(act(PMPO.load(file)), act(model))

@@ -10,7 +10,8 @@ from typing import Any, NoReturn
 import torch as th
 from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import nn
 
 from sb3_pmpo.configs import config_path, to_arguments
@@ -27,6 +28,7 @@ class Manager(ExperimentManager):
     - ``--trial-id 0`` loads trial 0; a trial's ``policy_kwargs`` are merged into the setting's.
     - ``env_kwargs`` of a setting reach the evaluation environment too.
     - ``-i`` goes on counting steps, and does not repeat the random warm-up.
+    - With ``--save-freq`` and ``--save-replay-buffer``, checkpoints save the buffer too.
     - SIGTERM stops a run as Ctrl-C does; whatever stops it, the model so far is saved.
     """
 
@@ -43,10 +45,11 @@ class Manager(ExperimentManager):
         trial_id, self.trial_id = self.trial_id, None  # the Zoo takes 0 for None
         hyperparams, saved = super().read_hyperparameters()
         self.trial_id = trial_id
-        overrides = [self._load_trial(trial_id)] if trial_id is not None else []
-        for override in (*overrides, self.custom_hyperparams or {}):
+        if trial_id is not None:
+            trial = self._load_trial(trial_id)
             for settings in (hyperparams, saved):
-                settings.update(merge_settings(settings, override))
+                merged = merge_settings(settings, trial)
+                settings.update(merged | (self.custom_hyperparams or {}))
         if self._eval_env_kwargs_args is None and not self.env_kwargs:
             self.eval_env_kwargs = hyperparams.get("env_kwargs", {})
         return hyperparams, saved
@@ -70,6 +73,12 @@ class Manager(ExperimentManager):
 
     # ------------------------------------------------------------------ training
 
+    def create_callbacks(self) -> None:
+        """Add to the Zoo's callbacks what makes a checkpoint one that training resumes from."""
+        super().create_callbacks()
+        if self.save_freq > 0 and self.save_replay_buffer:
+            self.callbacks.append(SaveReplayBuffer(self.save_freq, self.save_path))
+
     def learn(self, model: BaseAlgorithm) -> None:
         """Train; if an error stops it, save the model so far, then raise it."""
         if self.algo == "ars":  # with an evaluation of its own
@@ -92,17 +101,42 @@ class Manager(ExperimentManager):
             self.save_trained_model(model)
             raise
         finally:
-            for callback in self.callbacks[:1]:  # the progress bar
-                callback.on_training_end()
+            for callback in self.callbacks:
+                if isinstance(callback, ProgressBarCallback) and callback.n_calls:
+                    callback.on_training_end()
             if model.env is not None:
                 model.env.close()
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
         """Save as the Zoo does; end an interrupted run with its own exit status."""
         super().save_trained_model(model)
+        these = f"--algo {self.algo} --env {self.env_name.gym_id} -f {self.log_folder}"
+        print(
+            f"{'Stopped' if self._interrupted else 'Finished'} after {model.num_timesteps} steps."
+        )
+        print(f"Its returns:    sb3-pmpo enjoy {these} --no-render")
+        print(f"Its video:      MUJOCO_GL=egl sb3-pmpo record {these}")
+        print(f"Its curve:      sb3-pmpo plot {these}")
         if self._interrupted:
-            print(f"Stopped after {model.num_timesteps} steps.")
             raise SystemExit(INTERRUPTED)
+
+
+class SaveReplayBuffer(BaseCallback):
+    """Write the replay buffer where ``-i`` looks for it, each time a checkpoint is written.
+
+    :param save_freq: calls between two writes.
+    :param folder: the run's.
+    """
+
+    def __init__(self, save_freq: int, folder: str) -> None:
+        super().__init__()
+        self._save_freq = save_freq
+        self._path = f"{folder}/replay_buffer.pkl"
+
+    def _on_step(self) -> bool:
+        if self.n_calls % self._save_freq == 0 and isinstance(self.model, OffPolicyAlgorithm):
+            self.model.save_replay_buffer(self._path)
+        return True
 
 
 @contextmanager

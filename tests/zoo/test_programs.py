@@ -1,0 +1,302 @@
+"""The Zoo's programs with our algorithms: settings, folders, resuming, stopping."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+import rl_zoo3
+import yaml
+from dm_control import suite
+from stable_baselines3 import SAC
+from stable_baselines3.common.env_util import make_vec_env
+
+import sb3_pmpo.zoo
+from sb3_pmpo import DPO, MPO, PMPO, best_worst, ipo_loss, top_k
+from sb3_pmpo.cli import main
+from sb3_pmpo.configs import config_path, load_config, to_arguments
+from sb3_pmpo.zoo.manager import Manager, as_dict, merge_settings
+
+SUITE = {f"dm_control/{domain}-{task}-v0" for domain, task in suite.ALL_TASKS if domain != "lqr"}
+TINY = ["-params", "policy_kwargs:dict(net_arch=[8])", "batch_size:16", "buffer_size:2000"]
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    sb3_pmpo.zoo.register()
+
+
+def train(*arguments: str, env: str = "Pendulum-v1") -> int:
+    return main(["train", "--env", env, "--seed", "1", "--eval-freq", "-1", *TINY, *arguments])
+
+
+def settings(text: str) -> Path:
+    Path("settings.yml").write_text(text)
+    return Path("settings.yml")
+
+
+# ---------------------------------------------------------------------- settings
+
+
+@pytest.mark.parametrize("algorithm", ["pmpo", "mpo", "dpo"])
+def test_settings_cover_every_task_of_the_suite(algorithm: str) -> None:
+    entries = yaml.safe_load(config_path(algorithm).read_text())
+    assert entries.keys() - {"default"} == SUITE
+    assert load_config(algorithm, "Nothing-v0") == entries["default"]
+    assert load_config(algorithm, "dm_control/dog-run-v0")["n_timesteps"] == 500_000
+    # The families are the same for all three.
+    pmpo = yaml.safe_load(config_path("pmpo").read_text())
+    assert {task: entry["n_timesteps"] for task, entry in entries.items()} == {
+        task: entry["n_timesteps"] for task, entry in pmpo.items()
+    }
+
+
+def _entries() -> list[tuple[str, str]]:
+    names = [name for name in sorted(SUITE) if "quadruped-escape" not in name]
+    others = [(algorithm, names[i::24][0]) for i, algorithm in enumerate(("mpo", "dpo"))]
+    return [*(("pmpo", name) for name in names), *others, ("mpo", "default"), ("dpo", "default")]
+
+
+@pytest.mark.parametrize(("algorithm", "entry"), _entries())
+def test_every_entry_trains_through_the_zoos_manager(algorithm: str, entry: str) -> None:
+    env = "Pendulum-v1" if entry == "default" else entry
+    short = ["-n", "24", "--eval-freq", "-1", "-params", "policy_kwargs:dict(net_arch=[8])"]
+    short += ["learning_starts:8", "batch_size:4"]
+    status = main(["train", "--algo", algorithm, "--env", env, *short])
+    assert status == 0
+    (saved,) = Path("logs", algorithm).glob("*_1/*.zip")
+    model = sb3_pmpo.zoo.ALGORITHMS[algorithm].load(saved)
+    assert model.num_timesteps == 24
+    assert model._n_updates > 0  # type: ignore[attr-defined]  # they are off-policy
+
+
+def test_yaml_becomes_arguments() -> None:
+    config: dict[str, Any] = {"labeller": "top_k(2)", "beta": [1.0, 20.0], "loss": "ipo_loss"}
+    arguments = to_arguments(config)
+    assert arguments == {"labeller": top_k(2), "beta": (1.0, 20.0), "loss": ipo_loss}
+    assert config["labeller"] == "top_k(2)"  # the user's dictionary is as it was
+    with pytest.raises(ValueError, match=r"labeller: 'top_q\(2\)' is no expression"):
+        to_arguments({"labeller": "top_q(2)"})
+    with pytest.raises(ValueError, match="no expression"):
+        to_arguments({"labeller": "__import__('os').getcwd()"})
+
+
+def test_a_setting_of_the_users_own_reaches_the_model() -> None:
+    conf = settings(
+        "Pendulum-v1:\n"
+        "  n_timesteps: 30\n"
+        "  policy: MlpPolicy\n"
+        "  learning_rate: lin_1e-3\n"
+        "  labeller: best_worst()\n"
+        "  n_envs: 2\n"
+        "  normalize: true\n"
+        "  env_kwargs: {g: 5.0}\n"
+        "  policy_kwargs: 'dict(net_arch=[8], n_bins=5)'\n"
+    )
+    manager = _manager("-conf", str(conf), "-params", "batch_size:4")
+    results = manager.setup_experiment()
+    assert results is not None
+    model = results[0]
+    assert model.labeller == best_worst()
+    assert model.policy_kwargs == {"net_arch": [8], "n_bins": 5}
+    assert model.batch_size == 4
+    assert model.n_envs == 2
+    assert model.get_vec_normalize_env() is not None
+    assert model.env.get_attr("g") == [5.0, 5.0]
+    assert manager.create_envs(1, eval_env=True).get_attr("g") == [5.0]
+    assert callable(model.learning_rate)
+    model.env.close()
+
+
+def _manager(*arguments: str, algo: str = "pmpo") -> Manager:
+    """Let the Zoo's own program make the manager, and stop it there."""
+    made: list[Manager] = []
+
+    class Stop(Exception):  # noqa: N818  # it is no error
+        pass
+
+    def make(*args: Any, **kwargs: Any) -> Manager:
+        made.append(Manager(*args, **kwargs))
+        raise Stop
+
+    import rl_zoo3.train
+
+    from sb3_pmpo.zoo import programs
+
+    with programs._argv("train", ["--algo", algo, "--env", "Pendulum-v1", *arguments]):
+        theirs = rl_zoo3.train.ExperimentManager
+        rl_zoo3.train.ExperimentManager = make  # type: ignore[assignment,misc]
+        try:
+            with pytest.raises(Stop):
+                rl_zoo3.train.train()
+        finally:
+            rl_zoo3.train.ExperimentManager = theirs  # type: ignore[misc]
+    return made[0]
+
+
+def test_trial_zero_is_a_trial() -> None:
+    study = optuna.create_study(storage="sqlite:///study.db", study_name="s")
+    study.add_trial(
+        optuna.trial.create_trial(
+            params={"one_minus_gamma": 0.5, "batch_size_pow": 3, "learning_rate": 1e-3}
+            | {"train_freq": 1, "tau": 0.01, "net_arch": "small"},
+            distributions={
+                "one_minus_gamma": optuna.distributions.FloatDistribution(0.0, 1.0),
+                "batch_size_pow": optuna.distributions.IntDistribution(1, 9),
+                "learning_rate": optuna.distributions.FloatDistribution(0.0, 1.0),
+                "train_freq": optuna.distributions.IntDistribution(1, 9),
+                "tau": optuna.distributions.FloatDistribution(0.0, 1.0),
+                "net_arch": optuna.distributions.CategoricalDistribution(["small", "big"]),
+            },
+            value=1.0,
+        )
+    )
+    stored = ["--storage", "sqlite:///study.db", "--study-name", "s"]
+    conf = settings(
+        "Pendulum-v1: {n_timesteps: 5, policy: MlpPolicy, policy_kwargs: 'dict(n_critics=1)'}"
+    )
+    manager = _manager(*stored, "--trial-id", "0", "-conf", str(conf), algo="sac")
+    hyperparams, saved = manager.read_hyperparameters()
+    for given in (hyperparams, saved):
+        assert given["gamma"] == 0.5
+        assert as_dict(given["policy_kwargs"]) == {"n_critics": 1, "net_arch": [64, 64]}
+    with pytest.raises(ValueError, match="--trial-id 7: the study 's' has no such trial"):
+        _manager(*stored, "--trial-id", "7", "-conf", str(conf), algo="sac").read_hyperparameters()
+    with pytest.raises(ValueError, match="needs --storage and --study-name"):
+        _manager("--trial-id", "0").read_hyperparameters()
+
+
+def test_policy_kwargs_are_merged_from_strings_and_dictionaries() -> None:
+    merged = merge_settings(
+        {"policy_kwargs": "dict(net_arch=[8], n_bins=3)", "tau": 1},
+        {"policy_kwargs": {"n_bins": 5}, "gamma": 0.9},
+    )
+    assert merged == {"policy_kwargs": {"net_arch": [8], "n_bins": 5}, "tau": 1, "gamma": 0.9}
+
+
+# ---------------------------------------------------------------------- registration
+
+
+def test_register_is_all_that_the_zoos_own_train_needs() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import sb3_pmpo.zoo; sb3_pmpo.zoo.register(); "
+         "sb3_pmpo.zoo.register(); import rl_zoo3.train; rl_zoo3.train.train()",
+         "--algo", "mpo", "--env", "dm_control/cartpole-swingup-v0", "-n", "20", "--eval-freq",
+         "-1", "--conf-file", str(config_path("mpo"))],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert MPO.load(next(Path("logs/mpo").glob("*/*.zip"))).num_timesteps == 20
+
+
+def test_the_zoos_own_algorithms_stay() -> None:
+    assert rl_zoo3.ALGOS["sac"] is SAC
+    assert rl_zoo3.ALGOS["pmpo"] is PMPO
+    assert rl_zoo3.ALGOS["dpo"] is DPO
+
+
+# ---------------------------------------------------------------------- training
+
+
+def test_train_leaves_the_zoos_folders_and_enjoy_finds_them(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    env = "dm_control/cartpole-swingup-v0"
+    assert train("-n", "60", "--eval-freq", "30", "--eval-episodes", "1", "-tb", "tb", env=env) == 0
+    folder = Path("logs/pmpo/dm_control-cartpole-swingup-v0_1")
+    for name in ("best_model.zip", "evaluations.npz", "0.monitor.csv", f"{folder.name[:-2]}.zip"):
+        assert (folder / name).exists(), name
+    assert list(Path("tb").rglob("events.*"))
+    saved = yaml.safe_load((folder / folder.name[:-2] / "config.yml").read_text().split("\n", 1)[1])
+    assert saved is not None
+    printed = capsys.readouterr().out
+    assert "Finished after 60 steps." in printed
+    assert main(["enjoy", "--env", env, "--no-render", "-n", "501"]) == 0
+    assert "1 Episodes" in capsys.readouterr().out
+    assert rl_zoo3.ALGOS["pmpo"] is PMPO  # enjoy's loader is gone
+
+
+def test_resuming_continues_the_counters_and_does_not_warm_up_again() -> None:
+    assert train("-n", "200", "--save-replay-buffer", "-params", "learning_starts:150") == 0
+    first = Path("logs/pmpo/Pendulum-v1_1/Pendulum-v1.zip")
+    before = PMPO.load(first)
+    assert train("-n", "100", "-i", str(first), "-params", "learning_starts:150") == 0
+    after = PMPO.load("logs/pmpo/Pendulum-v1_2/Pendulum-v1.zip")
+    assert (before.num_timesteps, after.num_timesteps) == (200, 300)
+    # Warming up again would have been 150 steps without an update.
+    updates = after._n_updates - before._n_updates
+    assert updates == 2 * 100
+
+
+def test_a_checkpoint_has_its_replay_buffer() -> None:
+    arguments = ["-n", "60", "--save-freq", "50", "--save-replay-buffer"]
+    assert train(*arguments) == 0
+    folder = Path("logs/pmpo/Pendulum-v1_1")
+    model = PMPO.load(folder / "rl_model_50_steps.zip")
+    model.load_replay_buffer(folder / "replay_buffer.pkl")
+    assert model.num_timesteps == 50
+    assert model.replay_buffer.size() == 60
+
+
+class Breaks(SAC):
+    """An algorithm whose training fails after some steps."""
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        raise RuntimeError("out of memory, say")
+
+
+def test_an_error_leaves_the_model_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(rl_zoo3.ALGOS, "sac", Breaks)
+    conf = settings("Pendulum-v1: {n_timesteps: 500, policy: MlpPolicy, learning_starts: 20}")
+    with pytest.raises(RuntimeError, match="out of memory"):
+        main(["train", "--algo", "sac", "--env", "Pendulum-v1", "-conf", str(conf), "-P"])
+    assert SAC.load("logs/sac/Pendulum-v1_1/Pendulum-v1.zip").num_timesteps == 21
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_a_usable_model(stop: signal.Signals) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sb3_pmpo", "train", "--env", "Pendulum-v1", "-n", "1000000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        text=True,
+    )
+    assert process.stdout is not None
+    while "Log path" not in process.stdout.readline():
+        assert process.poll() is None
+    time.sleep(2)
+    process.send_signal(stop)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Stopped after" in printed
+    model = PMPO.load("logs/pmpo/Pendulum-v1_1/Pendulum-v1.zip")
+    assert model.num_timesteps > 0
+    env = make_vec_env("Pendulum-v1")
+    assert np.isfinite(model.predict(env.reset())[0]).all()
+
+
+def test_help_and_unknown_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    assert "enjoy" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:
+        main(["trian"])
+    assert stop.value.code == 2
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    assert "--trained-agent" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="maybe meant"):
+        train(env="dm_control/walker-wolk-v0")
