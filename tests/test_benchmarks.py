@@ -70,7 +70,7 @@ def test_resuming_continues_the_model_and_its_buffer(
 
 def test_a_variant_gets_its_arguments() -> None:
     arguments = {"n_samples": 4, "top_k": 2, "policy_kwargs": {"net_arch": [8]}, "buffer_size": 9}
-    model = learning.make_model("PMPO-S4", "Pendulum-v1", 0, {"PMPO-S4": arguments})
+    model = learning.make_model("PMPO-S4", "none", "Pendulum-v1", 0, {"PMPO-S4": arguments})
     assert model.n_samples == 4
     assert model.labeller == top_k(2)
 

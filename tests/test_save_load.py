@@ -336,7 +336,7 @@ def test_an_unfinished_save_does_not_touch_the_old_file(
     (file,) = tmp_path.iterdir()
     before = file.read_bytes()
 
-    def broken(path: Path, *args: Any) -> None:
+    def broken(self: PMPO, path: Path, *args: Any) -> None:
         Path(path).write_bytes(b"half")
         raise OSError("disk full")
 
