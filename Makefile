@@ -8,8 +8,10 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 
 # What `make train` runs.
+ALGO ?= pmpo
 ENV ?= dm_control/cartpole-swingup-v0
-STEPS ?= 40000
+# Decisions: with the suite's action repeat of 2, two environment steps each.
+STEPS ?= 20000
 SEED ?= 0
 
 BIN := $(VENV)/bin
@@ -21,9 +23,10 @@ PIP := $(BIN)/python -m pip
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
-train: $(VENV)/.installed-train  ## train on ENV for STEPS with SEED
-	MUJOCO_GL=disabled $(BIN)/python -m sb3_pmpo train \
-		--env $(ENV) --steps $(STEPS) --seed $(SEED)
+train: $(VENV)/.installed-train  ## train ALGO on ENV for STEPS with SEED, and draw its curve
+	MUJOCO_GL=disabled $(BIN)/sb3-pmpo train --algo $(ALGO) --env $(ENV) -n $(STEPS) \
+		--seed $(SEED) --eval-freq $$(( $(STEPS) / 10 )) --tensorboard-log tb --progress
+	$(BIN)/sb3-pmpo plot --algo $(ALGO) --env $(ENV) -o learning_curve.png
 
 # pytest runs last, so that its summary ends the output. One thread for each of the two workers.
 test: lint  ## check everything: lint, then the tests with coverage
