@@ -169,3 +169,18 @@ def _refuse(what: str, value: Any, step: int, env: int | None = None) -> None:
         "transition was not stored and the model is intact, so it can be saved; mend the "
         "environment (VecCheckNan finds the cause), then resume"
     )
+
+
+def check_finite_actions(actions: np.ndarray, step: int) -> None:
+    """Refuse actions that are not finite, before a simulator sees them.
+
+    :param actions: of all the environments.
+    :param step: steps so far.
+    :raises ValueError: naming the step and what to do.
+    """
+    if not np.isfinite(actions).all():
+        raise ValueError(
+            f"the policy's action at step {step} is not finite ({actions}): its parameters have "
+            "diverged. Lower learning_rate, or look at train/actor_grad_norm and "
+            "train/critic_grad_norm for when it began"
+        )

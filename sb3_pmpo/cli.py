@@ -11,6 +11,7 @@ from importlib import import_module
 COMMANDS = {
     "train": ("sb3_pmpo.zoo.programs:train", "train an agent (rl_zoo3.train)"),
     "enjoy": ("sb3_pmpo.zoo.programs:enjoy", "watch a trained agent (rl_zoo3.enjoy)"),
+    "tune": ("sb3_pmpo.zoo.tuning:tune", "search hyperparameters (rl_zoo3.train -optimize)"),
     "record": ("sb3_pmpo.zoo.programs:record", "record an mp4 (rl_zoo3.record_video)"),
 }
 

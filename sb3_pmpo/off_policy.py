@@ -27,7 +27,7 @@ from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
 
 from sb3_pmpo.actor_critic import Actor, Critic
 from sb3_pmpo.buffers import make_replay_buffer, sync_n_step
-from sb3_pmpo.checks import check_arguments, check_finite
+from sb3_pmpo.checks import check_arguments, check_finite, check_finite_actions
 from sb3_pmpo.core.duals import Duals
 from sb3_pmpo.core.preference import Candidates
 from sb3_pmpo.core.td import squared_critic_loss, td_target
@@ -330,10 +330,18 @@ class OffPolicyMPO(OffPolicyAlgorithm):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Draw actions as SB3 does, with the policy's own noise correlated in time."""
         if self._noise is None or self.num_timesteps < learning_starts:
-            return super()._sample_action(learning_starts, action_noise, n_envs)
+            drawn = super()._sample_action(learning_starts, action_noise, n_envs)
+        else:
+            drawn = self._draw_correlated(self._noise, action_noise)
+        check_finite_actions(drawn[0], self.num_timesteps)
+        return drawn
+
+    def _draw_correlated(
+        self, source: ExplorationNoise, action_noise: ActionNoise | None
+    ) -> tuple[np.ndarray, np.ndarray]:
         observations, _ = self.policy.obs_to_tensor(self._last_obs)  # type: ignore[arg-type]  # set in _setup_learn
         with th.no_grad():
-            noise = th.as_tensor(self._noise(), device=self.device)
+            noise = th.as_tensor(source(), device=self.device)
             actions = self.actor.distribution(observations).at_quantile(noise)
             scaled = actions.cpu().numpy().reshape(-1, *self.action_space.shape)  # type: ignore[misc]  # a Box has a shape
         if action_noise is not None:

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch as th
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from toys import DictToy, Toy, assert_equal, parameters, small, toys
 
 from sb3_pmpo import PMPO
+from sb3_pmpo.exploration import pink_noise
 
 
 @pytest.mark.parametrize("normalised", [False, True])
@@ -66,3 +68,16 @@ def test_vec_normalize_normalises_rewards_when_they_are_sampled() -> None:
     assert not np.isclose(scale, 1.0, atol=0.05)
     sampled = model._sample_batch(64).rewards.numpy()
     assert np.isin(sampled.round(4), (raw / scale).astype(np.float32).round(4)).all()
+
+
+@pytest.mark.parametrize("noise", [pink_noise, None])
+def test_actions_of_a_policy_that_diverged_are_refused(noise: Any) -> None:
+    env = Toy()
+    model = small(env, exploration_noise=noise).learn(30)
+    taken = len(env.actions)
+    with th.no_grad():
+        for parameter in model.actor.parameters():
+            parameter.fill_(float("nan"))
+    with pytest.raises(ValueError, match=r"action at step 30 is not finite .*Lower learning_rate"):
+        model.learn(30, reset_num_timesteps=False)
+    assert len(env.actions) == taken

@@ -12,37 +12,13 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.envs import IdentityEnvBox
 from stable_baselines3.common.evaluation import evaluate_policy
-from toys import Toy, assert_equal, parameters, small, toys
+from toys import Guess, Toy, assert_equal, parameters, small, toys
 
 from sb3_pmpo import DPO, MPO, PMPO, threshold
 from sb3_pmpo.core.preference import state_value
 from sb3_pmpo.distributions import Categorical
 
 CLASSES = [PMPO, MPO, DPO]
-
-
-class Guess(gym.Env):
-    """Reward for every dimension of the action that names the observed number."""
-
-    def __init__(self, action_space: spaces.Space) -> None:
-        self.action_space = action_space
-        self.sizes = np.atleast_1d(getattr(action_space, "n", getattr(action_space, "nvec", 0)))
-        self.observation_space = spaces.Box(0, 1, (len(self.sizes), int(max(self.sizes))))
-
-    def _observe(self) -> np.ndarray:
-        self.answer = self.np_random.integers(0, self.sizes)
-        return np.eye(self.observation_space.shape[1], dtype=np.float32)[self.answer]
-
-    def reset(self, *, seed: int | None = None, options: dict | None = None) -> Any:
-        super().reset(seed=seed)
-        self.step_in_episode = 0
-        return self._observe(), {}
-
-    def step(self, action: Any) -> Any:
-        assert self.action_space.contains(action)
-        reward = float(np.mean(np.atleast_1d(action) == self.answer))
-        self.step_in_episode += 1
-        return self._observe(), reward, False, self.step_in_episode == 10, {}
 
 
 SPACES = [

@@ -87,6 +87,30 @@ class DictToy(gym.ObservationWrapper):
         return {"vector": observation, "code": grey % 3, "image": image}
 
 
+class Guess(gym.Env):
+    """Reward for every dimension of the action that names the observed number."""
+
+    def __init__(self, action_space: spaces.Space) -> None:
+        self.action_space = action_space
+        self.sizes = np.atleast_1d(getattr(action_space, "n", getattr(action_space, "nvec", 0)))
+        self.observation_space = spaces.Box(0, 1, (len(self.sizes), int(max(self.sizes))))
+
+    def _observe(self) -> np.ndarray:
+        self.answer = self.np_random.integers(0, self.sizes)
+        return np.eye(self.observation_space.shape[1], dtype=np.float32)[self.answer]
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> Any:
+        super().reset(seed=seed)
+        self.step_in_episode = 0
+        return self._observe(), {}
+
+    def step(self, action: Any) -> Any:
+        assert self.action_space.contains(action)
+        reward = float(np.mean(np.atleast_1d(action) == self.answer))
+        self.step_in_episode += 1
+        return self._observe(), reward, False, self.step_in_episode == 10, {}
+
+
 def small(env: Any, policy: str = "MlpPolicy", algorithm: type = PMPO, **kwargs: Any) -> Any:
     """Make a model that learns a little in no time; ``kwargs`` go first."""
     defaults: dict[str, Any] = {

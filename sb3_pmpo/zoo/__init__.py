@@ -7,10 +7,12 @@ the command line and users.
 from __future__ import annotations
 
 import rl_zoo3
+from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 import sb3_pmpo.envs  # noqa: F401  # registers the Control Suite
 from sb3_pmpo import DPO, MPO, PMPO
+from sb3_pmpo.zoo.spaces import Sampler, convert
 
 __all__ = ["ALGORITHMS", "register"]
 
@@ -26,3 +28,5 @@ def register() -> None:
     (:func:`sb3_pmpo.configs.config_path`); :mod:`sb3_pmpo.zoo.programs` says it for them.
     """
     rl_zoo3.ALGOS.update(ALGORITHMS)
+    HYPERPARAMS_SAMPLER.update({name: Sampler(name) for name in ALGORITHMS})
+    HYPERPARAMS_CONVERTER.update(dict.fromkeys(ALGORITHMS, convert))

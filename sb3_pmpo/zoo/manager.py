@@ -154,22 +154,22 @@ def sigterm_interrupts() -> Iterator[None]:
 
 
 def merge_settings(settings: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:
-    """Put one setting over another; ``policy_kwargs`` are merged instead of replaced.
+    """Put one setting over another; dictionaries in it are merged instead of replaced.
 
-    :param settings: as a Zoo configuration has them; ``policy_kwargs`` may be a string.
+    :param settings: as a Zoo configuration has them; its ``policy_kwargs`` and
+        ``replay_buffer_kwargs`` may be strings.
     :param override: what goes first.
     :return: a new dictionary.
     """
     merged = settings | override
-    if "policy_kwargs" in settings and "policy_kwargs" in override:
-        merged["policy_kwargs"] = as_dict(settings["policy_kwargs"]) | as_dict(
-            override["policy_kwargs"]
-        )
+    for name in ("policy_kwargs", "replay_buffer_kwargs"):
+        if name in settings and name in override:
+            merged[name] = as_dict(settings[name]) | as_dict(override[name])
     return merged
 
 
-def as_dict(policy_kwargs: str | dict[str, Any] | None) -> dict[str, Any]:
-    """Evaluate ``policy_kwargs`` that a configuration wrote as Python, ``"dict(n_bins=11)"``."""
-    if isinstance(policy_kwargs, str):
-        return dict(eval(policy_kwargs, {"nn": nn, "th": th}))
-    return dict(policy_kwargs or {})
+def as_dict(kwargs: str | dict[str, Any] | None) -> dict[str, Any]:
+    """Evaluate arguments that a configuration wrote as Python, ``"dict(n_bins=11)"``."""
+    if isinstance(kwargs, str):
+        return dict(eval(kwargs, {"nn": nn, "th": th}))
+    return dict(kwargs or {})

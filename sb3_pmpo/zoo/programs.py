@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import runpy
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -28,10 +28,22 @@ THREADS = (("--num-threads",), "1")
 
 
 def train(arguments: Sequence[str]) -> int:
-    """Run ``rl_zoo3.train``, also its hyperparameter search; see :class:`Manager`."""
-    with _argv("train", arguments, ALGO, THREADS), _replaced(rl_zoo3.train, Manager):
-        rl_zoo3.train.train()
+    """Run ``rl_zoo3.train``; see :class:`Manager`."""
+    run_train("train", arguments, Manager)
     return 0
+
+
+def run_train(command: str, arguments: Sequence[str], manager: Callable[..., Manager]) -> None:
+    """Run ``rl_zoo3.train`` with an experiment manager of ours in its manager's place."""
+    register()
+    names = vars(rl_zoo3.train)
+    theirs = names["ExperimentManager"]
+    with _argv(command, arguments, ALGO, THREADS):
+        names["ExperimentManager"] = manager
+        try:
+            rl_zoo3.train.train()
+        finally:
+            names["ExperimentManager"] = theirs
 
 
 def enjoy(arguments: Sequence[str]) -> int:
@@ -76,18 +88,6 @@ def _small_buffers() -> Iterator[None]:
         yield
     finally:
         register()
-
-
-@contextmanager
-def _replaced(module: Any, manager: type[Manager]) -> Iterator[None]:
-    """Let a program of the Zoo use our manager while it runs."""
-    register()
-    theirs = module.ExperimentManager
-    module.ExperimentManager = manager
-    try:
-        yield
-    finally:
-        module.ExperimentManager = theirs
 
 
 @contextmanager

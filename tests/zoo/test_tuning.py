@@ -1,0 +1,343 @@
+"""Tuning: what is searched, bad trials, several seeds, several workers, one of them killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+import yaml
+from gymnasium import spaces
+from optuna.trial import TrialState
+from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
+from toys import Guess, Toy
+
+import sb3_pmpo.zoo
+from sb3_pmpo import PMPO, top_k
+from sb3_pmpo.cli import main
+from sb3_pmpo.configs import to_arguments
+from sb3_pmpo.core.losses import instability
+from sb3_pmpo.zoo.spaces import as_setting
+from sb3_pmpo.zoo.study import MAX_RETRIES, Watch, open_storage, run_trials
+from sb3_pmpo.zoo.tuning import lower_bound
+
+SHORT = ["--env", "Pendulum-v1", "-n", "30", "--n-evaluations", "1", "--eval-episodes", "1"]
+SHORT += ["--n-startup-trials", "1", "--seed", "1"]
+ONE_ENTRY = "Pendulum-v1: {n_timesteps: 30, policy: MlpPolicy, learning_starts: 20"
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    sb3_pmpo.zoo.register()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def tune(*arguments: str) -> int:
+    return main(["tune", *SHORT, *arguments])
+
+
+def settings(more: str = "") -> list[str]:
+    Path("settings.yml").write_text(f"{ONE_ENTRY}{more}}}\n")
+    return ["--conf-file", "settings.yml"]
+
+
+def load(storage: str = "logs/s.log", name: str = "s") -> optuna.Study:
+    return optuna.load_study(storage=open_storage(storage), study_name=name)
+
+
+# ---------------------------------------------------------------------- what is searched
+
+
+@pytest.mark.parametrize("n_actions", [1, 0])
+@pytest.mark.parametrize("algorithm", ["pmpo", "mpo", "dpo"])
+def test_every_draw_trains_and_the_converter_agrees(algorithm: str, n_actions: int) -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=n_actions))
+    for _ in range(4):
+        trial = study.ask()
+        arguments = HYPERPARAMS_SAMPLER[algorithm](trial, n_actions, 1, {})
+        assert HYPERPARAMS_CONVERTER[algorithm](trial.params) == arguments
+        # What is pasted into YAML means the same.
+        setting = yaml.safe_load(yaml.safe_dump(as_setting(trial.params)))
+        assert to_arguments(setting) == arguments
+        if algorithm == "pmpo":
+            beta, alpha = arguments["beta"], arguments["alpha"]
+            assert min(beta) >= 2 * (1 - alpha)
+            assert all(instability(alpha, weight) is None for weight in beta)
+        model = sb3_pmpo.zoo.ALGORITHMS[algorithm](
+            "MlpPolicy", Toy() if n_actions else Guess(spaces.Discrete(3)), device="cpu",
+            **arguments | {"learning_starts": 10, "batch_size": 8, "buffer_size": 100},
+        )  # fmt: skip
+        model.learn(14)
+        assert model._n_updates > 0  # type: ignore[attr-defined]
+        assert model.policy_kwargs["net_arch"] in ([128, 128], [256, 256], [512, 512])
+
+
+def test_pmpos_feedback_becomes_labels_and_safe_weights() -> None:
+    params = {
+        "learning_rate": 1e-3, "one_minus_gamma": 0.01, "batch_size_pow": 6, "tau": 0.01,
+        "reference_tau": 0.01, "n_steps": 3, "gradient_steps": 1, "net_arch": "small",
+        "n_samples_pow": 4, "accept_fraction": 0.25, "feedback": "reject", "beta_margin": 0.5,
+        "beta_std_margin": 8.0,
+    }  # fmt: skip
+    arguments = HYPERPARAMS_CONVERTER["pmpo"](params)
+    assert arguments["labeller"] == top_k(4)
+    assert (arguments["alpha"], arguments["beta"]) == (0.0, (2.5, 10.0))
+    assert arguments["gamma"] == pytest.approx(0.99)
+    assert (arguments["batch_size"], arguments["n_samples"]) == (64, 16)
+
+
+def test_hindsight_replay_is_searched_with_the_settings_own_arguments() -> None:
+    trial = optuna.create_study().ask()
+    more = {"using_her_replay_buffer": True, "her_kwargs": {"copy_info_dict": True}}
+    arguments = HYPERPARAMS_SAMPLER["pmpo"](trial, 2, 1, more)
+    assert arguments["replay_buffer_kwargs"].keys() == {
+        "copy_info_dict", "n_sampled_goal", "goal_selection_strategy",
+    }  # fmt: skip
+
+
+# ---------------------------------------------------------------------- a study
+
+
+def test_it_ends_with_an_entry_that_trains(capsys: pytest.CaptureFixture[str]) -> None:
+    conf = settings(", policy_kwargs: 'dict(n_critics=3)', n_steps: 2")
+    assert tune(*conf, "--n-trials", "3", "--storage", "logs/s.log", "--study-name", "s") == 0
+    printed = capsys.readouterr().out
+    assert "3 trials: 3 complete, 0 pruned, 0 bad" in printed
+    assert "optuna-dashboard logs/s.log" in printed
+    for name in ("s_best.yml", "s_trials.csv", "s_history.png"):
+        assert Path("logs/pmpo", name).stat().st_size > 0
+    text = Path("logs/pmpo/s_best.yml").read_text()
+    assert text in printed
+    (entry,) = yaml.safe_load(text).values()
+    best = load().best_trial
+    assert entry["policy_kwargs"]["n_critics"] == 3
+    assert entry["learning_rate"] == best.params["learning_rate"]
+    assert entry["n_timesteps"] == 30
+    train = ["train", "--env", "Pendulum-v1", "--conf-file", "logs/pmpo/s_best.yml"]
+    assert main([*train, "--eval-freq", "-1", "-n", "24"]) == 0
+    model = PMPO.load("logs/pmpo/Pendulum-v1_1/Pendulum-v1.zip")
+    assert model.policy_kwargs == entry["policy_kwargs"]
+    assert model.batch_size == entry["batch_size"]
+
+
+def test_trials_are_several_seeds_if_asked() -> None:
+    stored = ["--storage", "logs/s.log", "--study-name", "s"]
+    arguments = ["--trial-seeds", "3", "--objective", "lcb", "--n-evaluations", "2"]
+    assert tune(*settings(), *stored, "--n-trials", "1", *arguments) == 0
+    (trial,) = load().trials
+    values = trial.user_attrs["values"]
+    assert len(set(values)) == 3
+    assert trial.value == pytest.approx(np.mean(values) - np.std(values, ddof=1) / np.sqrt(3))
+    # Two evaluations of each seed; the last of each ends the mean of those so far.
+    assert list(trial.intermediate_values) == [1, 2, 3, 4, 5, 6]
+    assert trial.intermediate_values[4] == pytest.approx(np.mean(values[:2]))
+    assert lower_bound([3.0]) == 3.0
+
+
+def test_a_trial_is_reproducible_from_the_seed() -> None:
+    values = []
+    for name in ("a", "b"):
+        tune(*settings(), "--n-trials", "2", "--study-name", name)
+        values.append(Path(f"logs/pmpo/{name}_trials.csv").read_text().splitlines())
+    # All but the times: the parameters and the values.
+    one, other = (
+        [[cell for cell in row.split(",") if ":" not in cell] for row in rows] for rows in values
+    )
+    assert one == other
+
+
+# ---------------------------------------------------------------------- bad trials
+
+
+class Breaks:
+    """A sampler whose second and later draws are refused, or wrong in another way."""
+
+    def __init__(self, sampler: Any, bad: dict[str, Any], first: int) -> None:
+        self.sampler, self.bad, self.left = sampler, bad, first
+
+    def __call__(self, *args: Any) -> dict[str, Any]:
+        self.left -= 1
+        return self.sampler(*args) | ({} if self.left >= 0 else self.bad)
+
+
+def broken(monkeypatch: pytest.MonkeyPatch, bad: dict[str, Any], first: int) -> None:
+    sampler = Breaks(HYPERPARAMS_SAMPLER["pmpo"], bad, first)
+    monkeypatch.setattr(sb3_pmpo.zoo.spaces.Sampler, "__call__", lambda self, *args: sampler(*args))
+    monkeypatch.setattr(sampler, "sampler", ORIGINAL)
+
+
+ORIGINAL = sb3_pmpo.zoo.spaces.Sampler.__call__.__get__(sb3_pmpo.zoo.spaces.Sampler("pmpo"))
+
+
+def test_bad_trials_are_pruned_and_counted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken(monkeypatch, {"tau": 7.0}, first=1)
+    assert tune(*settings(), "--n-trials", "3", "--storage", "logs/s.log", "--study-name", "s") == 0
+    printed = capsys.readouterr().out
+    assert "3 trials: 1 complete, 0 pruned, 2 bad" in printed
+    assert "2 x ValueError: tau must be" in printed
+    assert [trial.state.name for trial in load().trials] == ["COMPLETE", "PRUNED", "PRUNED"]
+
+
+def test_if_all_are_bad_the_command_fails_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken(monkeypatch, {"tau": 7.0}, first=0)
+    with pytest.raises(SystemExit, match="no trial completed; the last error was ValueError: tau"):
+        tune(*settings(), "--n-trials", "2")
+
+
+def test_an_error_of_ours_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken(monkeypatch, {"no_such_argument": 1}, first=0)
+    with pytest.raises(TypeError, match="no_such_argument"):
+        tune(*settings(), "--n-trials", "2", "--storage", "logs/s.log", "--study-name", "s")
+    first, waiting = load().trials
+    assert first.state is TrialState.FAIL
+    assert waiting.state is TrialState.WAITING  # its parameters are not lost
+
+
+def test_a_policy_that_diverges_is_a_bad_trial_and_mujoco_never_sees_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken(monkeypatch, {"learning_rate": 1e30}, first=0)
+    env = ["--env", "dm_control/cartpole-swingup-v0", "-n", "60"]
+    with pytest.raises(SystemExit, match="no trial completed; the last error was ValueError: the"):
+        tune("--n-trials", "1", *env, "-params", "learning_starts:20")
+    assert "is not finite" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------------- workers
+
+
+def worker(storage: str, *arguments: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "sb3_pmpo", "tune", *SHORT, *settings(), "--study-name", "s"]
+    return subprocess.Popen(
+        [*command, "--storage", storage, "--beat", "0.3", "--grace", "4", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def kill_one_of_two(storage: str) -> optuna.Study:
+    """Let a worker die in the middle of its trial while another goes on; return the study."""
+    victim = worker(storage, "-n", "100000", "--max-total-trials", "3")
+    while True:
+        assert victim.poll() is None, victim.communicate()[0]
+        with contextlib.suppress(Exception):  # the study may not be there yet
+            running = load(storage).get_trials(states=(TrialState.RUNNING,))
+            if running and running[0].params and running[0].user_attrs.get("beat"):
+                break
+        time.sleep(0.2)
+    survivor = worker(storage, "--max-total-trials", "3")
+    os.killpg(victim.pid, signal.SIGKILL)
+    victim.communicate()
+    printed, _ = survivor.communicate(timeout=120)
+    assert survivor.returncode == 0, printed
+    assert "Trial 0 lost its worker" in printed
+    return load(storage)
+
+
+def check_none_lost_or_counted_twice(study: optuna.Study) -> None:
+    first, *others = study.trials
+    assert first.state is TrialState.FAIL
+    assert [trial.state for trial in others] == [TrialState.COMPLETE] * 3
+    (retry,) = (trial for trial in others if trial.user_attrs.get("retried_from") == 0)
+    assert retry.params == first.params
+
+
+def test_a_killed_worker_loses_no_trial_in_a_journal_file() -> None:
+    check_none_lost_or_counted_twice(kill_one_of_two("logs/s.log"))
+
+
+@pytest.fixture
+def postgresql() -> Iterator[str]:
+    """A PostgreSQL server of the test's own; its URL."""
+    found = shutil.which("initdb") or next(
+        iter(sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)), None
+    )
+    if found is None:
+        pytest.skip("PostgreSQL is not installed: no initdb on PATH or in /usr/lib/postgresql")
+    programs = Path(found).parent
+    # The server refuses to run as root.
+    user = pwd.getpwnam("nobody") if os.getuid() == 0 else pwd.getpwuid(os.getuid())
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    os.chown(folder, user.pw_uid, user.pw_gid)
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+
+    def call(*command: str | Path) -> None:
+        subprocess.run(
+            [str(part) for part in command], check=True, capture_output=True, cwd=folder,
+            timeout=60, **({"user": user.pw_uid, "group": user.pw_gid} if os.getuid() == 0 else {}),
+        )  # fmt: skip
+
+    data = folder / "data"
+    call(programs / "initdb", "-D", data, "-U", "tuner", "--auth=trust")
+    options = f"-p {port} -k {folder} -c listen_addresses=localhost"
+    call(programs / "pg_ctl", "-D", data, "-l", folder / "log", "-w", "-o", options, "start")
+    yield f"postgresql+psycopg2://tuner@localhost:{port}/postgres"
+    call(programs / "pg_ctl", "-D", data, "-m", "immediate", "stop")
+    shutil.rmtree(folder)
+
+
+def test_a_killed_worker_loses_no_trial_in_postgresql(postgresql: str) -> None:
+    check_none_lost_or_counted_twice(kill_one_of_two(postgresql))
+
+
+def test_workers_share_a_study_and_stop_at_its_total(capfd: pytest.CaptureFixture[str]) -> None:
+    assert tune(*settings(), "--workers", "2", "--max-total-trials", "4", "--grace", "60") == 0
+    study = load("logs/tune.log", "study")
+    counted = [trial for trial in study.trials if trial.state is not TrialState.FAIL]
+    assert [trial.state for trial in counted] == [TrialState.COMPLETE] * 4
+    assert len({trial.params["learning_rate"] for trial in counted}) == 4  # no draw twice
+    assert capfd.readouterr().out.count("The best trial as a setting") == 1
+
+
+def test_ctrl_c_keeps_the_trial_for_another(tmp_path: Path) -> None:
+    process = worker("logs/s.log", "-n", "100000")
+    assert process.stdout is not None
+    while True:
+        with contextlib.suppress(Exception):
+            if load().trials[0].user_attrs.get("beat"):
+                break
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 1, printed  # no trial completed
+    assert [trial.state.name for trial in load().trials] == ["FAIL", "WAITING"]
+
+
+def test_a_trial_that_kills_its_workers_is_given_up() -> None:
+    study = optuna.create_study()
+    watch = Watch(study, interval=1.0, grace=0.0)
+    study.enqueue_trial({"x": 0.25})
+    for _ in range(MAX_RETRIES + 1):
+        study.ask().suggest_float("x", 0, 1)  # asked for, and never told
+        watch.retry_dead()
+        time.sleep(0.01)
+        watch.retry_dead()
+    assert [trial.params["x"] for trial in study.trials] == [0.25] * (MAX_RETRIES + 1)
+    assert {trial.state for trial in study.trials} == {TrialState.FAIL}
+
+
+def test_one_trial_too_many_is_given_back() -> None:
+    study = optuna.create_study()
+    run_trials(study, lambda trial: 1.0, Watch(study, 1.0, 60.0), 0, max_total_trials=2)
+    run_trials(study, lambda trial: 1.0, Watch(study, 1.0, 60.0), 0, max_total_trials=2)
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 2
