@@ -74,6 +74,7 @@ def draw(study: optuna.Study, folder: Path) -> dict[str, Path]:
     drawn = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        warnings.filterwarnings("ignore", "The number of trials is too small", UserWarning)
         axes = plots.plot_optimization_history(study)
         drawn["History"] = _save(axes, folder / f"{study.study_name}_history.png")
         try:

@@ -35,7 +35,7 @@ from sb3_pmpo.zoo.study import MAX_RETRIES, Watch, open_storage, run_trials
 from sb3_pmpo.zoo.tuning import lower_bound
 
 SHORT = ["--env", "Pendulum-v1", "-n", "30", "--n-evaluations", "1", "--eval-episodes", "1"]
-SHORT += ["--n-startup-trials", "1", "--seed", "1"]
+SHORT += ["--n-startup-trials", "1", "--seed", "1", "--pruner", "none"]
 ONE_ENTRY = "Pendulum-v1: {n_timesteps: 30, policy: MlpPolicy, learning_starts: 20"
 
 
