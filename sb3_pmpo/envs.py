@@ -180,10 +180,16 @@ def check_registered(env_id: str) -> None:
     )
 
 
-def action_repeat_of(wrappers: Wrappers) -> int:
-    """Return how many environment steps one decision takes under these wrappers."""
+def as_wrappers(entries: Any) -> Wrappers:
+    """Read the Zoo's notations of wrappers: None, a name, or a list of names and dictionaries."""
+    listed = entries if isinstance(entries, list) else [entries] if entries else []
+    return [entry if isinstance(entry, dict) else {entry: {}} for entry in listed]
+
+
+def action_repeat_of(entries: Any) -> int:
+    """Return how many environment steps one decision takes under these wrappers of the Zoo's."""
     repeats = 1
-    for entry in wrappers:
+    for entry in as_wrappers(entries):
         for path, arguments in entry.items():
             if path == f"{__name__}.control_suite":
                 repeats *= arguments.get("action_repeat", 1)

@@ -15,6 +15,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import nn
 
 from sb3_pmpo.configs import config_path, to_arguments
+from sb3_pmpo.layout import TensorBoardLayout
 from sb3_pmpo.zoo import ALGORITHMS
 
 #: The exit status of a run that Ctrl-C or SIGTERM stopped.
@@ -28,6 +29,7 @@ class Manager(ExperimentManager):
     - ``--trial-id 0`` loads trial 0; a trial's ``policy_kwargs`` are merged into the setting's.
     - ``env_kwargs`` of a setting reach the evaluation environment too.
     - ``-i`` goes on counting steps, and does not repeat the random warm-up.
+    - TensorBoard's *Custom Scalars* tab groups our algorithms' diagnostics.
     - With ``--save-freq`` and ``--save-replay-buffer``, checkpoints save the buffer too.
     - SIGTERM stops a run as Ctrl-C does; whatever stops it, the model so far is saved.
     """
@@ -74,8 +76,10 @@ class Manager(ExperimentManager):
     # ------------------------------------------------------------------ training
 
     def create_callbacks(self) -> None:
-        """Add to the Zoo's callbacks what makes a checkpoint one that training resumes from."""
+        """Add the layout of TensorBoard, and what lets training resume from a checkpoint."""
         super().create_callbacks()
+        if self.algo in ALGORITHMS:
+            self.callbacks.append(TensorBoardLayout())
         if self.save_freq > 0 and self.save_replay_buffer:
             self.callbacks.append(SaveReplayBuffer(self.save_freq, self.save_path))
 

@@ -6,7 +6,7 @@ filled in.
 
 from __future__ import annotations
 
-import runpy
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,8 +17,9 @@ import rl_zoo3
 import rl_zoo3.enjoy
 import rl_zoo3.train
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from sb3_pmpo.zoo import ALGORITHMS, register
+from sb3_pmpo.zoo import register
 from sb3_pmpo.zoo.manager import Manager
 
 LOGS = (("-f", "--folder"), "logs")  # where `train` puts what the others look for
@@ -47,16 +48,18 @@ def run_train(command: str, arguments: Sequence[str], manager: Callable[..., Man
 
 
 def enjoy(arguments: Sequence[str]) -> int:
-    """Run ``rl_zoo3.enjoy`` without allocating the replay buffer that the training had."""
+    """Run ``rl_zoo3.enjoy`` without allocating the replay buffer that the training had.
+
+    :raises SystemExit: if there is no screen to show it on, which some viewers answer by an abort.
+    """
+    shows = not any(given in ("-h", "--help", "--no-render") for given in arguments)
+    if shows and sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
+        raise SystemExit(
+            "sb3-pmpo enjoy: error: there is no screen (DISPLAY is not set): pass --no-render for "
+            "the scores alone, or make a video with sb3-pmpo record"
+        )
     with _argv("enjoy", arguments, ALGO, LOGS, THREADS), _small_buffers():
         rl_zoo3.enjoy.enjoy()
-    return 0
-
-
-def record(arguments: Sequence[str]) -> int:
-    """Run ``rl_zoo3.record_video``; the environment's ``render_fps`` is the video's speed."""
-    with _argv("record", arguments, ALGO, LOGS), _small_buffers():
-        runpy.run_module("rl_zoo3.record_video", run_name="__main__")
     return 0
 
 
@@ -83,11 +86,15 @@ class Loader:
 @contextmanager
 def _small_buffers() -> Iterator[None]:
     register()
-    rl_zoo3.ALGOS.update({name: Loader(cls) for name, cls in ALGORITHMS.items()})  # type: ignore[misc]  # all that the programs use is load
+    theirs = dict(rl_zoo3.ALGOS)
+    loaders = {
+        name: Loader(cls) for name, cls in theirs.items() if issubclass(cls, OffPolicyAlgorithm)
+    }
+    rl_zoo3.ALGOS.update(loaders)  # type: ignore[arg-type]  # all that the programs use is load
     try:
         yield
     finally:
-        register()
+        rl_zoo3.ALGOS.update(theirs)
 
 
 @contextmanager

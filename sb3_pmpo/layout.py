@@ -1,0 +1,67 @@
+"""TensorBoard's *Custom Scalars* tab: our diagnostics in the order in which one looks at them."""
+
+from __future__ import annotations
+
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import TensorBoardOutputFormat
+
+#: Chart -> regular expressions of the tags in it, by group. The README says what each tag means.
+LAYOUT: dict[str, dict[str, list[str]]] = {
+    "1 return": {
+        "evaluation": ["eval/mean_reward"],
+        "training": ["rollout/ep_rew_mean"],
+        "length of an episode": ["eval/mean_ep_length", "rollout/ep_len_mean"],
+        "success": ["eval/success_rate", "rollout/success_rate"],
+    },
+    "2 critic": {
+        "value": ["train/q_value", "train/return_scale"],
+        "loss": ["train/critic_loss"],
+        "gradient": ["train/critic_grad_norm"],
+    },
+    "3 policy": {
+        "spread": [r"train/std_(min|mean|max)", r"train/entropy_(min|mean|max)"],
+        "KL to the reference": [r"train/kl_(mean|std|joint)"],
+        "age of the reference": ["train/reference_age"],
+        "actions outside the box": ["train/action_saturation"],
+        "loss": ["train/actor_loss"],
+        "gradient": ["train/actor_grad_norm"],
+    },
+    "4 labels": {
+        "log-likelihood": [
+            r"train/(accept|reject)_log_prob_(mean|std|joint)",
+            r"train/weighted_log_prob_(mean|std|joint)",
+        ],
+        "Q of the accepted above the rejected": ["train/q_gap"],
+        "shares": ["train/accept_fraction", "train/tie_fraction"],
+        "pairs (DPO)": ["train/margin", "train/pair_accuracy"],
+    },
+    "5 duals (MPO)": {
+        "temperature": ["train/temperature", "train/penalty_temperature"],
+        "KL of the weights": ["train/e_step_kl"],
+        "multipliers": [r"train/(mean|std|joint)_multiplier"],
+    },
+    "6 run": {
+        "speed": ["time/fps"],
+        "learning rate": ["train/learning_rate", "train/actor_learning_rate"],
+    },
+}
+
+
+class TensorBoardLayout(BaseCallback):
+    """Write the layout into the run's logs; without TensorBoard it does nothing.
+
+    ``PMPO(..., tensorboard_log="tb").learn(steps, callback=TensorBoardLayout())``;
+    ``sb3-pmpo train`` adds it by itself.
+    """
+
+    def _on_training_start(self) -> None:
+        charts = {
+            group: {title: ["Multiline", tags] for title, tags in charts.items()}
+            for group, charts in LAYOUT.items()
+        }
+        for output in self.logger.output_formats:
+            if isinstance(output, TensorBoardOutputFormat):
+                output.writer.add_custom_scalars(charts)
+
+    def _on_step(self) -> bool:
+        return True

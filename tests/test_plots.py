@@ -1,0 +1,133 @@
+"""Learning curves from real logs: what is on the axes, and what is said if there is nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from stable_baselines3.common.monitor import load_results
+
+from sb3_pmpo.cli import main
+from sb3_pmpo.plots import draw, log_curves
+from sb3_pmpo.sweep.runs import Run, execute
+
+CARTPOLE = "dm_control/cartpole-swingup-v0"  # with an action repeat of 2
+SMALL = ["policy_kwargs:dict(net_arch=[8])", "batch_size:8", "gradient_steps:1"]
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs of the Zoo, with evaluations, three training episodes each, and TensorBoard."""
+    root = tmp_path_factory.mktemp("runs")
+    for seed in ("0", "1"):
+        arguments = ["train", "--env", CARTPOLE, "-n", "1500", "--eval-freq", "500", "--seed", seed]
+        arguments += ["--eval-episodes", "1", "-f", str(root / "logs"), "-params", *SMALL]
+        assert main([*arguments, "-tb", str(root / "tb"), "--log-interval", "1"]) == 0
+    return root
+
+
+def run_plot(folder: Path, *arguments: str) -> pd.DataFrame:
+    output = folder / "curves" / "curve.png"
+    assert main(["plot", *arguments, "-o", str(output)]) == 0
+    assert output.stat().st_size > 10_000
+    return pd.read_csv(output.with_suffix(".csv"))
+
+
+def test_evaluations_are_over_environment_steps(
+    logs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = run_plot(tmp_path, "--algo", "pmpo", "--env", CARTPOLE, "-f", str(logs / "logs"))
+    assert sorted(data.steps.unique()) == [1000, 2000, 3000]
+    assert sorted(data.seed.unique()) == [0, 1]
+    for run, part in data.groupby("run"):
+        with np.load(Path(run) / "evaluations.npz") as saved:
+            np.testing.assert_allclose(part["return"], saved["results"].mean(1))
+    last = data[data.steps == 3000]["return"].median()
+    assert f"pmpo on {CARTPOLE}: {last:.1f} at the end, 2 runs" in capsys.readouterr().out
+
+
+def test_training_episodes_are_over_environment_steps(logs: Path, tmp_path: Path) -> None:
+    data = run_plot(tmp_path, "--source", "train", "--window", "2", "-f", str(logs / "logs"))
+    assert sorted(data.steps.unique()) == [2000, 3000]
+    for run, part in data.groupby("run"):
+        returns = load_results(run).r
+        np.testing.assert_allclose(part["return"], returns.rolling(2).mean()[1:])
+
+
+def test_tensorboards_curves(logs: Path, tmp_path: Path) -> None:
+    tb = ["--source", "tensorboard", "-f", str(logs / "tb")]
+    data = run_plot(tmp_path, *tb)
+    assert sorted(data.steps.unique()) == [500, 1000, 1500]
+    assert set(data.algorithm) == {"PMPO"}
+    assert set(data.env) == {CARTPOLE.replace("/", "-")}  # as the Zoo names the folder
+    assert data.run.nunique() == 2
+    q_values = run_plot(tmp_path, *tb, "--tag", "train/q_value")
+    assert np.isfinite(q_values["return"]).all()
+
+
+def test_a_sweeps_runs_and_the_zoos_are_drawn_alike(logs: Path, tmp_path: Path) -> None:
+    execute(
+        Run(
+            algorithm="pmpo",
+            env="Pendulum-v1",
+            seed=5,
+            folder=tmp_path / "runs" / "pmpo" / "Pendulum-v1_seed5",
+            policy="MlpPolicy",
+            env_wrapper=[{"sb3_pmpo.envs.ActionRepeat": {"n_repeats": 4}}],
+            n_timesteps=20,
+            eval_freq=10,
+            save_freq=20,
+            eval_episodes=1,
+            hyperparameters={"policy_kwargs": {"net_arch": [8]}, "learning_starts": 30},
+        )
+    )
+    data = run_plot(tmp_path, "-f", str(tmp_path / "runs"))
+    assert data.steps.tolist() == [40, 80]
+    assert set(data.seed) == {5}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-f", "nowhere"], "there is no folder nowhere"),
+        (["--algo", "sac"], rf"no such run; there is pmpo on {CARTPOLE}"),
+        (["--source", "train", "--window", "9"], "none of the 2 runs has 9 episodes"),
+        (["--source", "tensorboard"], "has no scalars of TensorBoard"),
+        (["--source", "tensorboard", "-f", "../tb", "--tag", "x"], "--tag x: no run has it; there"),
+        (["--window", "0"], "--window must be at least 1, got 0"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said(
+    logs: Path,
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(logs / "logs")
+    with pytest.raises(SystemExit):
+        main(["plot", *(["-f", "."] if "-f" not in arguments else []), *arguments])
+    assert message in capsys.readouterr().err
+    assert not (logs / "logs" / "curve.png").exists()
+
+
+def test_a_line_is_the_median_and_each_environment_has_a_panel() -> None:
+    rows = [
+        {"algorithm": "a", "env": env, "run": run, "seed": run, "steps": 10 * step, "return": value}
+        for env in ("one", "two")
+        for run, value in enumerate((0.0, 1.0, 8.0))
+        for step in (1, 2)
+    ]
+    figure = draw(pd.DataFrame(rows), "environment steps", "return")
+    assert [axis.get_title() for axis in figure.axes] == ["one", "two"]
+    (line, *_) = figure.axes[0].get_lines()
+    assert line.get_xdata().tolist() == [10, 20]
+    assert line.get_ydata().tolist() == [1.0, 1.0]
+    assert figure.axes[0].get_legend().get_texts()[0].get_text() == "a (3 runs)"
+
+
+def test_no_runs_have_no_curves() -> None:
+    with pytest.raises(ValueError, match="none of the 0 runs has evaluations"):
+        log_curves([], "eval", 1)

@@ -1,0 +1,116 @@
+"""Publishing a trained agent: the folder, the card, and that the card's own commands work."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+from runs import WALKER, run, run_walker
+
+from sb3_pmpo import PMPO
+from sb3_pmpo.cli import main
+from sb3_pmpo.zoo.hub import push
+
+
+@pytest.fixture(scope="module")
+def pushed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a dry run: VecNormalize, an action repeat, wrappers of the Control Suite."""
+    logs = tmp_path_factory.mktemp("logs")
+    folder = run_walker(logs, normalize=True)
+    assert main(["push", *_arguments(logs), "--dry-run"]) == 0
+    return folder / "hub"
+
+
+def _arguments(logs: Path, env: str = WALKER) -> list[str]:
+    return ["--env", env, "-f", str(logs), "-orga", "me", "--eval-episodes", "2", "--no-render"]
+
+
+def test_a_dry_run_makes_what_the_zoo_reads(pushed: Path) -> None:
+    assert {path.name for path in pushed.iterdir()} == {
+        *("README.md", "args.yml", "config.yml", "env_kwargs.yml", "hyperparams.yml"),
+        *("pmpo-dm_control-walker-walk-v0.zip", "results.json", "train_eval_metrics.zip"),
+        "vec_normalize.pkl",
+    }
+    model = PMPO.load(pushed / "pmpo-dm_control-walker-walk-v0.zip", buffer_size=1)
+    assert model.num_timesteps == 30
+
+
+def test_the_card_has_scores_and_versions(pushed: Path) -> None:
+    results = json.loads((pushed / "results.json").read_text())
+    score = f"{results['mean_reward']:.2f} +/- {results['std_reward']:.2f}"
+    assert results["n_eval_episodes"] == len(results["episode_rewards"]) == 2
+    card = ModelCard.load(pushed / "README.md")
+    data = card.data.to_dict()
+    assert data["pipeline_tag"] == "reinforcement-learning"
+    assert {WALKER, "sb3_pmpo"} <= set(data["tags"])
+    (metric,) = data["model-index"][0]["results"][0]["metrics"]
+    assert (metric["type"], metric["value"]) == ("mean_reward", score)
+    assert f"**{score}**" in card.text
+    assert f"| sb3_pmpo | {results['versions']['sb3_pmpo']} |" in card.text
+    assert "applied 2 times" in card.text
+    assert "replay.mp4" not in card.text
+
+
+def test_the_cards_python_measures_the_score_again(pushed: Path) -> None:
+    card = (pushed / "README.md").read_text()
+    (snippet,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+    local = snippet.replace(
+        "snapshot_download('me/pmpo-dm_control-walker-walk-v0')", repr(str(pushed))
+    )
+    assert local != snippet
+    done = subprocess.run([sys.executable, "-c", local], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    score = done.stdout.splitlines()[-1]
+    assert f"**{score}**" in card
+
+
+def test_the_cards_command_trains_again(
+    pushed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = (pushed / "README.md").read_text()
+    (command,) = re.findall(r"^sb3-pmpo (train .*)$", card, flags=re.MULTILINE)
+    monkeypatch.chdir(pushed)
+    assert main([*command.split(), "-f", str(tmp_path), "--eval-freq", "-1"]) == 0
+    model = PMPO.load(next(tmp_path.rglob("dm_control-walker-walk-v0.zip")))
+    before = PMPO.load(pushed / "pmpo-dm_control-walker-walk-v0.zip")
+    assert model.num_timesteps == before.num_timesteps
+    assert model.policy_kwargs == before.policy_kwargs
+    assert model.seed == before.seed == 3
+
+
+class Hub:
+    """Stands for the Hub's client: remembers what it is asked to do."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, Any]] = []
+
+    def create_repo(self, repo_id: str, *, exist_ok: bool) -> str:
+        self.asked.append(("create", repo_id))
+        return f"https://hub/{repo_id}"
+
+    def upload_folder(self, *, repo_id: str, folder_path: Path, commit_message: str) -> None:
+        names = {path.name for path in folder_path.iterdir()}
+        self.asked.append(("upload", (repo_id, "README.md" in names, commit_message)))
+
+
+def test_without_dry_run_it_uploads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tmp_path, "Pendulum-v1", "mpo")
+    arguments = ["--algo", "mpo", *_arguments(tmp_path, "Pendulum-v1"), "-name", "swing"]
+    hub = Hub()
+    assert push([*arguments, "-m", "hello", "--dry-run"], hub) == 0  # type: ignore[arg-type]  # all it uses
+    assert hub.asked == []
+    assert push([*arguments, "-m", "hello"], hub) == 0  # type: ignore[arg-type]  # all it uses
+    assert hub.asked == [("create", "me/swing"), ("upload", ("me/swing", True, "hello"))]
+    assert "Published at https://hub/me/swing" in capsys.readouterr().out
+
+
+def test_a_missing_agent_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["push", *_arguments(tmp_path)])
+    assert "-f names the folder that train wrote" in capsys.readouterr().err

@@ -1,0 +1,183 @@
+"""Watching a trained agent: enjoy, and record's videos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from runs import NO_OPENGL, WALKER, WHY, register_goals, run, run_walker
+
+from sb3_pmpo import PMPO
+from sb3_pmpo.cli import main
+
+needs_opengl = pytest.mark.skipif(NO_OPENGL, reason=WHY)
+#: imageio leaves the pipes of its reader to the collector.
+reads_video = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+def watch(folder: Path, env_id: str, *more: str, algorithm: str = "pmpo", n: int = 12) -> None:
+    logs = folder.parent.parent
+    arguments = ["--algo", algorithm, "--env", env_id, "-f", str(logs), "--no-render"]
+    assert main(["enjoy", *arguments, "-n", str(n), *more]) == 0
+
+
+def read_video(path: Path) -> tuple[dict[str, Any], np.ndarray]:
+    """Return what the file says of itself, and its frames ``[N, H, W, 3]``."""
+    reader = imageio_ffmpeg.read_frames(path)
+    says = next(reader)
+    width, height = says["size"]
+    frames = [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader]
+    return says, np.stack(frames)
+
+
+# ---------------------------------------------------------------------- enjoy
+
+
+@pytest.fixture(scope="module")
+def goal_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Her on a goal environment, with checkpoints, a best model and a replay buffer of 2 GB."""
+    more = ("--eval-freq", "10", "--eval-episodes", "1", "--save-freq", "10")
+    settings = {
+        "policy": "MultiInputPolicy",
+        "replay_buffer_class": "HerReplayBuffer",
+        "replay_buffer_kwargs": {"n_sampled_goal": 2},
+        "buffer_size": 20_000_000,
+    }
+    return run(tmp_path_factory.mktemp("goals"), register_goals(), "pmpo", *more, **settings)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "loaded"),
+    [
+        ([], "Bits-v0.zip"),
+        (["--load-best"], "best_model.zip"),
+        (["--load-checkpoint", "20"], "rl_model_20_steps.zip"),
+        (["--load-last-checkpoint"], "rl_model_30_steps.zip"),
+        (["--exp-id", "1", "--stochastic"], "Bits-v0.zip"),
+    ],
+)
+def test_enjoy_loads_what_is_asked_for_with_a_buffer_of_one(
+    goal_run: Path,
+    chosen: list[str],
+    loaded: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    models = []
+    load = PMPO.load
+
+    def remember(*args: Any, **kwargs: Any) -> PMPO:
+        models.append(load(*args, **kwargs))
+        return models[-1]
+
+    monkeypatch.setattr(PMPO, "load", remember)
+    watch(goal_run, "Bits-v0", *chosen)
+    printed = capsys.readouterr().out
+    assert f"Loading {goal_run / loaded}" in printed
+    assert "Success rate" in printed  # of HER's environments
+    assert [model.replay_buffer.buffer_size for model in models] == [1]
+
+
+@pytest.mark.parametrize(
+    ("env_id", "algorithm", "settings"),
+    [
+        ("Pendulum-v1", "pmpo", {"normalize": True}),
+        ("Pendulum-v1", "dpo", {"policy_kwargs": {"net_arch": [8], "n_bins": 5}}),
+        ("CartPole-v1", "mpo", {}),
+        ("CartPole-v1", "dpo", {}),
+        ("Pendulum-v1", "sac", {}),
+    ],
+    ids=["VecNormalize", "discretised", "Discrete-mpo", "Discrete-dpo", "the Zoo's own"],
+)
+def test_enjoy_runs_every_kind_of_agent(
+    env_id: str,
+    algorithm: str,
+    settings: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = run(tmp_path, env_id, algorithm, **settings)
+    watch(folder, env_id, algorithm=algorithm, n=501)
+    printed = capsys.readouterr().out
+    assert "Mean reward" in printed
+    assert ("Loading running average" in printed) == ("normalize" in settings)
+
+
+def test_enjoy_without_a_screen_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    with pytest.raises(SystemExit, match=r"no screen.*--no-render.*record"):
+        main(["enjoy", "--env", "Pendulum-v1"])
+
+
+# ---------------------------------------------------------------------- record
+
+
+@pytest.fixture(scope="module")
+def walker_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_walker(tmp_path_factory.mktemp("walker"))
+
+
+@needs_opengl
+@reads_video
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_a_video_is_as_fast_as_the_world_it_shows(
+    walker_run: Path, n_envs: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs = str(walker_run.parent.parent)
+    arguments = ["--env", WALKER, "-f", logs, "-n", "40", "--n-envs", str(n_envs)]
+    assert main(["record", *arguments]) == 0
+    (path,) = (walker_run / "videos").glob("*.mp4")
+    assert f"Saved {path}: 40 decisions, 2.0 s at 20 fps" in capsys.readouterr().out
+    says, frames = read_video(path)
+    # A control step takes 25 ms, a decision two of them.
+    assert says["fps"] == 20
+    assert says["duration"] == pytest.approx(2.0)
+    assert says["pix_fmt"].startswith("yuv420p")  # which browsers play
+    assert frames.shape == (40, 48 * n_envs, 64, 3)
+    assert frames.mean() > 20  # not black
+    changes = np.abs(np.diff(frames.astype(int), axis=0)).mean(axis=(1, 2, 3))
+    assert (changes[:20] > 0).all()  # the walker falls
+    path.unlink()
+
+
+@reads_video
+def test_pendulum_too(tmp_path: Path) -> None:
+    pytest.importorskip("pygame", reason="Gymnasium draws Pendulum with pygame")
+    folder = run(tmp_path, "Pendulum-v1", normalize=True)
+    video = tmp_path / "videos"
+    arguments = ["--env", "Pendulum-v1", "-f", str(tmp_path), "-o", str(video)]
+    assert main(["record", *arguments, "-n", "15", "--exp-id", folder.name[-1]]) == 0
+    says, frames = read_video(video / "final-model-pmpo-Pendulum-v1-step-0-to-step-15.mp4")
+    assert says["fps"] == 30
+    assert says["duration"] == pytest.approx(0.5)
+    assert np.abs(np.diff(frames.astype(int), axis=0)).max() > 100
+
+
+def test_without_opengl_record_refuses_before_it_loads(
+    walker_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("No OpenGL rendering backend is available.")
+
+    # What MUJOCO_GL=disabled does, which dm_control reads once, when it is imported.
+    monkeypatch.setattr("dm_control.mujoco.Physics.render", refuse)
+    monkeypatch.setattr(PMPO, "load", None)
+    with pytest.raises(SystemExit):
+        main(["record", "--env", WALKER, "-f", str(walker_run.parent.parent)])
+    error = capsys.readouterr().err
+    assert "No OpenGL rendering backend" in error
+    assert "MUJOCO_GL=egl" in error
+    assert not list(walker_run.rglob("*.mp4"))
+
+
+def test_a_missing_agent_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["record", "--env", WALKER, "-f", str(tmp_path)])
+    error = capsys.readouterr().err
+    assert "folder was not found" in error
+    assert f"-f names the folder that train wrote, now '{tmp_path}'" in error
