@@ -26,6 +26,7 @@ help:  ## list the targets
 train: $(VENV)/.installed-train  ## train ALGO on ENV for STEPS with SEED
 	MUJOCO_GL=disabled $(BIN)/sb3-pmpo train --algo $(ALGO) --env $(ENV) -n $(STEPS) \
 		--seed $(SEED) --eval-freq $$(( $(STEPS) / 10 )) --tensorboard-log tb --progress
+	$(BIN)/sb3-pmpo plot --algo $(ALGO) --env $(ENV) -o logs/learning_curve.png
 
 # pytest runs last, so that its summary ends the output. One thread for each of the two workers.
 test: lint  ## check everything: lint, then the tests with coverage

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from stable_baselines3.common.logger import configure
 
-from sb3_pmpo import DPO, MPO, PMPO
+from sb3_pmpo import DPO, MPO, PMPO, top_k
+from sb3_pmpo.configs import to_arguments
+from sb3_pmpo.sweep.spec import Spec, plan_runs
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -55,6 +57,14 @@ def test_the_readme_example_runs() -> None:
     )
     assert len([line for line in code.splitlines() if line.strip()]) <= 12
     exec(compile(code.replace('model.save("pmpo_cartpole")', ""), "README", "exec"), {})
+
+
+def test_the_readmes_sweep_is_a_sweep(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL)
+    (tmp_path / "spec.yml").write_text(text)
+    runs = plan_runs(Spec.read(tmp_path / "spec.yml"))
+    assert len(runs) == 3 * 2 * 3
+    assert to_arguments(runs[0].hyperparameters)["labeller"] == top_k(2)
 
 
 @pytest.mark.parametrize("name", ["too_fast", "safe"])
