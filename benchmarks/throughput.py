@@ -30,7 +30,7 @@ from typing import Any  # noqa: E402
 
 import torch as th  # noqa: E402
 
-from benchmarks.learning import make_task  # noqa: E402
+from benchmarks.models import make_task  # noqa: E402
 from benchmarks.provenance import provenance  # noqa: E402
 from sb3_pmpo.off_policy import BOOTSTRAP_SAMPLES  # noqa: E402
 

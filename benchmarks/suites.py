@@ -1,0 +1,174 @@
+"""What to run, as data: tasks x algorithms x seeds, by the name of a suite.
+
+An algorithm's name starts with its class, ``PMPO-wide`` is a PMPO; its arguments go to the
+constructor, over the setting that ships (zoo_configs), and are what JSON and the configurations
+can hold: ``{"labeller": "top_k(2)", "beta": [1, 20]}``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, NamedTuple
+
+Arguments = dict[str, Any]
+
+DEVELOPMENT = ("cartpole-swingup", "finger-spin", "walker-walk", "walker-run", "cheetah-run",
+               "quadruped-walk")  # fmt: skip
+THREE = ("cartpole-swingup", "walker-walk", "cheetah-run")
+
+
+class Run(NamedTuple):
+    """One training run and how often it is evaluated; steps are environment steps."""
+
+    suite: str
+    algorithm: str
+    task: str
+    seed: int
+    arguments: Arguments
+    steps: int
+    interval: int = 5_000
+    episodes: int = 5
+    last_episodes: int = 20
+    action_repeat: int = 2
+
+    @property
+    def name(self) -> str:
+        """Name the run within its suite, as its files are."""
+        return f"{self.algorithm}__{self.task}__{self.seed}"
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Tasks x algorithms x seeds.
+
+    :param tasks: of the Control Suite.
+    :param algorithms: the constructor's arguments of each, by name.
+    :param baseline: the algorithm that the report compares the others with.
+    :param seeds: of the runs.
+    :param steps: environment steps of a run, each repeat of an action counted.
+    :param interval: environment steps between evaluations.
+    :param episodes: of an evaluation; a run's last one has ``last_episodes``, its score.
+    :param action_repeat: environment steps of a decision, the same for every algorithm.
+    """
+
+    tasks: tuple[str, ...]
+    algorithms: dict[str, Arguments]
+    baseline: str
+    seeds: tuple[int, ...] = (0, 1, 2)
+    steps: int = 100_000
+    interval: int = 5_000
+    episodes: int = 5
+    last_episodes: int = 20
+    action_repeat: int = 2
+
+    def runs(self, name: str) -> list[Run]:
+        """List the runs, seed 0 of everything first, so that a part of them is a whole picture.
+
+        :param name: of the suite, under which its results lie.
+        """
+        schedule = (self.steps, self.interval, self.episodes, self.last_episodes)
+        return [
+            Run(name, algorithm, task, seed, arguments, *schedule, self.action_repeat)
+            for seed, task, (algorithm, arguments) in product(
+                self.seeds, self.tasks, self.algorithms.items()
+            )
+        ]
+
+    def with_variants(self, variants: dict[str, Arguments]) -> Suite:
+        """Return the suite with more algorithms."""
+        return dataclasses.replace(self, algorithms=self.algorithms | variants)
+
+    def only(self, **changes: Any) -> Suite:
+        """Return the suite with other values where one is given, not None.
+
+        ``algorithms`` are names, of which the suite's arguments are kept.
+        """
+        changes = {name: value for name, value in changes.items() if value is not None}
+        if "algorithms" in changes:
+            unknown = set(changes["algorithms"]) - self.algorithms.keys()
+            if unknown:
+                raise ValueError(
+                    f"no algorithm {sorted(unknown)} in this suite, which has "
+                    f"{sorted(self.algorithms)}: add it with --variant"
+                )
+            changes["algorithms"] = {name: self.algorithms[name] for name in changes["algorithms"]}
+        return dataclasses.replace(self, **changes)
+
+
+def _ablation(variants: dict[str, Arguments]) -> Suite:
+    """Each variant alone against the default, on three tasks at 50k."""
+    return Suite(THREE, {"PMPO": {}} | variants, baseline="PMPO", steps=50_000)
+
+
+#: The KL weights of accept-and-reject in figure 2, for the mean and for what spreads.
+FIGURE2_BETA = (1.0, 20.0)
+_FIGURE2: dict[str, Arguments] = {
+    "PMPO-AR": {"beta": list(FIGURE2_BETA)},
+    "PMPO-A": {"alpha": 1.0, "beta": [beta - 1.0 for beta in FIGURE2_BETA]},
+    "PMPO-R": {"alpha": 0.0, "beta": [beta + 1.0 for beta in FIGURE2_BETA]},
+    "PMPO-BW": {"beta": list(FIGURE2_BETA), "labeller": "top_k(1)"},
+    "MPO": {},
+    "DPO": {"n_samples": 8},
+}
+#: Widths and batch of figure 2, so that its many runs fit two cores; SAC has SB3's defaults.
+_SMALL: Arguments = {"batch_size": 128}
+FIGURE2_GROUPS = {
+    "Gaussian": {
+        name: _SMALL | {"policy_kwargs": {"net_arch": [128, 128]}} | arguments
+        for name, arguments in _FIGURE2.items()
+    },
+    "discretised": {
+        f"{name}-D": _SMALL | {"policy_kwargs": {"net_arch": [128, 128], "n_bins": 11}} | arguments
+        for name, arguments in _FIGURE2.items()
+    },
+}
+
+#: The variants of figure 3 by their alpha, and the KL weights that it sweeps.
+FIGURE3_ALPHAS = {"AR": 0.5, "A": 1.0, "R": 0.0}
+FIGURE3_BETAS = (0.0, 0.5, 1.0, 1.5, 2.0)
+
+SUITES: dict[str, Suite] = {
+    "development": Suite(DEVELOPMENT, {"PMPO": {}, "SAC": {}}, baseline="SAC"),
+    "ablation": _ablation({}),
+    "ablation-samples": _ablation(
+        {
+            "PMPO-S4": {"n_samples": 4, "labeller": "top_k(2)"},
+            "PMPO-S16": {"n_samples": 16, "labeller": "top_k(8)"},
+            "PMPO-quarter": {"labeller": "top_k(2)"},
+            "PMPO-best-worst": {"labeller": "top_k(1)"},
+        }
+    ),
+    "ablation-updates": _ablation(
+        {
+            "PMPO-one-update": {"gradient_steps": 1},
+            "PMPO-delay1": {"policy_delay": 1},
+            "PMPO-batch128": {"batch_size": 128},
+        }
+    ),
+    "ablation-exploration": _ablation(
+        {
+            "PMPO-white-noise": {"exploration_noise": None},
+            "PMPO-joint-kl": {"decoupled": False},
+            "PMPO-hard-reference": {"reference_tau": 1.0, "reference_update_interval": 100},
+            "PMPO-one-step": {"n_steps": 1},
+        }
+    ),
+    "figure2": Suite(
+        (*DEVELOPMENT, "humanoid-stand", "manipulator-bring_ball"),
+        FIGURE2_GROUPS["Gaussian"] | FIGURE2_GROUPS["discretised"] | {"SAC": {}},
+        baseline="SAC",
+        steps=50_000,
+    ),
+    # The joint KL, with one weight, is what the paper sweeps.
+    "figure3": Suite(
+        THREE,
+        {
+            f"PMPO-{name}-beta{beta:g}": {"alpha": alpha, "beta": beta, "decoupled": False}
+            for (name, alpha), beta in product(FIGURE3_ALPHAS.items(), FIGURE3_BETAS)
+        },
+        baseline="PMPO-AR-beta0.5",
+        steps=50_000,
+    ),
+}
