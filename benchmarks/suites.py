@@ -129,6 +129,12 @@ FIGURE2_GROUPS = {
 FIGURE3_ALPHAS = {"AR": 0.5, "A": 1.0, "R": 0.0}
 FIGURE3_BETAS = (0.0, 0.5, 1.0, 1.5, 2.0)
 
+
+def figure3_name(variant: str, beta: float) -> str:
+    """Name the algorithm of a variant, ``"AR"``, ``"A"`` or ``"R"``, at a KL weight."""
+    return f"PMPO-{variant}-beta{beta:g}"
+
+
 SUITES: dict[str, Suite] = {
     "development": Suite(DEVELOPMENT, {"PMPO": {}, "SAC": {}}, baseline="SAC"),
     "ablation": _ablation({}),
@@ -165,7 +171,7 @@ SUITES: dict[str, Suite] = {
     "figure3": Suite(
         THREE,
         {
-            f"PMPO-{name}-beta{beta:g}": {"alpha": alpha, "beta": beta, "decoupled": False}
+            figure3_name(name, beta): {"alpha": alpha, "beta": beta, "decoupled": False}
             for (name, alpha), beta in product(FIGURE3_ALPHAS.items(), FIGURE3_BETAS)
         },
         baseline="PMPO-AR-beta0.5",
