@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 MAX_RETURN = 1000.0
-#: Resamples of a 95% stratified bootstrap interval, as rliable's defaults for profiles.
-REPETITIONS = 2000
+#: Resamples of a 95% stratified bootstrap interval.
+REPETITIONS = 1000
 SEED = 0
 
 
@@ -81,7 +81,7 @@ def aggregate(
             low, high = intervals[algorithm][:, 0]
             rows.append((name, algorithm, float(values[algorithm][0]), float(low), float(high)))
 
-    estimate("iqm", scores, metrics.aggregate_iqm)
+    estimate("IQM", scores, metrics.aggregate_iqm)
     estimate("mean", scores, metrics.aggregate_mean)
     if baseline in scores:
         pairs = {name: (x, scores[baseline]) for name, x in scores.items() if name != baseline}

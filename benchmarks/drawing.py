@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,7 +51,7 @@ def draw_curves(
     }
     seeds = data.groupby(["task", "algorithm"]).seed.nunique()
     figure.suptitle(
-        f"mean and range of {seeds.min()} to {seeds.max()} seeds; action repeat "
+        f"mean and range of {span(seeds)} seeds; action repeat "
         f"{', '.join(str(repeat) for repeat in data.action_repeat.unique())}; {_caption(anchors)}",
         fontsize="small",
         wrap=True,
@@ -108,6 +108,11 @@ def _draw_anchors(axis: Any, anchors: pd.DataFrame, systems: list[str]) -> None:
         )
 
 
+def span(counts: Collection[int]) -> str:
+    """Write "3", or "2 to 3"."""
+    return " to ".join(str(count) for count in sorted({min(counts), max(counts)}))
+
+
 def _caption(anchors: pd.DataFrame) -> str:
     if anchors.empty:
         return "no published results at these steps"
@@ -135,7 +140,7 @@ def draw_aggregates(
             y = names.index(row.algorithm)
             axis.barh(y, row.high - row.low, left=row.low, color=colours[row.algorithm], alpha=0.6)
             axis.vlines(row.value, y - 0.4, y + 0.4, color="black", linewidth=1.2)
-        axis.set(xlabel=metric, ylim=(-0.6, len(names) - 0.4), xlim=(0, 1))
+        axis.set(xlabel=metric, ylim=(-0.6, len(names) - 0.4), xlim=(0, 1.02))
         axis.set_yticks(range(len(names)), names if axis is axes[0] else [""] * len(names))
         axis.grid(alpha=0.3, axis="x")
         if metric.startswith("probability"):
@@ -143,7 +148,8 @@ def draw_aggregates(
     thresholds = np.linspace(0, 1, 51)
     profiles, intervals = aggregates.performance_profiles(scores, thresholds)
     for name, profile in profiles.items():
-        axes[-1].plot(thresholds, profile, color=colours[name], label=name)
+        style = "--" if name.endswith("-D") else "-"
+        axes[-1].plot(thresholds, profile, style, color=colours[name], label=name)
         axes[-1].fill_between(thresholds, *intervals[name], color=colours[name], alpha=0.12)
     axes[-1].set(xlabel="score", ylabel="share of runs above it", xlim=(0, 1), ylim=(0, 1))
     axes[-1].grid(alpha=0.3)

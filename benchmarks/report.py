@@ -55,9 +55,9 @@ def report(name: str, data: pd.DataFrame, steps: int, results: Path) -> str:
     rows.insert(0, "steps", steps)
     results.mkdir(parents=True, exist_ok=True)
     rows.round(4).to_csv(results / f"{name}_aggregates.csv", index=False)
-    counts = {len(x) for x in scores.values()}
+    runs = drawing.span([len(x) for x in scores.values()])
     title = (
-        f"{name}: {min(counts)} to {max(counts)} runs of each of {len(tasks)} tasks at {steps} "
+        f"{name}: {runs} runs of each of {len(tasks)} tasks at {steps} "
         "environment steps, score = return / 1000; rliable, 95% stratified bootstrap intervals"
     )
     text = f"{title}\n\n{returns_table(rows, scores, suite, tasks)}\n"
@@ -101,13 +101,13 @@ def returns_table(
     rows: pd.DataFrame, scores: dict[str, np.ndarray], suite: Suite, tasks: list[str]
 ) -> str:
     """Return each algorithm beside the baseline, for each task and over all, as Markdown."""
-    by = {key: part for key, part in rows.groupby(["metric", "algorithm"])}
+    by = dict(list(rows.groupby(["metric", "algorithm"])))
     header = [f"return ({len(scores)} algorithms)", *tasks, "mean", "95%", "IQM", "95%",
               f"of {suite.baseline}", "P(better)", "minutes", "RSS MiB"]  # fmt: skip
     lines = []
     for name, score in scores.items():
         cells = [f"{1000 * mean:.0f}" for mean in score.mean(0)]
-        for metric in ("mean", "iqm"):
+        for metric in ("mean", "IQM"):
             one = by[metric, name].iloc[0]
             cells += [f"{1000 * one.value:.0f}", f"{1000 * one.low:.0f}-{1000 * one.high:.0f}"]
         better = (f"probability of improvement over {suite.baseline}", name)
