@@ -102,7 +102,9 @@ def _ablation(variants: dict[str, Arguments]) -> Suite:
     return Suite(THREE, {"PMPO": {}} | variants, baseline="PMPO", steps=50_000)
 
 
-#: The KL weights of accept-and-reject in figure 2, for the mean and for what spreads.
+#: The KL weights of accept-and-reject in figure 2, for the mean and for what spreads. On an even
+#: split, accept-only with beta - 1 and reject-only with beta + 1 have the same expected gradient as
+#: accept-and-reject with beta (`instability` in core/losses.py): they differ in variance alone.
 FIGURE2_BETA = (1.0, 20.0)
 _FIGURE2: dict[str, Arguments] = {
     "PMPO-AR": {"beta": list(FIGURE2_BETA)},

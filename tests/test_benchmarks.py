@@ -13,19 +13,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 
 from benchmarks import (
-    aggregates,
     checkpoints,
     learning,
     models,
     pool,
     records,
-    report,
     throughput,
     training,
 )
@@ -262,81 +259,6 @@ def test_a_variant_gets_its_arguments() -> None:
     arguments = {"n_samples": 4, "labeller": "top_k(2)", "beta": [1, 5], "buffer_size": 9}
     model = models.make_model("PMPO-S4", "none", "Pendulum-v1", 0, arguments)
     assert (model.n_samples, model.labeller, model.beta) == (4, top_k(2), (1, 5))
-
-
-def curves(algorithm: str, seconds: float, *seeds: list[float], task: str = "t") -> pd.DataFrame:
-    """Returns of each seed at 100, 200, ... steps, an evaluation every so many seconds."""
-    return pd.DataFrame(
-        {
-            "algorithm": algorithm, "task": task, "seed": seed, "steps": 100 * (i + 1),
-            "train_seconds": seconds * (i + 1), "return_mean": value, "peak_rss_mib": 500,
-            "action_repeat": 2,
-        }
-        for seed, returns in enumerate(seeds)
-        for i, value in enumerate(returns)
-    )  # fmt: skip
-
-
-def test_the_wall_clock_ratio_is_that_of_the_curves() -> None:
-    sac = curves("SAC", 10, [0, 100, 300], [0, 100, 500])  # 400 after 30 s
-    # The mean is 100, 300, 500 at 8, 16, 24 s: 400 after 20 s.
-    pmpo = curves("PMPO", 8, [0, 200, 600], [200, 400, 400])
-    ratio = aggregates.wall_clock_ratios(pd.concat([sac, pmpo]), 300, "PMPO", "SAC")
-    assert ratio == {"t": pytest.approx(20 / 30)}
-    never, at_once = curves("PMPO", 8, [1, 2, 399]), curves("PMPO", 8, [400, 0, 0])
-    for own, expected in ((never, float("inf")), (at_once, 8 / 30)):
-        ratio = aggregates.wall_clock_ratios(pd.concat([sac, own]), 300, "PMPO", "SAC")
-        assert ratio == {"t": pytest.approx(expected)}
-
-
-def test_aggregates_are_those_computed_by_hand() -> None:
-    data = pd.concat(
-        [
-            curves("PMPO", 1, [100], [300], [999], task="a"),
-            curves("PMPO", 1, [500], [700], task="b"),
-            curves("SAC", 1, [200], [200], task="a"),
-            curves("SAC", 1, [500], [500], task="b"),
-            curves("SAC", 1, [1000], [1000], task="only SAC's"),
-        ]
-    )
-    scores = aggregates.final_scores(data, 100)
-    np.testing.assert_allclose(scores["PMPO"], [[0.1, 0.5], [0.3, 0.7]])  # the third has no b
-    table = aggregates.aggregate(scores, "SAC", repetitions=50)
-    value = table.set_index(["metric", "algorithm"]).value
-    assert value["mean", "PMPO"] == pytest.approx(0.4)
-    assert value["IQM", "PMPO"] == pytest.approx(0.4)  # of 0.3 and 0.5, the middle half
-    # On a: one of two is above; on b: a tie counts half, the other is above.
-    name = "probability of improvement over SAC"
-    assert value[name, "PMPO"] == pytest.approx((0.5 + 0.75) / 2)
-    assert (table.low <= table.value).all()
-    assert (table.value <= table.high).all()
-
-
-def test_a_report_has_its_tables_and_figures(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(aggregates.aggregate, "__defaults__", (20,))
-    monkeypatch.setattr(aggregates.performance_profiles, "__defaults__", (20,))
-    data = pd.concat(
-        [
-            curves("PMPO", 8, [0, 200, 600], [200, 400, 400], task="walker-walk"),
-            curves("SAC", 10, [0, 100, 300], [0, 100, 500], task="walker-walk"),
-        ]
-    )
-    text = report.report("development", data, 300, tmp_path)
-    assert "| PMPO | 500 | 500 |" in text
-    assert "| PMPO | 0.67 | 0.67 |" in text
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "development.md", "development.png", "development_aggregates.csv",
-        "development_aggregates.png",
-    }  # fmt: skip
-    with pytest.raises(ValueError, match="use --steps"):
-        report.report("development", data, 400, tmp_path)
-
-
-def test_older_result_files_can_be_read() -> None:
-    data = report.load([Places().results / "learning.csv", Places().results / "figure2.csv"])
-    assert data.return_mean.notna().all()
 
 
 def test_flops_are_those_of_the_matrix_products() -> None:
