@@ -115,6 +115,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         reference_tau: float,
         reference_update_interval: int,
         exploration_noise: NoiseFactory | None,
+        compile: bool,
         use_sde: bool,
         stats_window_size: int,
         tensorboard_log: str | None,
@@ -156,6 +157,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         self.reference_tau = reference_tau
         self.reference_update_interval = reference_update_interval
         self.exploration_noise = exploration_noise
+        self.compile = compile
         self._reference_age = 0.0  # here, not in _setup_model: a loaded model keeps its own
 
     @abstractmethod
@@ -189,6 +191,8 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         self.reference_actor = self.policy.reference_actor
         self.critic = self.policy.critic
         self.critic_target = self.policy.critic_target
+        if self.compile:
+            self.policy.compile_networks()
         self._convert_train_freq()
         self._noise = self._make_noise()
         self._discounted_returns = np.zeros(self.n_envs)

@@ -80,6 +80,8 @@ class PMPO(OffPolicyMPO):
     :param exploration_noise: makes the noise, scaled by the policy's std, that is acted with
         while collecting: a function of (number of environments, action dimension, seed). None
         for independent draws.
+    :param compile: compile the networks with ``torch.compile``, in place: a model saves and loads
+        as without it. Pays off in long runs: the first updates wait for the compiler.
     :param use_sde: refused; here so that a configuration written for SAC gets a clear answer.
     :param stats_window_size: episodes in the rolling means of return and length.
     :param tensorboard_log: where to log for TensorBoard.
@@ -118,6 +120,7 @@ class PMPO(OffPolicyMPO):
         reference_tau: float = 0.005,
         reference_update_interval: int = 1,
         exploration_noise: NoiseFactory | None = pink_noise,
+        compile: bool = False,
         use_sde: bool = False,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -149,6 +152,7 @@ class PMPO(OffPolicyMPO):
             reference_tau=reference_tau,
             reference_update_interval=reference_update_interval,
             exploration_noise=exploration_noise,
+            compile=compile,
             use_sde=use_sde,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,

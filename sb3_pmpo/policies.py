@@ -164,6 +164,13 @@ class PMPOPolicy(BoundedPolicy):
             lagged.set_training_mode(False)
             lagged.requires_grad_(False)
 
+    def compile_networks(self) -> None:
+        """Compile the bodies and heads in place: parameters, their names and pickles stay."""
+        for actor in (self.actor, self.reference_actor):
+            actor.latent_pi.compile()
+        for critic in (self.critic, self.critic_target):
+            critic.ensemble.compile()
+
     def _own_body(self, critic: Critic) -> list[nn.Parameter]:
         """List what the critic's loss trains but for the output layer."""
         foreign = ["ensemble.output."] + ["features_extractor."] * self.share_features_extractor
