@@ -11,7 +11,7 @@ from importlib import import_module
 COMMANDS = {
     "train": ("sb3_pmpo.zoo.programs:train", "train an agent (rl_zoo3.train)"),
     "enjoy": ("sb3_pmpo.zoo.programs:enjoy", "watch a trained agent (rl_zoo3.enjoy)"),
-    "tune": ("sb3_pmpo.zoo.tuning:tune", "search hyperparameters (rl_zoo3.train -optimize)"),
+    "tune": ("sb3_pmpo.zoo.tune:tune", "search hyperparameters (rl_zoo3.train -optimize)"),
     "record": ("sb3_pmpo.zoo.video:record", "record an mp4 of a trained agent"),
     "plot": ("sb3_pmpo.plots:plot", "draw learning curves from logs or TensorBoard"),
     "sweep": ("sb3_pmpo.sweep.program:main", "train algorithms x tasks x seeds, resumable"),

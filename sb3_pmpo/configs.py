@@ -11,6 +11,9 @@ import yaml
 from sb3_pmpo import exploration
 from sb3_pmpo.core import losses, preference
 
+#: What a setting has beside the arguments of the algorithm.
+SETTINGS = ("env_wrapper", "n_timesteps", "policy")
+
 
 def config_path(algorithm: str) -> Path:
     """Return the file of an algorithm's settings.
@@ -29,6 +32,22 @@ def load_config(algorithm: str, env_id: str) -> dict[str, Any]:
     """
     entries = yaml.safe_load(config_path(algorithm).read_text())
     return dict(entries.get(env_id, entries["default"]))
+
+
+def suite_ids() -> set[str]:
+    """Return the ids of the Control Suite's tasks that have settings."""
+    entries = yaml.safe_load(config_path("pmpo").read_text())
+    return {name for name in entries if name.startswith("dm_control/")}
+
+
+def load_borrowed(env_id: str) -> dict[str, Any]:
+    """Read what algorithms of other packages take from ours: wrappers, length and policy.
+
+    :param env_id: a Gymnasium id.
+    :return: those of ``SETTINGS`` that PMPO's entry has.
+    """
+    entry = load_config("pmpo", env_id)
+    return {key: entry[key] for key in SETTINGS if key in entry}
 
 
 #: Arguments that are objects of this package; a configuration writes the Python expression.

@@ -12,16 +12,13 @@ from typing import Any
 
 import yaml
 
-from sb3_pmpo.configs import load_config
+from sb3_pmpo.configs import SETTINGS, load_borrowed, load_config
 from sb3_pmpo.envs import check_registered
 from sb3_pmpo.sweep.runs import Run, algorithms
 from sb3_pmpo.zoo import ALGORITHMS
 
 #: Arguments of the algorithms that the sweep gives itself.
 RESERVED = ("env", "seed", "tensorboard_log", "verbose", "_init_setup_model")
-
-#: What a configuration has beside the arguments of the algorithm.
-SETTINGS = ("env_wrapper", "n_timesteps", "policy")
 
 
 @dataclass(frozen=True)
@@ -135,9 +132,8 @@ def plan_runs(spec: Spec) -> list[Run]:
 
 def _settings(spec: Spec, algorithm: str, task: str) -> dict[str, Any]:
     """Merge, the last word last: configuration, ``n_timesteps``, all's, the algorithm's own."""
-    settings = load_config(algorithm if algorithm in ALGORITHMS else "pmpo", task)
-    if algorithm not in ALGORITHMS:  # PMPO's wrappers, length and policy
-        settings = {key: settings[key] for key in SETTINGS if key in settings}
+    is_ours = algorithm in ALGORITHMS
+    settings = load_config(algorithm, task) if is_ours else load_borrowed(task)
     if spec.n_timesteps is not None:
         settings["n_timesteps"] = spec.n_timesteps
     return settings | spec.hyperparams | spec.algorithm_hyperparams.get(algorithm, {})

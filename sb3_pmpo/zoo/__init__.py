@@ -7,6 +7,8 @@ the command line and users.
 from __future__ import annotations
 
 import rl_zoo3
+import rl_zoo3.train
+from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 from stable_baselines3.common.base_class import BaseAlgorithm
 
@@ -23,10 +25,16 @@ ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"pmpo": PMPO, "mpo": MPO, "dpo": D
 def register() -> None:
     """Make the family known to the RL Zoo, beside its own algorithms; any number of times.
 
-    ``rl_zoo3.train`` and its like take ``--algo pmpo`` afterwards, in this process. They look for
-    settings in a file of their own unless ``--conf-file`` says otherwise
-    (:func:`sb3_pmpo.configs.config_path`); :mod:`sb3_pmpo.zoo.programs` says it for them.
+    ``rl_zoo3.train`` and its like take ``--algo pmpo`` afterwards, in this process, and ``train``
+    finds the settings that ship with this package: it runs :class:`sb3_pmpo.zoo.manager.Manager`.
+    A script that makes an ``ExperimentManager`` by itself makes a ``Manager`` instead, or hands
+    over ``config=str(sb3_pmpo.configs.config_path("pmpo"))``.
     """
+    from sb3_pmpo.zoo.manager import Manager  # which knows ALGORITHMS
+
     rl_zoo3.ALGOS.update(ALGORITHMS)
     HYPERPARAMS_SAMPLER.update({name: Sampler(name) for name in ALGORITHMS})
     HYPERPARAMS_CONVERTER.update(dict.fromkeys(ALGORITHMS, convert))
+    program = vars(rl_zoo3.train)
+    if program["ExperimentManager"] is ExperimentManager:  # and no other that a user put there
+        program["ExperimentManager"] = Manager

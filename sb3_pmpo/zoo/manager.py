@@ -5,18 +5,19 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pprint import pprint
 from typing import Any, NoReturn
 
-import torch as th
 from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from torch import nn
 
-from sb3_pmpo.configs import config_path, to_arguments
+from sb3_pmpo.configs import config_path, load_borrowed, suite_ids, to_arguments
 from sb3_pmpo.layout import TensorBoardLayout
 from sb3_pmpo.zoo import ALGORITHMS
+from sb3_pmpo.zoo.settings import merge_settings
+from sb3_pmpo.zoo.spaces import setting_of
 
 #: The exit status of a run that Ctrl-C or SIGTERM stopped.
 INTERRUPTED = 130
@@ -25,7 +26,9 @@ INTERRUPTED = 130
 class Manager(ExperimentManager):
     """What ``rl_zoo3.train`` runs, with these differences.
 
-    - Without ``--conf-file``, our algorithms' settings are those that ship with this package.
+    - Without ``--conf-file``, our algorithms' settings are those that ship with this package. The
+      Zoo's own algorithms, which have none for the Control Suite, take its wrappers and length
+      from there, and are at their defaults otherwise.
     - ``--trial-id 0`` loads trial 0; a trial's ``policy_kwargs`` are merged into the setting's.
     - ``env_kwargs`` of a setting reach the evaluation environment too.
     - ``-i`` goes on counting steps, and does not repeat the random warm-up.
@@ -36,8 +39,12 @@ class Manager(ExperimentManager):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if kwargs.get("config") is None and self.algo in ALGORITHMS:
-            self.config = str(config_path(self.algo))
+        self._borrowed = False
+        if kwargs.get("config") is None:
+            is_ours, is_suite = self.algo in ALGORITHMS, self.env_name.gym_id in suite_ids()
+            self._borrowed = is_suite and not is_ours
+            if is_ours or self._borrowed:
+                self.config = str(config_path(self.algo if is_ours else "pmpo"))
         self._interrupted = False
 
     # ------------------------------------------------------------------ settings
@@ -47,11 +54,20 @@ class Manager(ExperimentManager):
         trial_id, self.trial_id = self.trial_id, None  # the Zoo takes 0 for None
         hyperparams, saved = super().read_hyperparameters()
         self.trial_id = trial_id
+        if self._borrowed:
+            kept = load_borrowed(self.env_name.gym_id).keys() | (self.custom_hyperparams or {})
+            dropped = sorted(hyperparams.keys() - kept)
+            for settings in (hyperparams, saved):
+                for key in dropped:
+                    del settings[key]
+            print(f"{self.algo} takes its own defaults for PMPO's {', '.join(dropped)}")
         if trial_id is not None:
             trial = self._load_trial(trial_id)
             for settings in (hyperparams, saved):
                 merged = merge_settings(settings, trial)
                 settings.update(merged | (self.custom_hyperparams or {}))
+            print(f"With trial {trial_id} of the study {self.study_name!r}:")
+            pprint(dict(saved))
         if self._eval_env_kwargs_args is None and not self.env_kwargs:
             self.eval_env_kwargs = hyperparams.get("env_kwargs", {})
         return hyperparams, saved
@@ -60,12 +76,13 @@ class Manager(ExperimentManager):
         if not (self.storage and self.study_name):
             raise ValueError(f"--trial-id {trial_id} needs --storage and --study-name too")
         try:
-            return self.load_trial(self.storage, self.study_name, trial_id)
+            params = self.load_trial(self.storage, self.study_name, trial_id, convert=False)
         except IndexError as error:
             raise ValueError(
                 f"--trial-id {trial_id}: the study {self.study_name!r} has no such trial; trials "
                 "are counted from 0"
             ) from error
+        return setting_of(self.algo, params)
 
     def _preprocess_hyperparams(
         self, hyperparams: dict[str, Any]
@@ -155,25 +172,3 @@ def sigterm_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
-
-
-def merge_settings(settings: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:
-    """Put one setting over another; dictionaries in it are merged instead of replaced.
-
-    :param settings: as a Zoo configuration has them; its ``policy_kwargs`` and
-        ``replay_buffer_kwargs`` may be strings.
-    :param override: what goes first.
-    :return: a new dictionary.
-    """
-    merged = settings | override
-    for name in ("policy_kwargs", "replay_buffer_kwargs"):
-        if name in settings and name in override:
-            merged[name] = as_dict(settings[name]) | as_dict(override[name])
-    return merged
-
-
-def as_dict(kwargs: str | dict[str, Any] | None) -> dict[str, Any]:
-    """Evaluate arguments that a configuration wrote as Python, ``"dict(n_bins=11)"``."""
-    if isinstance(kwargs, str):
-        return dict(eval(kwargs, {"nn": nn, "th": th}))
-    return dict(kwargs or {})

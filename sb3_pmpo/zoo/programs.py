@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import rl_zoo3
@@ -22,14 +23,18 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from sb3_pmpo.zoo import register
 from sb3_pmpo.zoo.manager import Manager
 
-LOGS = (("-f", "--folder"), "logs")  # where `train` puts what the others look for
-ALGO = (("--algo",), "pmpo")
+LOGS = ("--folder", "logs")  # where `train` puts what the others look for
+ALGO = ("--algo", "pmpo")
 #: More threads help little at these sizes, and stall on a busy machine.
-THREADS = (("--num-threads",), "1")
+THREADS = ("--num-threads", "1")
 
 
 def train(arguments: Sequence[str]) -> int:
-    """Run ``rl_zoo3.train``; see :class:`Manager`."""
+    """Run ``rl_zoo3.train``; see :class:`Manager`. Its ``-optimize`` is ``sb3-pmpo tune``."""
+    if {"-optimize", "--optimize-hyperparameters"} & set(arguments):
+        from sb3_pmpo.zoo.tune import tune  # which runs run_train
+
+        return tune(arguments)
     run_train("train", arguments, Manager)
     return 0
 
@@ -98,16 +103,11 @@ def _small_buffers() -> Iterator[None]:
 
 
 @contextmanager
-def _argv(
-    command: str, arguments: Sequence[str], *defaults: tuple[tuple[str, ...], str]
-) -> Iterator[None]:
+def _argv(command: str, arguments: Sequence[str], *defaults: tuple[str, str]) -> Iterator[None]:
     """Let a program of the Zoo find its arguments where it looks for them."""
-    filled = list(arguments)
-    for names, value in defaults:
-        if not any(given.split("=")[0] in names for given in arguments):
-            filled += [names[0], value]
     before = sys.argv
-    sys.argv = [f"sb3-pmpo {command}", *filled]
+    # First, so that what is given has the last word however it is written: -f x, --fold=x.
+    sys.argv = [f"sb3-pmpo {command}", *chain(*defaults), *arguments]
     try:
         yield
     finally:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import yaml
 from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import TrialState
 from optuna.visualization import matplotlib as plots
+
+from sb3_pmpo.zoo.settings import to_yaml
 
 
 def report(
@@ -21,6 +22,8 @@ def report(
     setting_of: Callable[[dict[str, Any]], dict[str, Any]],
     folder: Path,
     storage: str | None,
+    *,
+    with_plots: bool,
 ) -> None:
     """Print and write what a study found.
 
@@ -29,6 +32,7 @@ def report(
     :param setting_of: turns a trial's parameters into an entry.
     :param folder: where the files go.
     :param storage: as the user named it.
+    :param with_plots: whether to draw history and importances.
     :raises SystemExit: with status 1, if no trial completed.
     """
     count_trials(study)
@@ -40,15 +44,16 @@ def report(
     folder.mkdir(parents=True, exist_ok=True)
     best = study.best_trial
     path = folder / f"{study.study_name}_best.yml"
-    entry = yaml.safe_dump({env_id: _plain(setting_of(best.params))}, sort_keys=False)
+    entry = to_yaml(setting_of(best.params), env_id)
     text = f"# Trial {best.number} of {len(study.trials)}, value {best.value:.6g}.\n{entry}"
     path.write_text(text)
     table = folder / f"{study.study_name}_trials.csv"
     study.trials_dataframe().to_csv(table, index=False)
     print(f"\nThe best trial as a setting, to paste, or with --conf-file {path}:\n\n{text}")
     print(f"All trials:  {table}")
-    for name, figure in draw(study, folder).items():
-        print(f"{name + ':':12} {figure}")
+    if with_plots:
+        for name, figure in draw(study, folder).items():
+            print(f"{name + ':':12} {figure}")
     if storage is not None:
         print(f"Dashboard:   pip install optuna-dashboard && optuna-dashboard {storage}")
 
@@ -90,12 +95,3 @@ def _save(axes: Any, path: Path) -> Path:
     axes.figure.set_layout_engine("constrained")
     axes.figure.savefig(path, dpi=110)
     return path
-
-
-def _plain(value: Any) -> Any:
-    """Take what only the Zoo's loader reads out of a setting: ordered dictionaries, tuples."""
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    return value

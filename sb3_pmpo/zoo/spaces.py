@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import optuna
-from rl_zoo3.hyperparams_opt import sample_her_params
+from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, sample_her_params
 
 from sb3_pmpo.configs import to_arguments
 
@@ -98,6 +98,17 @@ def as_setting(params: dict[str, Any]) -> dict[str, Any]:
 
 
 _HER = ("n_sampled_goal", "goal_selection_strategy")
+
+
+def setting_of(algorithm: str, params: dict[str, Any]) -> dict[str, Any]:
+    """Turn a trial's parameters into a setting, of any of the Zoo's algorithms.
+
+    :param algorithm: what the Zoo calls it.
+    :param params: a trial's ``params``.
+    """
+    if algorithm in _SUGGEST:
+        return as_setting(params)
+    return HYPERPARAMS_CONVERTER[algorithm](params)
 
 
 def convert(sampled_params: dict[str, Any]) -> dict[str, Any]:

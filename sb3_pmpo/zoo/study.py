@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import optuna
-from optuna.exceptions import TrialPruned, UpdateFinishedTrialError
+from optuna.exceptions import StorageInternalError, TrialPruned, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
@@ -53,7 +53,8 @@ class Watch:
             count = 0
             while not stop.wait(self.interval):
                 count += 1
-                with suppress(UpdateFinishedTrialError):
+                # One that is missed, while the database restarts say, is no death.
+                with suppress(UpdateFinishedTrialError, StorageInternalError, OSError):
                     trial.set_user_attr("beat", count)
 
         thread = threading.Thread(target=beat, daemon=True)

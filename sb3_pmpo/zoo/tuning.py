@@ -1,17 +1,13 @@
-"""``sb3-pmpo tune``: the Zoo's hyperparameter search, over seeds, workers and machines."""
+"""The Zoo's hyperparameter search, over seeds, workers and machines: what a worker does."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import math
 import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +16,15 @@ import optuna
 import rl_zoo3
 from optuna.samplers import BaseSampler, TPESampler
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER
+from rl_zoo3.utils import get_callback_list
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_pmpo.zoo.manager import INTERRUPTED, Manager, merge_settings, sigterm_interrupts
-from sb3_pmpo.zoo.programs import run_train
+from sb3_pmpo.zoo.manager import INTERRUPTED, Manager, sigterm_interrupts
 from sb3_pmpo.zoo.report import report
-from sb3_pmpo.zoo.spaces import as_setting
+from sb3_pmpo.zoo.settings import merge_settings
+from sb3_pmpo.zoo.spaces import setting_of
 from sb3_pmpo.zoo.study import Watch, open_storage, run_trials
 
 #: What bad hyperparameters cause: NaN and impossible arguments (ValueError), physics that diverge
@@ -45,6 +42,7 @@ class Options:
     beat: float = 10.0
     grace: float = 120.0
     quiet: bool = False
+    only_report: bool = False
 
 
 class TuningManager(Manager):
@@ -95,12 +93,20 @@ class TuningManager(Manager):
         interrupted = False
         try:
             with sigterm_interrupts():
-                run_trials(study, self.objective, watch, self.n_trials, self.max_total_trials)
+                if not self._options.only_report:
+                    run_trials(study, self.objective, watch, self.n_trials, self.max_total_trials)
         except KeyboardInterrupt:
             interrupted = True
         if not self._options.quiet:
             folder = Path(self.log_folder, self.algo)
-            report(study, self.env_name.gym_id, self.setting_of, folder, self.storage)
+            report(
+                study,
+                self.env_name.gym_id,
+                self.setting_of,
+                folder,
+                self.storage,
+                with_plots=not self.no_optim_plots,
+            )
         if interrupted:
             raise SystemExit(INTERRUPTED)
 
@@ -108,7 +114,7 @@ class TuningManager(Manager):
         """Put a trial's parameters into the environment's setting, as YAML holds it."""
         with contextlib.redirect_stdout(io.StringIO()):
             _, setting = self.read_hyperparameters()
-        return merge_settings(dict(setting), as_setting(params))
+        return merge_settings(dict(setting), setting_of(self.algo, params))
 
     # ------------------------------------------------------------------ one trial
 
@@ -149,23 +155,34 @@ class TuningManager(Manager):
             model = rl_zoo3.ALGOS[self.algo](
                 env=env, seed=seed, verbose=0, device=self.device, **arguments
             )
+            path = self._log_path(trial.number, number)
             evaluation = TrialEvaluation(
                 trial,
                 before,
                 self.n_evaluations,
                 eval_env,
+                best_model_save_path=path,
+                log_path=path,
                 n_eval_episodes=self.n_eval_episodes,
                 eval_freq=max(self.n_timesteps // self.n_evaluations // self.n_envs, 1),
                 deterministic=self.deterministic_eval,
                 verbose=0,
             )
-            model.learn(self.n_timesteps, callback=evaluation)
+            more = get_callback_list({"callback": self.specified_callbacks})
+            model.learn(self.n_timesteps, callback=[*more, evaluation])
         finally:
             env.close()
             eval_env.close()
         if evaluation.is_pruned:
             raise optuna.TrialPruned
         return float(evaluation.last_mean_reward)
+
+    def _log_path(self, trial: int, seed: int) -> str | None:
+        """Return where a seed's evaluations and best model go, as the Zoo has it for a trial."""
+        if self.optimization_log_path is None:
+            return None
+        path = Path(self.optimization_log_path, f"trial_{trial}")
+        return str(path if self._options.trial_seeds == 1 else path / f"seed_{seed}")
 
 
 class TrialEvaluation(EvalCallback):
@@ -207,78 +224,3 @@ def lower_bound(values: Sequence[float]) -> float:
     if len(values) == 1:
         return float(values[0])
     return float(np.mean(values) - np.std(values, ddof=1) / math.sqrt(len(values)))
-
-
-# ---------------------------------------------------------------------- the command
-
-
-def tune(arguments: Sequence[str]) -> int:
-    """Run ``sb3-pmpo tune``; return the exit status."""
-    parser = _parser()
-    ours, zoos = parser.parse_known_args(arguments)
-    if {"-h", "--help"} & set(zoos):
-        parser.print_help()
-        print("\nThe other arguments are the Zoo's:\n")
-    options = Options(**vars(ours))
-    zoos.append("--optimize-hyperparameters")
-    if options.workers > 1 and "--storage" not in zoos:
-        zoos += ["--storage", "logs/tune.log"]
-    if "--storage" in zoos and "--study-name" not in zoos:
-        zoos += ["--study-name", "study"]
-    if options.workers > 1:
-        failed = _run_workers(zoos, options)
-        if failed == options.workers:
-            raise SystemExit("every worker failed; see above")
-        zoos += ["--n-trials", "0"]  # what is left to this process is the report
-    run_train("tune", zoos, partial(TuningManager, options=options))
-    return 0
-
-
-def _run_workers(zoos: Sequence[str], options: Options) -> int:
-    """Run processes that share the study; return how many of them failed."""
-    ours = ["--trial-seeds", options.trial_seeds, "--objective", options.objective]
-    ours += ["--beat", options.beat, "--grace", options.grace, "--quiet"]
-    command = [sys.executable, "-m", "sb3_pmpo", "tune", *map(str, ours), *zoos]
-    workers = [subprocess.Popen(command) for _ in range(options.workers)]
-    try:
-        with sigterm_interrupts():
-            return sum(worker.wait() != 0 for worker in workers)
-    except KeyboardInterrupt:
-        for worker in workers:
-            worker.terminate()
-            worker.wait()
-        raise SystemExit(INTERRUPTED) from None
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="sb3-pmpo tune", add_help=False, allow_abbrev=False,
-        description="Search hyperparameters with Optuna. Run it on several machines with one "
-        "--storage (a database's URL, or a *.log file that all of them see) and --study-name.",
-    )  # fmt: skip
-    parser.add_argument(
-        "--trial-seeds", type=_at_least_one, default=1, help="seeds of each trial (1)"
-    )
-    parser.add_argument(
-        "--objective", choices=("mean", "lcb"), default="mean",
-        help="over the seeds: their mean, or mean - std / sqrt(seeds)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--workers", type=_at_least_one, default=1, help="processes on this machine (1)"
-    )
-    parser.add_argument(
-        "--beat", type=float, default=10.0, help="seconds between a worker's signs of life (10)"
-    )
-    parser.add_argument(
-        "--grace", type=float, default=120.0,
-        help="seconds without one after which another worker takes its trial up (120)",
-    )  # fmt: skip
-    parser.add_argument("--quiet", action="store_true", help="leave the report to another worker")
-    return parser
-
-
-def _at_least_one(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number >= 1, got {value}")
-    return value

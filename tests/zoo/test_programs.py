@@ -14,8 +14,11 @@ import numpy as np
 import optuna
 import pytest
 import rl_zoo3
+import rl_zoo3.train
+import torch as th
 import yaml
 from dm_control import suite
+from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER
 from stable_baselines3 import SAC
 from stable_baselines3.common.env_util import make_vec_env
 
@@ -23,7 +26,8 @@ import sb3_pmpo.zoo
 from sb3_pmpo import DPO, MPO, PMPO, best_worst, ipo_loss, top_k
 from sb3_pmpo.cli import main
 from sb3_pmpo.configs import config_path, load_config, to_arguments
-from sb3_pmpo.zoo.manager import Manager, as_dict, merge_settings
+from sb3_pmpo.zoo.manager import Manager
+from sb3_pmpo.zoo.settings import as_dict, merge_settings, to_yaml
 
 SUITE = {f"dm_control/{domain}-{task}-v0" for domain, task in suite.ALL_TASKS if domain != "lqr"}
 TINY = ["-params", "policy_kwargs:dict(net_arch=[8])", "batch_size:16", "buffer_size:2000"]
@@ -174,6 +178,16 @@ def test_trial_zero_is_a_trial() -> None:
         _manager("--trial-id", "0").read_hyperparameters()
 
 
+def test_a_trial_is_saved_as_text_that_trains_again(capsys: pytest.CaptureFixture[str]) -> None:
+    trial = optuna.create_study(storage="sqlite:///study.db", study_name="s").ask()
+    drawn = HYPERPARAMS_SAMPLER["pmpo"](trial, 1, 1, {})
+    manager = _manager("--storage", "sqlite:///study.db", "--study-name", "s", "--trial-id", "0")
+    hyperparams, saved = manager.read_hyperparameters()
+    assert yaml.safe_load(yaml.safe_dump(dict(saved)))["labeller"].startswith("top_k(")
+    assert to_arguments(hyperparams).items() >= drawn.items()
+    assert "'labeller': 'top_k(" in capsys.readouterr().out  # and the user sees it
+
+
 def test_policy_kwargs_are_merged_from_strings_and_dictionaries() -> None:
     merged = merge_settings(
         {"policy_kwargs": "dict(net_arch=[8], n_bins=3)", "tau": 1},
@@ -182,21 +196,58 @@ def test_policy_kwargs_are_merged_from_strings_and_dictionaries() -> None:
     assert merged == {"policy_kwargs": {"net_arch": [8], "n_bins": 5}, "tau": 1, "gamma": 0.9}
 
 
+def test_what_yaml_cannot_hold_is_written_as_the_zoo_evaluates_it() -> None:
+    kwargs = {"net_arch": (8, 8), "activation_fn": th.nn.ELU, "optimizer_class": th.optim.AdamW}
+    text = to_yaml({"tau": 0.1, "policy_kwargs": kwargs}, "Pendulum-v1")
+    entry = yaml.safe_load(text)["Pendulum-v1"]
+    assert entry["tau"] == 0.1
+    assert as_dict(entry["policy_kwargs"]) == kwargs | {"net_arch": [8, 8]}
+    plain = {"policy_kwargs": {"net_arch": [8]}}
+    assert yaml.safe_load(to_yaml(plain, "x")) == {"x": plain}
+
+
 # ---------------------------------------------------------------------- registration
 
 
 def test_register_is_all_that_the_zoos_own_train_needs() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "import sb3_pmpo.zoo; sb3_pmpo.zoo.register(); "
-         "sb3_pmpo.zoo.register(); import rl_zoo3.train; rl_zoo3.train.train()",
+        [sys.executable, "-c", "import rl_zoo3.train; import sb3_pmpo.zoo; "
+         "sb3_pmpo.zoo.register(); sb3_pmpo.zoo.register(); rl_zoo3.train.train()",
          "--algo", "mpo", "--env", "dm_control/cartpole-swingup-v0", "-n", "20", "--eval-freq",
-         "-1", "--conf-file", str(config_path("mpo"))],
+         "-1"],
         capture_output=True,
         text=True,
         timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert MPO.load(next(Path("logs/mpo").glob("*/*.zip"))).num_timesteps == 20
+
+
+def test_register_leaves_a_users_own_manager_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert rl_zoo3.train.ExperimentManager is Manager
+
+    class Mine(Manager):
+        pass
+
+    monkeypatch.setattr(rl_zoo3.train, "ExperimentManager", Mine)
+    sb3_pmpo.zoo.register()
+    assert rl_zoo3.train.ExperimentManager is Mine
+
+
+def test_the_zoos_own_algorithms_train_on_the_suite(capsys: pytest.CaptureFixture[str]) -> None:
+    env = "dm_control/cartpole-swingup-v0"
+    assert train("--algo", "sac", "-n", "30", env=env) == 0
+    assert "sac takes its own defaults for PMPO's learning_starts" in capsys.readouterr().out
+    model = SAC.load("logs/sac/dm_control-cartpole-swingup-v0_1/dm_control-cartpole-swingup-v0.zip")
+    assert model.learning_starts == 100  # SAC's default, and not PMPO's setting
+    assert model.batch_size == 16  # of -params
+    watch = ["enjoy", "--algo", "sac", "--env", env, "--no-render", "-n", "501"]
+    assert main(watch) == 0
+    assert "Mean episode length: 500.00" in capsys.readouterr().out  # an action repeat of 2
+
+
+def test_what_is_given_goes_before_what_is_filled_in() -> None:
+    assert _manager("--algo=sac").algo == _manager("--alg", "sac").algo == "sac"
 
 
 def test_the_zoos_own_algorithms_stay() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import pwd
@@ -19,10 +20,12 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+import torch as th
 import yaml
 from gymnasium import spaces
 from optuna.trial import TrialState
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
+from stable_baselines3 import SAC
 from toys import Guess, Toy
 
 import sb3_pmpo.zoo
@@ -30,6 +33,7 @@ from sb3_pmpo import PMPO, top_k
 from sb3_pmpo.cli import main
 from sb3_pmpo.configs import to_arguments
 from sb3_pmpo.core.losses import instability
+from sb3_pmpo.zoo import tune as tune_command
 from sb3_pmpo.zoo.spaces import as_setting
 from sb3_pmpo.zoo.study import MAX_RETRIES, Watch, open_storage, run_trials
 from sb3_pmpo.zoo.tuning import lower_bound
@@ -118,7 +122,7 @@ def test_it_ends_with_an_entry_that_trains(capsys: pytest.CaptureFixture[str]) -
     printed = capsys.readouterr().out
     assert "3 trials: 3 complete, 0 pruned, 0 bad" in printed
     assert "optuna-dashboard logs/s.log" in printed
-    for name in ("s_best.yml", "s_trials.csv", "s_history.png"):
+    for name in ("s_best.yml", "s_trials.csv", "s_history.png", "s_importances.png"):
         assert Path("logs/pmpo", name).stat().st_size > 0
     text = Path("logs/pmpo/s_best.yml").read_text()
     assert text in printed
@@ -134,8 +138,44 @@ def test_it_ends_with_an_entry_that_trains(capsys: pytest.CaptureFixture[str]) -
     assert model.batch_size == entry["batch_size"]
 
 
+def test_the_zoos_own_algorithms_are_tuned_too(capsys: pytest.CaptureFixture[str]) -> None:
+    conf = settings(", policy_kwargs: 'dict(activation_fn=nn.ELU)'")
+    # As the Zoo's program is asked for it.
+    arguments = ["-optimize", "--n-trials", "1", "--no-optim-plots", "--study-name", "s"]
+    assert main(["train", "--algo", "sac", *SHORT, *conf, *arguments]) == 0
+    assert "The best trial as a setting" in capsys.readouterr().out
+    (entry,) = yaml.safe_load(Path("logs/sac/s_best.yml").read_text()).values()
+    assert "activation_fn=nn.ELU" in entry["policy_kwargs"]
+    assert not list(Path("logs").rglob("*.png"))
+    train = ["train", "--algo", "sac", "--env", "Pendulum-v1", "--eval-freq", "-1", "-n", "5"]
+    assert main([*train, "--conf-file", "logs/sac/s_best.yml"]) == 0
+    model = SAC.load("logs/sac/Pendulum-v1_1/Pendulum-v1.zip")
+    assert model.policy_kwargs["activation_fn"] is th.nn.ELU
+    assert model.batch_size == entry["batch_size"]
+
+
+@pytest.mark.parametrize(
+    ("given", "workers", "storage", "name"),
+    [
+        ([], 1, None, None),
+        ([], 2, "logs/tune.log", "study"),
+        (["--storage=x.log"], 1, "x.log", "study"),
+        (["--storage=x.log", "--study-name=y"], 2, "x.log", "y"),
+        (["--stor", "x.log", "--study", "y"], 2, "x.log", "y"),
+    ],
+)
+def test_a_users_storage_and_name_have_the_last_word(
+    given: list[str], workers: int, storage: str | None, name: str | None
+) -> None:
+    parser = argparse.ArgumentParser()  # of the Zoo's arguments
+    parser.add_argument("--storage")
+    parser.add_argument("--study-name")
+    parsed = parser.parse_args([*tune_command._study(given, workers), *given])
+    assert (parsed.storage, parsed.study_name) == (storage, name)
+
+
 def test_trials_are_several_seeds_if_asked() -> None:
-    stored = ["--storage", "logs/s.log", "--study-name", "s"]
+    stored = ["--storage=logs/s.log", "--study-name=s", "--optimization-log-path", "opt"]
     arguments = ["--trial-seeds", "3", "--objective", "lcb", "--n-evaluations", "2"]
     assert tune(*settings(), *stored, "--n-trials", "1", *arguments) == 0
     (trial,) = load().trials
@@ -146,6 +186,9 @@ def test_trials_are_several_seeds_if_asked() -> None:
     assert list(trial.intermediate_values) == [1, 2, 3, 4, 5, 6]
     assert trial.intermediate_values[4] == pytest.approx(np.mean(values[:2]))
     assert lower_bound([3.0]) == 3.0
+    for seed, value in enumerate(values):
+        with np.load(f"opt/trial_0/seed_{seed}/evaluations.npz") as saved:
+            assert saved["results"][-1].mean() == pytest.approx(value)
 
 
 def test_a_trial_is_reproducible_from_the_seed() -> None:
@@ -321,6 +364,43 @@ def test_ctrl_c_keeps_the_trial_for_another(tmp_path: Path) -> None:
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 1, printed  # no trial completed
     assert [trial.state.name for trial in load().trials] == ["FAIL", "WAITING"]
+
+
+def test_stopped_workers_keep_their_trials_and_the_report_comes() -> None:
+    process = worker("logs/s.log", "--workers", "2", "--n-trials", "1000")
+    while not _has_complete_trials("logs/s.log"):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, printed
+    assert printed.count("The best trial as a setting") == 1
+    assert not load().get_trials(states=(TrialState.RUNNING,))
+
+
+def _has_complete_trials(storage: str) -> bool:
+    with contextlib.suppress(Exception):  # the study may not be there yet
+        return bool(load(storage).get_trials(states=(TrialState.COMPLETE,)))
+    return False
+
+
+def test_a_database_that_is_gone_for_a_moment_is_no_death(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = optuna.create_study()
+    trial = study.ask()
+    set_user_attr = study._storage.set_trial_user_attr
+    calls = []
+
+    def fail_at_first(*args: Any) -> None:
+        calls.append(args)
+        if len(calls) == 1:
+            raise optuna.exceptions.StorageInternalError("the server restarts")
+        set_user_attr(*args)
+
+    monkeypatch.setattr(study._storage, "set_trial_user_attr", fail_at_first)
+    with Watch(study, interval=0.01, grace=60.0).beating(trial):
+        while len(calls) < 3:
+            time.sleep(0.01)
+    assert study.trials[0].user_attrs["beat"] >= 2
 
 
 def test_a_trial_that_kills_its_workers_is_given_up() -> None:
