@@ -57,7 +57,8 @@ def plot(arguments: Sequence[str]) -> int:
         parser.error(f"--window must be at least 1, got {args.window}")
     try:
         if args.source == "tensorboard":
-            data = tensorboard_curves(args.folder or Path("tb"), args.tag)
+            folder = args.folder or Path("tb")
+            data = tensorboard_curves(folder, args.tag, args.algo, args.env)
             label = str(data.attrs["tag"])
         else:
             runs = list(find_runs(args.folder or Path("logs")))
@@ -126,10 +127,12 @@ def _read(path: Path) -> dict[str, Any]:
 def _chosen(
     runs: list[RunFolder], algorithms: list[str] | None, envs: list[str] | None
 ) -> list[RunFolder]:
+    # TensorBoard has PMPO and dm_control-walker-walk-v0 for pmpo and dm_control/walker-walk-v0.
     chosen = [
         run
         for run in runs
-        if (algorithms is None or run.algorithm in algorithms) and (envs is None or run.env in envs)
+        if (algorithms is None or run.algorithm.lower() in map(str.lower, algorithms))
+        and (envs is None or run.env.replace("/", "-") in [env.replace("/", "-") for env in envs])
     ]
     if not chosen:
         there = sorted({f"{run.algorithm} on {run.env}" for run in runs})
@@ -185,10 +188,17 @@ def _episodes(run: RunFolder, window: int) -> tuple[np.ndarray, np.ndarray] | No
     return grid, np.interp(grid, steps[window - 1 :], means[window - 1 :])
 
 
-def tensorboard_curves(logdir: Path, tag: str | None) -> pd.DataFrame:
-    """Read a scalar of all the runs in TensorBoard's folder.
+def tensorboard_curves(
+    logdir: Path,
+    tag: str | None,
+    algorithms: list[str] | None = None,
+    envs: list[str] | None = None,
+) -> pd.DataFrame:
+    """Read a scalar of the runs in TensorBoard's folder, which may be that of a sweep.
 
     :param tag: None for the first of ``TAGS`` that any run has.
+    :param algorithms: whose runs to read; None for all.
+    :param envs: Gymnasium ids of those to read; None for all.
     :return: the columns of :func:`log_curves`; ``attrs["tag"]`` is the tag.
     :raises NothingToPlotError: if no run has it, naming those there are.
     """
@@ -204,23 +214,32 @@ def tensorboard_curves(logdir: Path, tag: str | None) -> pd.DataFrame:
     chosen = tag or next((name for name in TAGS if name in known), None)
     if chosen not in known:
         raise NothingToPlotError(f"--tag {tag}: no run has it; there is {', '.join(known)}")
+    runs = {_logged_run(folder, logdir): events for folder, events in logged.items()}
     parts = []
-    for folder, events in logged.items():
+    for run in _chosen(list(runs), algorithms, envs):
+        events = runs[run]
         if chosen not in events.Tags()["scalars"]:
             continue
         scalars = events.Scalars(chosen)
-        # As the Zoo has them: <environment>/<algorithm>_<number>.
-        about = {
-            "algorithm": folder.name.rpartition("_")[0] or folder.name,
-            "env": folder.parent.relative_to(logdir).as_posix(),
-            "run": str(folder),
-            "seed": None,
-        }
+        about = {"algorithm": run.algorithm, "env": run.env, "run": str(run.folder)}
         points = {"steps": [s.step for s in scalars], "return": [s.value for s in scalars]}
-        parts.append(pd.DataFrame(points).assign(**about))
+        parts.append(pd.DataFrame(points).assign(**about, seed=run.seed))
+    if not parts:
+        raise NothingToPlotError(f"none of the chosen runs has {chosen}; --tag names another")
     data = pd.concat(parts)[["algorithm", "env", "run", "seed", "steps", "return"]]
     data.attrs["tag"] = chosen
     return data
+
+
+def _logged_run(folder: Path, logdir: Path) -> RunFolder:
+    about = folder.parent.parent / "run.json"
+    if about.exists():  # a sweep's: <run>/tensorboard/<algorithm>_<number>
+        run = json.loads(about.read_text())
+        return RunFolder(folder, run["algorithm"], run["env"], run["seed"], 1)
+    # The Zoo's: <environment>/<algorithm>_<number>.
+    algorithm = folder.name.rpartition("_")[0] or folder.name
+    env = folder.parent.relative_to(logdir).as_posix()
+    return RunFolder(folder, algorithm, env, None, 1)
 
 
 # ---------------------------------------------------------------------- the picture

@@ -91,7 +91,9 @@ def test_lqr_is_refused_with_the_reason() -> None:
 def test_escape_is_refused_without_opengl_and_works_with_it() -> None:
     program = (
         "from sb3_pmpo.envs import make_dmc_env\n"
+        "from stable_baselines3.common.env_checker import check_env\n"
         "env = make_dmc_env('quadruped-escape')\n"
+        "check_env(env)\n"
         "env.reset(seed=0)\n"
         "print(len(env.step(env.action_space.sample())[0]))\n"
     )

@@ -65,6 +65,8 @@ def test_tensorboards_curves(logs: Path, tmp_path: Path) -> None:
     assert data.run.nunique() == 2
     q_values = run_plot(tmp_path, *tb, "--tag", "train/q_value")
     assert np.isfinite(q_values["return"]).all()
+    chosen = run_plot(tmp_path, *tb, "--algo", "pmpo", "--env", CARTPOLE)
+    pd.testing.assert_frame_equal(chosen, data)
 
 
 def test_a_sweeps_runs_and_the_zoos_are_drawn_alike(logs: Path, tmp_path: Path) -> None:
@@ -86,6 +88,12 @@ def test_a_sweeps_runs_and_the_zoos_are_drawn_alike(logs: Path, tmp_path: Path) 
     data = run_plot(tmp_path, "-f", str(tmp_path / "runs"))
     assert data.steps.tolist() == [40, 80]
     assert set(data.seed) == {5}
+    logged = run_plot(tmp_path, "--source", "tensorboard", "-f", str(tmp_path / "runs"))
+    assert logged.steps.tolist() == [10, 20]  # of the agent
+    assert logged["return"].tolist() == pytest.approx(data["return"].tolist())
+    assert logged[["algorithm", "env", "seed"]].drop_duplicates().values.tolist() == [
+        ["pmpo", "Pendulum-v1", 5]
+    ]
 
 
 @pytest.mark.parametrize(
@@ -96,6 +104,7 @@ def test_a_sweeps_runs_and_the_zoos_are_drawn_alike(logs: Path, tmp_path: Path) 
         (["--source", "train", "--window", "9"], "none of the 2 runs has 9 episodes"),
         (["--source", "tensorboard"], "has no scalars of TensorBoard"),
         (["--source", "tensorboard", "-f", "../tb", "--tag", "x"], "--tag x: no run has it; there"),
+        (["--source", "tensorboard", "-f", "../tb", "--algo", "sac"], "no such run; there is PMPO"),
         (["--window", "0"], "--window must be at least 1, got 0"),
     ],
 )

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
 import urllib.request
+import venv
 from pathlib import Path
 
+import imageio_ffmpeg
 import pytest
+from opengl import has_egl
 
 ROOT = Path(__file__).parent.parent
 TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text()
@@ -38,60 +42,81 @@ def shorter(command: str) -> str:
     return command
 
 
-def environment() -> dict[str, str]:
-    """The commands of this interpreter's environment come first."""
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the installation needs of this repository, and an environment with its dependencies.
+
+    They come from the environment of the tests, so that the command finds them installed and the
+    test needs no download of torch.
+    """
+    folder = tmp_path_factory.mktemp("clone")
+    for name in ("sb3_pmpo", "zoo_configs"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.cfg", "pyproject.toml", "constraints.txt", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+    venv.create(folder / ".venv", with_pip=False)
+    (site,) = folder.glob(".venv/lib/python*/site-packages")
+    dependencies = [path for path in sys.path if path.endswith("site-packages")]
+    (site / "dependencies.pth").write_text("\n".join(dependencies))
+    return folder
 
 
-def has_egl() -> bool:
-    program = "import mujoco; mujoco.GLContext(8, 8).make_current()"
+def environment(clone: Path) -> dict[str, str]:
+    """The commands of the clone's environment come first, then those of this interpreter's."""
+    path = f"{clone / '.venv' / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    return {**clean, "PATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def call(command: str, clone: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", program], env={**os.environ, "MUJOCO_GL": "egl"}, capture_output=True
+        ["bash", "-c", command],
+        cwd=clone,
+        env=environment(clone),
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
-    return done.returncode == 0
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
 
 
-def test_there_are_ten_commands_and_the_first_installs() -> None:
+def test_the_ten_commands_run_one_after_another(clone: Path) -> None:
     assert len(COMMANDS) == 10
-    install = COMMANDS[0]
-    # What `make train` runs, on a fresh machine; CI's own installation goes the same way.
-    makefile = (ROOT / "Makefile").read_text()
-    assert "install --no-deps" in makefile
-    assert "-c constraints.txt -e '.[train]'" in install
-
-
-def test_the_other_nine_run_one_after_another(tmp_path: Path) -> None:
-    egl = has_egl()
+    call(COMMANDS[0], clone)
+    where = "import sb3_pmpo, pathlib; print(pathlib.Path(sb3_pmpo.__file__).parent.parent)"
+    call(f'test "$(python -c "{where}")" = "{clone}" && test -x .venv/bin/sb3-pmpo', clone)
     for command in COMMANDS[1:]:
         if command.startswith("tensorboard"):
-            look_at_tensorboard(command, tmp_path)
-            continue
-        if "MUJOCO_GL=egl" in command and not egl:
-            continue
-        done = subprocess.run(
-            ["bash", "-c", shorter(command)],
-            cwd=tmp_path,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    run = tmp_path / "logs" / "pmpo" / "dm_control-cartpole-swingup-v0_1"
-    assert (tmp_path / "curve.png").stat().st_size > 10_000
+            look_at_tensorboard(command, clone)
+        elif has_egl() or "MUJOCO_GL=egl" not in command:
+            call(shorter(command), clone)
+    run = clone / "logs" / "pmpo" / "dm_control-cartpole-swingup-v0_1"
+    assert (clone / "curve.png").stat().st_size > 10_000
     assert (run / "best_model.zip").exists()
-    if not egl:
+    tuned = clone / "logs" / "pmpo"
+    for name in ("cartpole_best.yml", "cartpole_history.png", "cartpole_importances.png"):
+        assert (tuned / name).stat().st_size > 0, name
+    if not has_egl():
         pytest.skip("no EGL on this machine: the video and the model card were left out")
-    assert list(run.parent.rglob("*.mp4"))
-    assert list(run.parent.rglob("hub/README.md"))
+    (video,) = run.parent.glob("*/videos/*.mp4")
+    (card,) = run.parent.glob("*/hub/README.md")
+    assert "(replay.mp4)" in card.read_text()
+    for path in (video, card.with_name("replay.mp4")):
+        assert look_at_video(path) == (50, (320, 240), 0.2)  # ten decisions of 20 ms each
+
+
+def look_at_video(path: Path) -> tuple[float, tuple[int, int], float]:
+    reader = imageio_ffmpeg.read_frames(path)
+    says = next(reader)
+    reader.close()
+    return says["fps"], says["size"], says["duration"]
 
 
 def look_at_tensorboard(command: str, folder: Path) -> None:
     server = subprocess.Popen(
         [*command.split(), "--port", PORT],
         cwd=folder,
-        env=environment(),
+        env=environment(folder),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

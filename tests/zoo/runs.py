@@ -7,15 +7,10 @@ from typing import Any
 
 import gymnasium as gym
 import yaml
-from dm_control._render import BACKEND
 
 from sb3_pmpo.zoo.programs import train
 
 WALKER = "dm_control/walker-walk-v0"
-
-#: What a test that renders is marked with.
-NO_OPENGL = BACKEND in (None, "off")
-WHY = "rendering needs OpenGL: run the tests with MUJOCO_GL=egl"
 
 
 def run(logs: Path, env_id: str, algorithm: str = "pmpo", *more: str, **settings: Any) -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
+from huggingface_sb3 import EnvironmentName
 from runs import WALKER, run, run_walker
 
 from sb3_pmpo import PMPO
@@ -82,6 +83,26 @@ def test_the_cards_command_trains_again(
     assert model.num_timesteps == before.num_timesteps
     assert model.policy_kwargs == before.policy_kwargs
     assert model.seed == before.seed == 3
+
+
+def test_the_zoo_downloads_it_and_enjoys_it(
+    pushed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from rl_zoo3 import load_from_hub
+
+    def download(repo_id: str, filename: str) -> str:
+        assert repo_id == f"me/pmpo-{EnvironmentName(WALKER)}"
+        return str(pushed / filename)
+
+    monkeypatch.setattr(load_from_hub, "load_from_hub", download)
+    load_from_hub.download_from_hub("pmpo", EnvironmentName(WALKER), 0, str(tmp_path), "me")
+    assert main(["enjoy", "--env", WALKER, "-f", str(tmp_path), "--no-render", "-n", "501"]) == 0
+    printed = capsys.readouterr().out
+    assert "Loading running average" in printed  # of VecNormalize
+    assert "Mean episode length: 500.00" in printed
 
 
 class Hub:
