@@ -25,7 +25,7 @@ SHORTER = {
     "-n 10000": "-n 60",
     "-n 5000": "-n 40",
     "-n 1500": "-n 501",
-    "-n 500 ": "-n 10 ",
+    "-n 500": "-n 10",
     "--eval-freq 2000": "--eval-freq 60 --eval-episodes 1",
     "--eval-freq 2500": "--eval-freq 20 --eval-episodes 1",
     "--save-freq 10000": "--save-freq 60",
@@ -54,7 +54,8 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.cfg", "pyproject.toml", "constraints.txt", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
-    venv.create(folder / ".venv", with_pip=False)
+    # The command's own `python -m venv` finds it, and leaves the dependencies as they are.
+    venv.create(folder / ".venv", with_pip=True, symlinks=True)
     (site,) = folder.glob(".venv/lib/python*/site-packages")
     dependencies = [path for path in sys.path if path.endswith("site-packages")]
     (site / "dependencies.pth").write_text("\n".join(dependencies))
@@ -62,8 +63,9 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def environment(clone: Path) -> dict[str, str]:
-    """The commands of the clone's environment come first, then those of this interpreter's."""
-    path = f"{clone / '.venv' / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    """The clone's environment on PATH, and not that of the tests, into which pip must not write."""
+    bins = [path for path in os.environ["PATH"].split(":") if not Path(path, "sb3-pmpo").exists()]
+    path = ":".join([str(clone / ".venv" / "bin"), *bins])
     clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     return {**clean, "PATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
@@ -82,7 +84,12 @@ def call(command: str, clone: Path) -> None:
 
 def test_the_ten_commands_run_one_after_another(clone: Path) -> None:
     assert len(COMMANDS) == 10
+    assert (clone / ".venv" / "bin" / "pip").exists()  # else the next pip on PATH would install
     call(COMMANDS[0], clone)
+    # A dependency that is in place already has its program elsewhere.
+    tensorboard = clone / ".venv" / "bin" / "tensorboard"
+    if not tensorboard.exists():
+        tensorboard.symlink_to(Path(sys.executable).parent / "tensorboard")
     where = "import sb3_pmpo, pathlib; print(pathlib.Path(sb3_pmpo.__file__).parent.parent)"
     call(f'test "$(python -c "{where}")" = "{clone}" && test -x .venv/bin/sb3-pmpo', clone)
     for command in COMMANDS[1:]:
