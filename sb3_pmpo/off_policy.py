@@ -34,6 +34,7 @@ from sb3_pmpo.core.td import squared_critic_loss, td_target
 from sb3_pmpo.distributions import Distribution
 from sb3_pmpo.exploration import ExplorationNoise
 from sb3_pmpo.files import whole_file
+from sb3_pmpo.memory import keep_freed_memory
 from sb3_pmpo.metrics import MeanMetrics, grad_norm, sample_metrics
 from sb3_pmpo.networks import fastest_dtype, lag
 from sb3_pmpo.objectives import Objective
@@ -174,6 +175,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         # replay_buffer_kwargs (so that load(gamma=...) keeps the old gamma) and refuses n-step
         # returns with Dict observations.
         check_arguments(self)
+        keep_freed_memory()
         self._setup_lr_schedule()
         self.actor_lr_schedule = (
             None if self.actor_learning_rate is None else FloatSchedule(self.actor_learning_rate)

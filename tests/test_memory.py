@@ -1,0 +1,42 @@
+"""Freed tensors stay in the heap: no page fault for the next of their size."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import resource, sys
+import torch as th
+from sb3_pmpo.memory import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(50):
+        th.zeros(2, 256, 256, 8).add_(1.0)  # 4 MiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - rss < 1024  # KiB: nothing was touched
+faults()
+print(faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators have other rules")
+def test_freed_memory_is_used_again() -> None:
+    faults = {
+        mode: int(
+            subprocess.run(
+                [sys.executable, "-c", PROGRAM, mode], capture_output=True, text=True, check=True
+            ).stdout
+        )
+        for mode in ("keep", "leave")
+    }
+    assert faults["keep"] < 100  # 50 tensors of 1024 pages
+    assert faults["leave"] > 10 * max(faults["keep"], 1)
