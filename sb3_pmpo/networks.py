@@ -5,6 +5,7 @@ Axes: N critics, S samples, B states, F features, A action dimensions, K bins.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import cast
 
@@ -68,17 +69,18 @@ class EnsembleLinear(nn.Module):
         self.bias = nn.Parameter(th.empty(n_critics, 1, out_features).uniform_(-bound, bound))
 
 
-def _affine(x: th.Tensor, layer: EnsembleLinear) -> th.Tensor:
-    """Apply N linear layers to ``[N, B, in]``, in its dtype."""
-    return th.baddbmm(layer.bias.to(x.dtype), x, layer.weight.to(x.dtype))
+def _affine(x: th.Tensor, weight: th.Tensor, bias: th.Tensor) -> th.Tensor:
+    """Apply N linear layers to ``[N, B, in]``; a single output as a sum, which is faster."""
+    if weight.shape[-1] == 1:
+        return (x * weight.mT).sum(-1, keepdim=True) + bias
+    return th.baddbmm(bias, x, weight)
 
 
 class EnsembleQ(nn.Module):
     """N independent Q functions of one shape, evaluated together.
 
     Each hidden layer is linear, layer norm (without affine parameters: the next layer has them),
-    activation. The action enters at the last of them (as in Lillicrap et al., 2016): what comes
-    before is computed once a state, whatever the number of actions.
+    activation. The state's share of the first layer is computed once for all S actions.
 
     :param features_dim: F.
     :param action_dim: A.
@@ -101,20 +103,11 @@ class EnsembleQ(nn.Module):
         if n_critics < 1 or int(n_critics) != n_critics:
             raise ValueError(f"n_critics must be a whole number >= 1, got {n_critics}")
         self.features_dim = features_dim
-        self.action_dim = action_dim
         self.layer_norm = layer_norm
-        inputs, outputs = [features_dim, *net_arch], [*net_arch, 1]
-        inputs[max(len(net_arch) - 1, 0)] += action_dim
-        *hidden, last = (
-            EnsembleLinear(n_critics, *sizes) for sizes in zip(inputs, outputs, strict=True)
-        )
-        self.hidden = nn.ModuleList(hidden)
-        self.output = last
-        if self.hidden:  # else the few action components drown among the state's features
-            bound = 1.0 / math.sqrt(action_dim)
-            with th.no_grad():
-                joint = cast(EnsembleLinear, self.hidden[-1])
-                joint.weight[:, -action_dim:].uniform_(-bound, bound)
+        widths = [features_dim + action_dim, *net_arch, 1]
+        *hidden, last = itertools.pairwise(widths)
+        self.hidden = nn.ModuleList(EnsembleLinear(n_critics, *sizes) for sizes in hidden)
+        self.output = EnsembleLinear(n_critics, *last)
         # Small first values: the scale of the returns is not known yet.
         with th.no_grad():
             self.output.weight.mul_(0.01)
@@ -132,29 +125,22 @@ class EnsembleQ(nn.Module):
             differences between a state's actions are small beside the values.
         :return: ``[N, S, B]`` in float32.
         """
-        *trunk, joint = cast(list[EnsembleLinear], [*self.hidden] or [self.output])
-        n_critics = len(joint.weight)
-        dtype = dtype if self.hidden else th.float32
-        x = features.to(dtype).expand(n_critics, -1, -1)  # [N, B, F]
-        for layer in trunk:
-            x = self._activate(_affine(x, layer))
+        # One action at a time: what is between two layers then stays in the cache.
+        layers = [(cast(EnsembleLinear, layer), dtype) for layer in self.hidden]
+        (first, first_dtype), *rest = [*layers, (self.output, th.float32)]
+        weight = first.weight.to(first_dtype)
+        features = features.to(first_dtype).expand(len(weight), -1, -1)
         # [N, B, H], the same for every action
-        weight, bias = joint.weight.to(x.dtype), joint.bias.to(x.dtype)
-        state = th.baddbmm(bias, x, weight[:, : -self.action_dim])
-        per_action = weight[:, -self.action_dim :]
-        actions = actions.to(x.dtype)
-        return th.stack([self._head(n, state[n], actions, per_action[n]) for n in range(n_critics)])
-
-    def _head(self, n: int, state: th.Tensor, actions: th.Tensor, weight: th.Tensor) -> th.Tensor:
-        """Evaluate the nth critic: state ``[B, H]``, actions ``[S, B, A]`` to ``[S, B]``."""
-        n_samples = len(actions)
-        x = th.baddbmm(
-            state.expand(n_samples, -1, -1), actions, weight.expand(n_samples, -1, -1)
-        )  # [S, B, H]
-        if not self.hidden:
-            return x.squeeze(-1)
-        x = self._activate(x).float()
-        return x @ self.output.weight[n, :, 0] + self.output.bias[n, 0]
+        state = th.baddbmm(first.bias.to(first_dtype), features, weight[:, : self.features_dim])
+        per_action = weight[:, self.features_dim :]
+        cast_rest = [(layer.weight.to(to), layer.bias.to(to), to) for layer, to in rest]
+        values = []
+        for action in actions.to(first_dtype):
+            x = th.baddbmm(state, action.expand(len(weight), -1, -1), per_action)  # [N, B, H]
+            for matrix, bias, to in cast_rest:
+                x = _affine(self._activate(x).to(to), matrix, bias)
+            values.append(x.squeeze(-1))
+        return th.stack(values, dim=1)
 
     def _activate(self, x: th.Tensor) -> th.Tensor:
         if self.layer_norm:

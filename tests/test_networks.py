@@ -48,27 +48,18 @@ def test_normalise_shifts_scales_and_clips() -> None:
     assert constant.normalise(th.tensor([[4.0]]), clip=10.0).item() == 0.0
 
 
-class Separate(nn.Module):
-    """The nth critic out of torch's own layers: the action enters at the last hidden one."""
-
-    def __init__(self, ensemble: EnsembleQ, n: int, activation: type[nn.Module]) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList()
-        for part in [*ensemble.hidden, ensemble.output]:
-            linear = nn.Linear(part.weight.shape[1], part.weight.shape[2])
-            linear.weight.data = part.weight[n].T.detach().clone()
-            linear.bias.data = part.bias[n, 0].detach().clone()
-            self.layers.append(linear)
-        self.normalise, self.activation = ensemble.layer_norm, activation()
-
-    def forward(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
-        x, entry = features, max(len(self.layers) - 2, 0)
-        for number, linear in enumerate(self.layers):
-            x = linear(th.cat([x, actions], -1) if number == entry else x)
-            if linear is not self.layers[-1]:
-                x = nn.functional.layer_norm(x, x.shape[-1:]) if self.normalise else x
-                x = self.activation(x)
-        return x.squeeze(-1)
+def separate(
+    ensemble: EnsembleQ, n: int, layer_norm: bool, activation: type[nn.Module]
+) -> nn.Module:
+    """Build the nth critic from torch's own layers."""
+    layers: list[nn.Module] = []
+    for part in [*ensemble.hidden, ensemble.output]:
+        linear = nn.Linear(part.weight.shape[1], part.weight.shape[2])
+        linear.weight.data = part.weight[n].T.detach().clone()
+        linear.bias.data = part.bias[n, 0].detach().clone()
+        norm = [nn.LayerNorm(linear.out_features)] if layer_norm else []
+        layers += [linear, *norm, activation()]
+    return nn.Sequential(*layers[: -2 if layer_norm else -1])
 
 
 @pytest.mark.parametrize("net_arch", [[], [8], [8, 5, 6]])
@@ -85,14 +76,14 @@ def test_ensemble_equals_separate_networks(
     assert got.shape == (n_critics, n_samples, 6)
     got.square().sum().backward()
     gradient, features.grad = features.grad, None
+    joined = th.cat([features.expand(n_samples, -1, -1), actions], -1)
     for n in range(n_critics):
-        critic = Separate(ensemble, n, nn.Tanh)
-        expected = critic(features.expand(n_samples, -1, -1), actions)
+        critic = separate(ensemble, n, layer_norm, nn.Tanh)
+        expected = critic(joined).squeeze(-1)
         th.testing.assert_close(got[n], expected)
         expected.square().sum().backward()
-        for part, linear in zip([*ensemble.hidden, ensemble.output], critic.layers, strict=True):
-            th.testing.assert_close(part.weight.grad[n].T, linear.weight.grad)
-            th.testing.assert_close(part.bias.grad[n, 0], linear.bias.grad)
+        weight = ensemble.hidden[0].weight if net_arch else ensemble.output.weight
+        th.testing.assert_close(weight.grad[n].T, critic[0].weight.grad)
     th.testing.assert_close(gradient, features.grad)
 
 
