@@ -12,9 +12,6 @@ from typing import Any
 
 from benchmarks.suites import Arguments
 
-#: Keys of a configuration that the harness sets itself, the same for every algorithm.
-NOT_ARGUMENTS = {"n_timesteps", "policy", "env_wrapper"}
-
 
 def algorithm_class(algorithm: str) -> Any:
     """Return the class that an algorithm's name starts with."""
@@ -35,13 +32,14 @@ def make_task(task: str, action_repeat: int) -> Any:
 
 def make_model(algorithm: str, task: str, env: Any, seed: int, arguments: Arguments) -> Any:
     """Make an algorithm with its shipped setting and, over it, the arguments of a variant."""
-    from sb3_pmpo.configs import load_config, to_arguments
+    from sb3_pmpo.configs import SETTINGS, load_config, to_arguments
 
     base = algorithm.split("-")[0]
     settings: Arguments = {}
     if base in {"PMPO", "MPO", "DPO"}:
         shipped = load_config(base.lower(), f"dm_control/{task}-v0")
-        settings = {key: shipped[key] for key in shipped.keys() - NOT_ARGUMENTS}
+        # The harness sets the others itself, the same for every algorithm.
+        settings = {key: shipped[key] for key in shipped.keys() - set(SETTINGS)}
     # SB3 adds to policy_kwargs.
     settings = to_arguments(settings | copy.deepcopy(arguments))
     return algorithm_class(algorithm)("MlpPolicy", env, seed=seed, device="cpu", **settings)
