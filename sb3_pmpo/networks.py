@@ -35,17 +35,12 @@ class RunningMoments(nn.Module):
     @th.no_grad()
     def update(self, batch: th.Tensor) -> None:
         """Take in a batch ``[B, *shape]`` (Chan et al., 1979, parallel moments)."""
-        batch = batch.to(self.mean)
-        n = batch.shape[0]
-        batch_mean = batch.mean(0)
-        batch_var = (batch - batch_mean).square().mean(0)
-        total = self.count + n
-        delta = batch_mean - self.mean
-        # Before the first batch, var = 1 is a placeholder and count = 0 discards it.
-        m2 = self.var * self.count + batch_var * n + delta.square() * self.count * n / total
-        self.mean += delta * n / total
-        self.var.copy_(m2 / total)
-        self.count.copy_(total)
+        batch_var, batch_mean = th.var_mean(batch.to(self.mean), dim=0, correction=0)
+        self.count += len(batch)
+        share = len(batch) / self.count  # the first batch's is 1, which discards var = 1
+        spread = (batch_mean - self.mean).square() * (share * (1.0 - share))
+        self.var.lerp_(batch_var, share).add_(spread)
+        self.mean.lerp_(batch_mean, share)
 
     def normalise(self, x: th.Tensor, *, clip: float) -> th.Tensor:
         """Shift and scale to zero mean and unit variance, then clip to ``+-clip``."""
