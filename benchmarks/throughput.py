@@ -102,8 +102,7 @@ def pmpo_floor_ms(model: Any) -> dict[str, float]:
     actor = mlp_flops(OBSERVATIONS, 2 * ACTIONS, BATCH)
     critic = critics * mlp_flops(OBSERVATIONS + ACTIONS, 1, BATCH)
     rate = {dtype: gemm_rate(dtype) for dtype in (th.float32, model._critic_dtype)}
-    bootstrap = min(model.n_samples, BOOTSTRAP_SAMPLES)
-    scoring = (bootstrap + model.n_samples / delay) * critic
+    scoring = (BOOTSTRAP_SAMPLES + model.n_samples / delay) * critic
     training = 3 * critic + actor + (3 + 1) * actor / delay
     return {
         "gemm_float32_gflops": rate[th.float32],

@@ -25,9 +25,9 @@ from sb3_pmpo import (
 from sb3_pmpo.core.preference import Labeller
 from sb3_pmpo.exploration import pink_noise
 
-SNAPSHOT_ACTIONS = [[-0.45588, 1.63695], [-0.49409, 1.66067]]
-SNAPSHOT_STD = [[0.59055, 0.5869], [0.60248, 0.58649]]
-SNAPSHOT_Q = [0.10736, 0.1006]
+SNAPSHOT_ACTIONS = [[-0.46861, 1.64138], [-0.49964, 1.6477]]
+SNAPSHOT_STD = [[0.58523, 0.58858], [0.59187, 0.58688]]
+SNAPSHOT_Q = [0.10727, 0.10026]
 
 
 def filled(**kwargs: Any) -> PMPO:

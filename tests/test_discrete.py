@@ -114,7 +114,7 @@ def test_the_value_of_a_state_is_exact_where_all_actions_are_listed() -> None:
         for code in th.eye(3)
     ]
     expected = (probability * th.stack(q_values, -1)).sum(-1)
-    th.testing.assert_close(model._value(observations), expected, rtol=1e-2, atol=1e-2)
+    th.testing.assert_close(model._value(observations, 1), expected, rtol=1e-2, atol=1e-2)
 
 
 def test_a_threshold_at_the_value_needs_no_samples() -> None:
