@@ -15,15 +15,14 @@ from sb3_pmpo.memory import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(50):
-        th.zeros(2, 256, 256, 8).add_(1.0)  # 4 MiB
+    for mebibytes in range(1, 21):  # each is above the threshold that the last one raised
+        th.zeros(mebibytes, 2**18).add_(1.0)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 if sys.argv[1] == "keep":
     keep_freed_memory()
 assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - rss < 1024  # KiB: nothing was touched
-faults()
 print(faults())
 """
 
@@ -38,5 +37,5 @@ def test_freed_memory_is_used_again() -> None:
         )
         for mode in ("keep", "leave")
     }
-    assert faults["keep"] < 100  # 50 tensors of 1024 pages
-    assert faults["leave"] > 10 * max(faults["keep"], 1)
+    # The heap grows to the largest tensor once; without, every tensor is mapped anew: 210 MiB.
+    assert faults["leave"] > 4 * faults["keep"]
