@@ -14,10 +14,8 @@ Axes: S actions, B states, T decisions.
 from __future__ import annotations
 
 import argparse
-import csv
 import itertools
 import json
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,8 +25,8 @@ from torch import nn
 
 from benchmarks.models import make_model, make_task
 from benchmarks.provenance import provenance
+from benchmarks.records import Places, write
 
-RESULTS = Path(__file__).parent / "results"
 ACTION_REPEAT, N_ACTIONS, HORIZON, LAMBDA = 2, 8, 12, 0.98
 
 
@@ -251,11 +249,8 @@ def main() -> None:
         | provenance()
         for name, critic in critics.items()
     ]
-    path = RESULTS / f"labels_{options.task}.csv"
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    path = Places().results / f"labels_{options.task}.csv"
+    write(path, rows, tuple(rows[0]))
     print(f"{'critic':24}{'within':>9}{'rank':>9}{'between':>9}")
     for row in rows:
         figures = "".join(f"{row[key]:9.3f}" for key in ("within", "rank", "between"))

@@ -48,7 +48,8 @@ DEFAULT_N_STEPS = 3
 
 
 #: Samples that average the value of the next state. More cost time and only lower a variance that
-#: is small beside that of the transitions: 1, 2 and 8 give equally good scores (benchmarks/labels).
+#: is small beside that of the transitions: 1, 2 and 8 give equally good scores, as
+#: benchmarks/README.md has it.
 BOOTSTRAP_SAMPLES = 1
 
 #: Samples that average the value which a labeller may compare its candidates with.

@@ -23,6 +23,7 @@ rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 if sys.argv[1] == "keep":
     keep_freed_memory()
 assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - rss < 1024  # KiB: nothing was touched
+faults()
 print(faults())
 """
 
@@ -37,5 +38,5 @@ def test_freed_memory_is_used_again() -> None:
         )
         for mode in ("keep", "leave")
     }
-    # The heap grows to the largest tensor once; without, every tensor is mapped anew: 210 MiB.
-    assert faults["leave"] > 4 * faults["keep"]
+    assert faults["keep"] < 100  # 20 tensors of 256 to 5120 pages
+    assert faults["leave"] > 10 * max(faults["keep"], 1)
