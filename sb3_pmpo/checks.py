@@ -43,7 +43,7 @@ def check_positive(name: str, value: Any, hint: str) -> None:
 _RANGES: tuple[tuple[str, float, float, type, str], ...] = (
     ("buffer_size", 1, _INF, int, "it counts transitions; 1_000_000 is usual"),
     ("learning_starts", 0, _INF, int, "it counts environment steps before the first update"),
-    ("batch_size", 1, _INF, int, "it counts transitions; 256 is usual"),
+    ("batch_size", 1, _INF, int, "it counts transitions; 128 is usual"),
     ("tau", 0.0, 1.0, float, "it is the share by which the critic target moves; 0.005 is usual"),
     ("gamma", 0.0, 1.0, float, "it is the discount factor; 0.99 is usual"),
     ("gradient_steps", -1, _INF, int, "-1 means as many as environment steps were collected"),

@@ -50,7 +50,7 @@ class PMPOPolicy(BoundedPolicy):
     :param observation_space: the space of the observations.
     :param action_space: a bounded Box, Discrete or MultiDiscrete.
     :param lr_schedule: learning rate as a function of the remaining progress.
-    :param net_arch: widths for both, or ``dict(pi=[...], qf=[...])``; ``[256, 256]`` if None.
+    :param net_arch: widths for both, or ``dict(pi=[...], qf=[...])``; ``[128, 128]`` if None.
     :param activation_fn: activation of all the bodies.
     :param features_extractor_class: class of the features extractor.
     :param features_extractor_kwargs: its arguments.
@@ -190,7 +190,7 @@ class PMPOPolicy(BoundedPolicy):
 
     def _part_kwargs(self, extractor: BaseFeaturesExtractor | None, which: int) -> dict[str, Any]:
         net_arch = self._arguments["net_arch"]
-        arch = get_actor_critic_arch([256, 256] if net_arch is None else net_arch)[which]
+        arch = get_actor_critic_arch([128, 128] if net_arch is None else net_arch)[which]
         kwargs = {
             "observation_space": self.observation_space,
             "action_space": self.action_space,
