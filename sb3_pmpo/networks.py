@@ -217,10 +217,23 @@ def fastest_dtype(device: th.device) -> th.dtype:
     return th.bfloat16 if fast else th.float32
 
 
-@th.no_grad()
-def lag(online: nn.Module, lagged: nn.Module, tau: float) -> None:
-    """Move ``lagged`` by ``tau`` towards ``online``; copy batch-norm statistics (SB3 #996)."""
-    th._foreach_lerp_(list(lagged.parameters()), list(online.parameters()), tau)
-    for old, new in zip(lagged.buffers(), online.buffers(), strict=True):
-        if old is not new:  # the normaliser is one object in both
+class LaggedCopy:
+    """Moves a copy of a module towards it; the tensors are found once, as that costs more than it.
+
+    :param online: the module that learns.
+    :param lagged: its copy, of the same shape.
+    """
+
+    def __init__(self, online: nn.Module, lagged: nn.Module) -> None:
+        self._online: list[th.Tensor] = list(online.parameters())
+        self._lagged: list[th.Tensor] = list(lagged.parameters())
+        pairs = zip(lagged.buffers(), online.buffers(), strict=True)
+        # The normaliser is one object in both.
+        self._buffers = [(old, new) for old, new in pairs if old is not new]
+
+    @th.no_grad()
+    def move(self, tau: float) -> None:
+        """Move the parameters by the share ``tau``; copy batch-norm statistics (SB3 #996)."""
+        th._foreach_lerp_(self._lagged, self._online, tau)
+        for old, new in self._buffers:
             old.copy_(new)

@@ -36,7 +36,7 @@ from sb3_pmpo.exploration import ExplorationNoise
 from sb3_pmpo.files import whole_file
 from sb3_pmpo.memory import keep_freed_memory
 from sb3_pmpo.metrics import MeanMetrics, grad_norm, sample_metrics
-from sb3_pmpo.networks import fastest_dtype, lag
+from sb3_pmpo.networks import LaggedCopy, fastest_dtype
 from sb3_pmpo.objectives import Objective
 from sb3_pmpo.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, PMPOPolicy
 
@@ -200,6 +200,8 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         if self.compile:
             self.policy.compile_networks()
         self._convert_train_freq()
+        self._critic_lag = LaggedCopy(self.critic, self.critic_target)
+        self._reference_lag = LaggedCopy(self.actor, self.reference_actor)
         self._noise = self._make_noise()
         self._discounted_returns = np.zeros(self.n_envs)
         self._metrics = MeanMetrics()
@@ -322,10 +324,10 @@ class OffPolicyMPO(OffPolicyAlgorithm):
     @th.no_grad()
     def _update_lagged_networks(self) -> None:
         """Move the critic target by ``tau``, and the reference on its schedule."""
-        lag(self.critic, self.critic_target, self.tau)
+        self._critic_lag.move(self.tau)
         self._reference_age += 1.0
         if self._n_updates % self.reference_update_interval == 0:
-            lag(self.actor, self.reference_actor, self.reference_tau)
+            self._reference_lag.move(self.reference_tau)
             self._reference_age *= 1.0 - self.reference_tau
         self._metrics.add_scalar("reference_age", self._reference_age)
 
@@ -459,7 +461,8 @@ class OffPolicyMPO(OffPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         derived = ["actor", "reference_actor", "critic", "critic_target", "objective", "duals"]
-        return [*super()._excluded_save_params(), *derived, "_noise", "_metrics", "_critic_dtype"]
+        made = ["_critic_lag", "_reference_lag", "_noise", "_metrics", "_critic_dtype"]
+        return [*super()._excluded_save_params(), *derived, *made]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         duals = [] if self.duals is None else ["duals", "duals.optimizer"]

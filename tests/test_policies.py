@@ -74,7 +74,7 @@ def test_all_parts_of_every_policy_learn(
 @pytest.mark.parametrize(
     ("net_arch", "pi", "qf"),
     [
-        (None, [256, 256], [256, 256]),
+        (None, [128, 128], [128, 128]),
         ([], [], []),
         ([8], [8], [8]),
         ({"pi": [8, 4], "qf": [6]}, [8, 4], [6]),
