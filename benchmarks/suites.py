@@ -114,15 +114,10 @@ _FIGURE2: dict[str, Arguments] = {
     "MPO": {},
     "DPO": {"n_samples": 8},
 }
-#: Widths and batch of figure 2, so that its many runs fit two cores; SAC has SB3's defaults.
-_SMALL: Arguments = {"batch_size": 128}
 FIGURE2_GROUPS = {
-    "Gaussian": {
-        name: _SMALL | {"policy_kwargs": {"net_arch": [128, 128]}} | arguments
-        for name, arguments in _FIGURE2.items()
-    },
+    "Gaussian": _FIGURE2,
     "discretised": {
-        f"{name}-D": _SMALL | {"policy_kwargs": {"net_arch": [128, 128], "n_bins": 11}} | arguments
+        f"{name}-D": {"policy_kwargs": {"n_bins": 11}} | arguments
         for name, arguments in _FIGURE2.items()
     },
 }
@@ -152,7 +147,7 @@ SUITES: dict[str, Suite] = {
         {
             "PMPO-one-update": {"gradient_steps": 1},
             "PMPO-delay1": {"policy_delay": 1},
-            "PMPO-batch128": {"batch_size": 128},
+            "PMPO-wide": {"batch_size": 256, "policy_kwargs": {"net_arch": [256, 256]}},
         }
     ),
     "ablation-exploration": _ablation(
