@@ -141,6 +141,8 @@ SUITES: dict[str, Suite] = {
             "PMPO-S16": {"n_samples": 16, "labeller": "top_k(8)"},
             "PMPO-quarter": {"labeller": "top_k(2)"},
             "PMPO-best-worst": {"labeller": "top_k(1)"},
+            "PMPO-advantage": {"labeller": "advantage()", "beta": [0.5, 20]},
+            "PMPO-advantage-fast": {"labeller": "advantage()", "beta": [0.2, 20]},
         }
     ),
     "ablation-updates": _ablation(

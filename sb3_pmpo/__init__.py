@@ -4,6 +4,7 @@ from sb3_pmpo.core.losses import dpo_loss, ipo_loss
 from sb3_pmpo.core.preference import (
     Candidates,
     Preference,
+    advantage,
     best_worst,
     boltzmann,
     from_labels,
@@ -30,6 +31,7 @@ __all__ = [
     "Candidates",
     "Preference",
     "__version__",
+    "advantage",
     "best_worst",
     "boltzmann",
     "dpo_loss",

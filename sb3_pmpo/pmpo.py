@@ -15,7 +15,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_pmpo.checks import check_number
 from sb3_pmpo.core.losses import check_alpha_beta, instability
-from sb3_pmpo.core.preference import Candidates, Labeller, top_k
+from sb3_pmpo.core.preference import Advantage, Candidates, Labeller, top_k
 from sb3_pmpo.exploration import pink_noise
 from sb3_pmpo.objectives import PMPOObjective
 from sb3_pmpo.off_policy import NoiseFactory, OffPolicyMPO
@@ -68,8 +68,9 @@ class PMPO(OffPolicyMPO):
         one for the std, of which a categorical policy takes the first; None for (1, 20), and for
         5 with a categorical policy, whose entropy runs down too fast at 1. With half the
         samples in each set the loss is safe iff ``beta >= 2 * (1 - alpha)``; below, a warning
-        says so.
-    :param labeller: who is accepted and who rejected, from the samples' scores.
+        says so. For the mean alone ``beta > 1 - 2 * alpha`` is enough with ``advantage()``.
+    :param labeller: who is accepted and who rejected, from the samples' scores; and with
+        ``advantage()`` with what weight.
     :param n_samples: S, actions the reference proposes per state.
     :param policy_delay: updates of the critics for each of the policy, which has the first of them.
     :param decoupled: fit the mean under the reference's std and the std around its mean, each
@@ -183,7 +184,11 @@ class PMPO(OffPolicyMPO):
         for beta in betas:
             check_number("beta", beta, 0.0, math.inf, float, "the weight of the KL")
             check_alpha_beta(self.alpha, beta)
-        reason = instability(self.alpha, min(betas) if self.decoupled else betas[0])
+        # With advantage() accepted and rejected weigh the same in each state.
+        balanced = self.decoupled and self._is_gaussian() and isinstance(self.labeller, Advantage)
+        reason = instability(self.alpha, betas[0], fixed_variance=balanced)
+        if self.decoupled and reason is None:
+            reason = instability(self.alpha, betas[1])
         if reason is not None:
             warnings.warn(reason, stacklevel=2)
         # A labeller that cannot work with this many samples says so now, not in training.

@@ -10,7 +10,7 @@ import pytest
 from gymnasium import spaces
 from toys import Toy, small
 
-from sb3_pmpo import PAPER_A, PAPER_AR, PAPER_R, PMPO, top_k
+from sb3_pmpo import PAPER_A, PAPER_AR, PAPER_R, PMPO, advantage, top_k
 from sb3_pmpo.checks import check_finite
 
 NAN, INF = float("nan"), float("inf")
@@ -135,6 +135,8 @@ def test_a_reference_that_always_equals_the_policy_is_refused(interval: int, del
         {"alpha": 0.5, "beta": 0.5},
         {"alpha": 0.0, "beta": 1.0},
         {"alpha": 0.5, "beta": (1.0, 0.5)},
+        {"alpha": 0.5, "beta": (0.2, 0.5), "labeller": advantage()},
+        {"alpha": 0.5, "beta": 0.2, "labeller": advantage(), "decoupled": False},
         PAPER_AR,
     ],
 )
@@ -152,6 +154,7 @@ def test_a_beta_that_is_too_small_warns_once_with_the_reason(kwargs: dict[str, A
         {"alpha": 0.5, "beta": (1.0, 0.0), "decoupled": False},
         {"alpha": 1.0, "beta": 0.0},
         {"alpha": 0.0, "beta": 2.0},
+        {"labeller": advantage(), "beta": (0.2, 1.0)},
         PAPER_A,
         PAPER_R,
     ],

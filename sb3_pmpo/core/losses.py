@@ -44,7 +44,7 @@ def check_alpha_beta(alpha: float, beta: float) -> None:
         raise ValueError(f"beta must be finite and >= 0, got {beta}")
 
 
-def instability(alpha: float, beta: float) -> str | None:
+def instability(alpha: float, beta: float, *, fixed_variance: bool = False) -> str | None:
     """Say what is unsafe about a pair of weights, for an even split and means per set.
 
     With half of the reference's samples in each set, ``E_ref = (E_acc + E_rej) / 2``, so the
@@ -53,14 +53,23 @@ def instability(alpha: float, beta: float) -> str | None:
     ``beta <= 1 - 2 * alpha`` or its optimal variance is negative. It holds in expectation over
     the samples: draw fresh ones.
 
+    :param alpha: in [0, 1], the weight of the accepted.
+    :param beta: >= 0, the weight of the KL.
+    :param fixed_variance: only the mean of a Gaussian is fitted, and accepted and rejected weigh
+        the same in each state; then all that counts is that ``beta > 1 - 2 * alpha``.
     :return: the reason, or None if the pair is safe.
     """
-    safe = 2.0 * (1.0 - alpha)
-    if beta >= safe or math.isclose(beta, safe):
+    if fixed_variance:
+        safe, bound = beta > 1.0 - 2.0 * alpha, f"not above 1 - 2 * alpha = {1.0 - 2.0 * alpha}"
+    else:
+        least = 2.0 * (1.0 - alpha)
+        safe = beta >= least or math.isclose(beta, least)
+        bound = f"below 2 * (1 - alpha) = {least}"
+    if safe:
         return None
     return (
-        f"beta={beta} is below 2 * (1 - alpha) = {safe} (alpha={alpha}): the KL does not outweigh "
-        "the push away from rejected samples, and the policy may collapse; raise beta or alpha"
+        f"beta={beta} is {bound} (alpha={alpha}): the KL does not outweigh the push away from "
+        "rejected samples, and the policy may collapse; raise beta or alpha"
     )
 
 

@@ -321,6 +321,40 @@ def boltzmann_weights(
 
 
 @dataclass(frozen=True)
+class Advantage:
+    """Weigh the samples by how far they are from the mean; see :func:`advantage`."""
+
+    def __call__(self, candidates: Candidates) -> Preference:
+        """Weigh the samples.
+
+        :raises ValueError: if there is only one, which has nothing to be compared with.
+        """
+        counts = candidates.counts
+        if len(candidates.scores) < 2:
+            raise ValueError(
+                f"advantage() needs at least 2 samples, got {len(candidates.scores)}: draw more"
+            )
+        deviation = candidates.scores.detach() - candidates.mean_score().detach()  # [S, *B]
+        share = 1.0 / len(deviation) if counts is None else counts / counts.sum(0)
+        weighted = share * deviation
+        spread = weighted.abs().sum(0).mean()  # 0 where all the scores are equal
+        weights = 2.0 * weighted / th.where(spread > 0.0, spread, 1.0)
+        return Preference(weights.clamp(min=0.0), (-weights).clamp(min=0.0))
+
+
+def advantage() -> Advantage:
+    """Accept what is better than its state's mean, reject what is worse, in proportion to how far.
+
+    The deviations ``f(y, x) - mean_y f(y, x)`` are in units of their mean absolute value over the
+    whole batch: a state counts by how much depends on the action there, where ranks make all
+    states equal and with them the noise of those in which nothing does. Accepted and rejected
+    weigh the same in each state, and 1 in the mean over the states, so that the loss of a mean of
+    fixed variance is safe at any ``beta > 0`` with ``alpha`` of 0.5.
+    """
+    return Advantage()
+
+
+@dataclass(frozen=True)
 class Boltzmann:
     """Weigh the samples by their scores instead of dividing them; see :func:`boltzmann`."""
 

@@ -13,6 +13,7 @@ from sb3_pmpo.core.preference import (
     Candidates,
     Labeller,
     Preference,
+    advantage,
     best_worst,
     boltzmann,
     boltzmann_weights,
@@ -56,6 +57,13 @@ def test_whole_counts_are_repeated_samples(labeller: Labeller) -> None:
         expected = written_out(labeller, state)
         th.testing.assert_close(preference.accept[:, state], expected.accept)
         th.testing.assert_close(preference.reject[:, state], expected.reject)
+
+
+def test_counts_weigh_the_mean_and_the_deviations_of_advantage() -> None:
+    weighed = advantage()(Candidates(SCORES[:, :1], counts=COUNTS[:, :1].float()))
+    expected = written_out(advantage(), 0)
+    th.testing.assert_close(weighed.accept[:, 0], expected.accept)
+    th.testing.assert_close(weighed.reject[:, 0], expected.reject)
 
 
 def test_ties_of_listed_actions_share_nothing_twice() -> None:

@@ -14,6 +14,7 @@ from sb3_pmpo.core.losses import pmpo_loss
 from sb3_pmpo.core.preference import (
     Candidates,
     Labeller,
+    advantage,
     best_worst,
     boltzmann,
     from_labels,
@@ -65,6 +66,43 @@ def test_threshold_takes_a_baseline_of_ones_own_and_a_normalisation() -> None:
     accept, reject = labeller(candidates())
     assert accept.sum(0).tolist() == [0.25, 1.0]
     assert reject.sum(0).tolist() == [0.75, 0.0]
+
+
+def test_advantage_weighs_by_the_distance_from_the_mean_in_units_of_the_batch() -> None:
+    """Mean absolute deviations of the states 1.5 and 0.5, of the batch 1."""
+    scores = th.tensor([[5.0, 1.0], [2.0, 2.0], [2.0, 1.0], [2.0, 1.0], [4.0, 0.0], [3.0, 1.0]])
+    accept, reject = advantage()(Candidates(scores))
+    deviation = scores - scores.mean(0)
+    expected = 2.0 * deviation / deviation.abs().mean() / 6.0
+    th.testing.assert_close(accept - reject, expected)
+    assert th.all(accept * reject == 0.0)
+    th.testing.assert_close(accept.sum(0), reject.sum(0))
+    assert accept.sum(0).mean().item() == pytest.approx(1.0)
+    assert accept.sum(0)[0] > 1.5 * accept.sum(0)[1]  # more depends on the action there
+
+
+def test_advantage_labels_nothing_where_nothing_depends_on_the_action() -> None:
+    accept, reject = advantage()(Candidates(th.full((4, 3), 2.0)))
+    assert not accept.any()
+    assert not reject.any()
+    with pytest.raises(ValueError, match="at least 2 samples, got 1"):
+        advantage()(Candidates(th.ones(1, 3)))
+
+
+def test_advantage_moves_a_mean_by_the_covariance_of_score_and_action() -> None:
+    """The minimum of the loss in the mean is ``ref + E[deviation * noise] * std / beta``."""
+    generator = th.Generator().manual_seed(0)
+    noise = th.randn(64, 5, generator=generator, dtype=th.float64)
+    slope = th.tensor([0.0, 0.1, 1.0, -1.0, 3.0], dtype=th.float64)
+    preference = advantage()(Candidates(noise * slope))
+    mean = th.zeros(5, dtype=th.float64, requires_grad=True)  # the reference's std is 1
+    beta = 0.2
+    log_prob, kl = -0.5 * (noise - mean).square(), 0.5 * mean.square()
+    pmpo_loss(log_prob, preference, kl, alpha=0.5, beta=beta).loss.backward()
+    step = -5.0 * mean.grad / beta  # the loss is quadratic with curvature beta / 5
+    deviation = slope * (noise - noise.mean(0))
+    th.testing.assert_close(step, (deviation * noise).mean(0) / deviation.abs().mean() / beta)
+    assert step[0] == 0.0
 
 
 @pytest.mark.parametrize("labeller", LABELLERS)

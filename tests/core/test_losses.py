@@ -300,6 +300,21 @@ class TestStability:
             assert f"alpha={alpha}" in reason
             assert "raise beta or alpha" in reason
 
+    @pytest.mark.parametrize("beta", [0.0, 0.25, 0.5, 1.0, 1.5])
+    @pytest.mark.parametrize("alpha", [0.0, 0.25, 0.5, 0.75, 1.0])
+    def test_a_mean_of_fixed_variance_is_safe_iff_its_loss_is_convex(self, alpha, beta):
+        """The second derivative in the mean is the total of the weights, the KL's included."""
+        mean = th.zeros(1, dtype=th.float64, requires_grad=True)
+        samples = th.randn(8, 1, generator=seeded(0), dtype=th.float64)
+        preference = top_k(4)(Candidates(samples))
+        log_prob, kl = -0.5 * (samples - mean).square(), 0.5 * mean.square()
+        loss = pmpo_loss(log_prob, preference, kl, alpha=alpha, beta=beta).loss
+        (slope,) = th.autograd.grad(loss, mean, create_graph=True)
+        (curvature,) = th.autograd.grad(slope.sum(), mean)
+        reason = instability(alpha, beta, fixed_variance=True)
+        assert (reason is None) == (curvature.item() > 1e-9)
+        assert reason is None or f"beta={beta}" in reason
+
     @pytest.mark.parametrize("tenths", range(11))
     def test_the_threshold_itself_is_safe_in_decimals(self, tenths):
         """alpha = 0.7, beta = 0.6 is on the threshold: ``2 * (1 - 0.7)`` must not round above."""
