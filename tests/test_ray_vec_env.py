@@ -30,6 +30,7 @@ from sb3_pmpo.ray_vec_env import RayVecEnv, WorkerDiedError  # noqa: E402  # it 
 @pytest.fixture(scope="module", autouse=True)
 def _one_node() -> Iterator[None]:
     ray.init(
+        address="local",  # not one that another test process has just started
         num_cpus=2,
         object_store_memory=10**8,
         include_dashboard=False,
