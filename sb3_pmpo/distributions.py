@@ -90,6 +90,10 @@ class Distribution(Protocol):
         """Return the parts that can be fitted apart, each with a KL of its own."""
         ...
 
+    def edge_barrier(self) -> th.Tensor | None:
+        """Measure how near the mean is to the box's edge, ``[*B]``; None: it has no such edge."""
+        ...
+
     def describe(self) -> dict[str, th.Tensor]:
         """Return scalars for the log, without gradient."""
         ...
@@ -126,6 +130,14 @@ class DiagGaussian(NamedTuple):
     def overshoot(self, actions: th.Tensor) -> th.Tensor:
         """Sum over A how far ``actions [S, *B, A]`` leave [-1, 1]; ``[S, *B]``."""
         return _outside(actions)
+
+    def edge_barrier(self) -> th.Tensor:
+        """Sum ``-log(1 - mean^2)`` over A, for a mean in [-1, 1]; ``[*B]``, with gradient.
+
+        0 in the middle of the box. Where the mean is ``tanh(x)`` its slope in x is ``2 * mean``,
+        and stays so where tanh's own is gone, up to the mean that rounds to 1.
+        """
+        return -(1.0 - self.mean.square() + 1e-6).log().sum(-1)
 
     def describe(self) -> dict[str, th.Tensor]:
         """Return the smallest, the mean and the largest std."""
@@ -303,6 +315,9 @@ class Categorical(NamedTuple):
 
     def overshoot(self, actions: th.Tensor) -> None:
         """Return None: no bin is outside."""
+
+    def edge_barrier(self) -> None:
+        """Return None: nothing saturates."""
 
     def detach(self) -> Categorical:
         """Cut the gradient of the logits."""

@@ -70,6 +70,8 @@ class PMPOObjective:
     :param beta_std: >= 0, weight of the std's KL.
     :param labeller: who is accepted, who rejected.
     :param decoupled: fit mean and std apart (MPO's way) or together (the paper's).
+    :param edge_barrier: >= 0, weight of :meth:`DiagGaussian.edge_barrier`; 0 for a mean without
+        bounds.
     """
 
     alpha: float
@@ -77,6 +79,7 @@ class PMPOObjective:
     beta_std: float
     labeller: Labeller
     decoupled: bool = True
+    edge_barrier: float = 0.0
     duals: ClassVar[None] = None
 
     def __call__(self, online: D, reference: D, candidates: Candidates) -> PolicyLoss:
@@ -101,6 +104,10 @@ class PMPOObjective:
             metrics[f"accept_log_prob_{component.name}"] = terms.accept
             metrics[f"reject_log_prob_{component.name}"] = terms.reject
             metrics[f"kl_{component.name}"] = terms.kl
+        barrier = online.edge_barrier() if self.edge_barrier else None
+        if barrier is not None:
+            total = total + self.edge_barrier * barrier.mean()
+            metrics["edge_barrier"] = barrier.detach().mean()
         metrics["accept_fraction"] = (preference.accept > 0).float().mean()
         metrics["q_gap"] = _score_gap(preference, candidates)
         return PolicyLoss(total, metrics)

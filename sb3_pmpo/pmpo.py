@@ -15,7 +15,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_pmpo.checks import check_number
 from sb3_pmpo.core.losses import check_alpha_beta, instability
-from sb3_pmpo.core.preference import Advantage, Candidates, Labeller, top_k
+from sb3_pmpo.core.preference import Advantage, Candidates, Labeller, advantage, top_k
 from sb3_pmpo.exploration import pink_noise
 from sb3_pmpo.objectives import PMPOObjective
 from sb3_pmpo.off_policy import NoiseFactory, OffPolicyMPO
@@ -27,6 +27,7 @@ PAPER: dict[str, Any] = {
     "n_samples": 4,
     "labeller": top_k(2),
     "decoupled": False,
+    "edge_barrier": 0.0,
     "reference_tau": 1.0,
     "reference_update_interval": 100,
 }
@@ -34,8 +35,10 @@ PAPER_AR: dict[str, Any] = PAPER | {"alpha": 0.5, "beta": 0.5}
 PAPER_A: dict[str, Any] = PAPER | {"alpha": 1.0, "beta": 0.0}
 PAPER_R: dict[str, Any] = PAPER | {"alpha": 0.0, "beta": 2.0}
 
-#: The measured best KL weights: for mean and std (benchmarks/README.md), and for logits.
+#: The measured best KL weights (benchmarks/README.md): of mean and std with labels that weigh the
+#: same in every state and with advantage(), and of logits.
 GAUSSIAN_BETA = (1.0, 20.0)
+ADVANTAGE_BETA = (0.2, 20.0)
 CATEGORICAL_BETA = 5.0
 
 
@@ -65,12 +68,14 @@ class PMPO(OffPolicyMPO):
     :param actor_learning_rate: the actor's, if not ``learning_rate``.
     :param alpha: weight of the accepted samples, in [0, 1]; the rejected weigh ``1 - alpha``.
     :param beta: weight of ``KL(reference || policy)``, >= 0: one number, or one for the mean and
-        one for the std, of which a categorical policy takes the first; None for (1, 20), and for
-        5 with a categorical policy, whose entropy runs down too fast at 1. With half the
-        samples in each set the loss is safe iff ``beta >= 2 * (1 - alpha)``; below, a warning
-        says so. For the mean alone ``beta > 1 - 2 * alpha`` is enough with ``advantage()``.
-    :param labeller: who is accepted and who rejected, from the samples' scores; and with
-        ``advantage()`` with what weight.
+        one for the std, of which a categorical policy takes the first; None for (0.2, 20) with
+        ``advantage()``, for (1, 20) with other labels, and for 5 with a categorical policy, whose
+        entropy runs down too fast at 1. With half the samples in each set the loss is safe iff
+        ``beta >= 2 * (1 - alpha)``; below, a warning says so. For the mean alone
+        ``beta > 1 - 2 * alpha`` is enough with ``advantage()``.
+    :param labeller: who is accepted and who rejected, from the samples' scores, and with what
+        weight; None for ``advantage()``, and for the better and the worse half where it has not
+        been measured: a categorical policy, or one that is not decoupled.
     :param n_samples: S, actions the reference proposes per state.
     :param policy_delay: updates of the critics for each of the policy, which has the first of them.
     :param decoupled: fit the mean under the reference's std and the std around its mean, each
@@ -106,7 +111,7 @@ class PMPO(OffPolicyMPO):
         tau: float = 0.005,
         gamma: float = 0.99,
         train_freq: int | tuple[int, str] = 1,
-        gradient_steps: int = 2,
+        gradient_steps: int = 4,
         action_noise: ActionNoise | None = None,
         replay_buffer_class: type[ReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
@@ -115,10 +120,11 @@ class PMPO(OffPolicyMPO):
         actor_learning_rate: float | Schedule | None = None,
         alpha: float = 0.5,
         beta: float | tuple[float, float] | None = None,
-        labeller: Labeller = top_k(4),
+        labeller: Labeller | None = None,
         n_samples: int = 8,
-        policy_delay: int = 2,
+        policy_delay: int = 4,
         decoupled: bool = True,
+        edge_barrier: float = 0.02,
         reference_tau: float = 0.005,
         reference_update_interval: int = 1,
         exploration_noise: NoiseFactory | None = pink_noise,
@@ -167,25 +173,34 @@ class PMPO(OffPolicyMPO):
         self.beta = beta
         self.labeller = labeller
         self.decoupled = decoupled
+        self.edge_barrier = edge_barrier
         if _init_setup_model:
             self._setup_model()
 
     def _make_objective(self) -> PMPOObjective:
         """Check ``alpha``, ``beta`` and ``labeller``; warn once if the loss can run away."""
+        decoupled = self.decoupled and self._is_gaussian()
+        labeller = self.labeller
+        if labeller is None:
+            labeller = advantage() if decoupled else top_k(self.n_samples // 2)
+        # With advantage() accepted and rejected weigh the same in each state.
+        balanced = decoupled and isinstance(labeller, Advantage)
         given = self.beta
         if given is None:
-            given = GAUSSIAN_BETA if self._is_gaussian() else CATEGORICAL_BETA
+            gaussian = ADVANTAGE_BETA if balanced else GAUSSIAN_BETA
+            given = gaussian if self._is_gaussian() else CATEGORICAL_BETA
         betas = given if isinstance(given, (tuple, list)) else (given, given)
         if len(betas) != 2:
             raise ValueError(f"beta must be a number or a pair (mean, std), got {self.beta}")
         check_number("alpha", self.alpha, 0.0, 1.0, float, "the weight of the accepted samples")
-        if not callable(self.labeller):
-            raise ValueError(f"labeller must be callable, such as top_k(2), got {self.labeller!r}")
+        check_number(
+            "edge_barrier", self.edge_barrier, 0.0, math.inf, float, "the weight of the barrier"
+        )
+        if not callable(labeller):
+            raise ValueError(f"labeller must be callable, such as top_k(2), got {labeller!r}")
         for beta in betas:
             check_number("beta", beta, 0.0, math.inf, float, "the weight of the KL")
             check_alpha_beta(self.alpha, beta)
-        # With advantage() accepted and rejected weigh the same in each state.
-        balanced = self.decoupled and self._is_gaussian() and isinstance(self.labeller, Advantage)
         reason = instability(self.alpha, betas[0], fixed_variance=balanced)
         if self.decoupled and reason is None:
             reason = instability(self.alpha, betas[1])
@@ -195,5 +210,7 @@ class PMPO(OffPolicyMPO):
         scores = th.arange(float(self.n_samples)).unsqueeze(-1)
         actions = th.zeros(self.n_samples, 1, get_action_dim(self.action_space))
         value = partial(th.zeros, 1)
-        self.labeller(Candidates(scores, actions, th.zeros_like(scores), value))
-        return PMPOObjective(self.alpha, betas[0], betas[1], self.labeller, self.decoupled)
+        labeller(Candidates(scores, actions, th.zeros_like(scores), value))
+        return PMPOObjective(
+            self.alpha, betas[0], betas[1], labeller, self.decoupled, self.edge_barrier
+        )

@@ -12,6 +12,8 @@ from toys import Toy, small
 
 from sb3_pmpo import PAPER_A, PAPER_AR, PAPER_R, PMPO, advantage, top_k
 from sb3_pmpo.checks import check_finite
+from sb3_pmpo.core.preference import Labeller
+from sb3_pmpo.objectives import PMPOObjective
 
 NAN, INF = float("nan"), float("inf")
 
@@ -60,6 +62,7 @@ NAN, INF = float("nan"), float("inf")
         ("beta", (1.0, -2.0), ">= 0"),
         ("beta", (1.0, INF), ">= 0"),
         ("beta", (1.0, 2.0, 3.0), "pair"),
+        ("edge_barrier", -0.1, ">= 0"),
         ("labeller", 3, "top_k"),
         ("exploration_noise", "pink", "pink_noise"),
         ("action_noise", 0.1, "ActionNoise"),
@@ -133,7 +136,7 @@ def test_a_reference_that_always_equals_the_policy_is_refused(interval: int, del
     "kwargs",
     [
         {"alpha": 0.5, "beta": 0.5},
-        {"alpha": 0.0, "beta": 1.0},
+        {"alpha": 0.0, "beta": 1.0, "labeller": top_k(2)},
         {"alpha": 0.5, "beta": (1.0, 0.5)},
         {"alpha": 0.5, "beta": (0.2, 0.5), "labeller": advantage()},
         {"alpha": 0.5, "beta": 0.2, "labeller": advantage(), "decoupled": False},
@@ -163,6 +166,24 @@ def test_a_safe_beta_is_silent(kwargs: dict[str, Any]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         small(Toy(), **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "labeller", "beta_mean"),
+    [
+        ({}, advantage(), 0.2),
+        ({"n_samples": 6, "labeller": top_k(2)}, top_k(2), 1.0),
+        ({"n_samples": 6, "decoupled": False}, top_k(3), 1.0),
+        ({"n_samples": 6, "policy_kwargs": {"n_bins": 5}}, top_k(3), 5.0),
+        ({"beta": (0.7, 20.0)}, advantage(), 0.7),
+    ],
+)
+def test_labels_and_their_kl_weight_belong_together(
+    kwargs: dict[str, Any], labeller: Labeller, beta_mean: float
+) -> None:
+    objective = small(Toy(), **kwargs).objective
+    assert isinstance(objective, PMPOObjective)
+    assert (objective.labeller, objective.beta_mean) == (labeller, beta_mean)
 
 
 def test_check_finite_reads_integers_and_dicts() -> None:

@@ -237,6 +237,21 @@ class TestMetrics:
         expected = -0.25 * log_prob[1] + 0.75 * log_prob[2] + 2.0 * kl
         assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
+    def test_the_barrier_is_added_to_the_loss(self):
+        """``-log(1 - mean^2)`` by its weight; without gradient to the std, 0 in the middle."""
+        online, reference, candidates = problem(4, (3,), 2, th.float64, 0)
+        x = th.tensor([[0.0, 0.3], [-1.5, 0.0], [6.0, -6.0]]).double().requires_grad_()
+        online = online._replace(mean=x.tanh())
+        plain, _ = pmpo(0.5, 1.0, 2)(online, reference, candidates)
+        objective = PMPOObjective(0.5, 1.0, 1.0, top_k(2), False, edge_barrier=0.3)
+        loss, metrics = objective(online, reference, candidates)
+        barrier = 2.0 * x.cosh().log().sum(-1).mean()
+        th.testing.assert_close(loss - plain, 0.3 * barrier, atol=0.02, rtol=0.0)
+        th.testing.assert_close(metrics["edge_barrier"], barrier.detach(), atol=0.05, rtol=0.0)
+        (slope,) = th.autograd.grad(loss - plain, x)
+        expected = 0.3 * 2.0 * x.tanh() / 3.0  # full where tanh's own slope is 2e-5
+        th.testing.assert_close(slope, expected.detach(), rtol=0.05, atol=1e-6)
+
     def test_refuses_candidates_without_actions(self):
         online, reference, candidates = problem(4, (3,), 2, th.float32, 0)
         with pytest.raises(ValueError, match=r"candidates\.actions is None.*needs the samples"):
