@@ -106,11 +106,13 @@ def _ablation(variants: dict[str, Arguments]) -> Suite:
 #: split, accept-only with beta - 1 and reject-only with beta + 1 have the same expected gradient as
 #: accept-and-reject with beta (`instability` in core/losses.py): they differ in variance alone.
 FIGURE2_BETA = (1.0, 20.0)
+#: The paper's labels, and nothing but the loss: no barrier.
+_HALVES: Arguments = {"labeller": "top_k(4)", "edge_barrier": 0.0}
 _FIGURE2: dict[str, Arguments] = {
-    "PMPO-AR": {"beta": list(FIGURE2_BETA)},
-    "PMPO-A": {"alpha": 1.0, "beta": [beta - 1.0 for beta in FIGURE2_BETA]},
-    "PMPO-R": {"alpha": 0.0, "beta": [beta + 1.0 for beta in FIGURE2_BETA]},
-    "PMPO-BW": {"beta": list(FIGURE2_BETA), "labeller": "top_k(1)"},
+    "PMPO-AR": _HALVES | {"beta": list(FIGURE2_BETA)},
+    "PMPO-A": _HALVES | {"alpha": 1.0, "beta": [beta - 1.0 for beta in FIGURE2_BETA]},
+    "PMPO-R": _HALVES | {"alpha": 0.0, "beta": [beta + 1.0 for beta in FIGURE2_BETA]},
+    "PMPO-BW": _HALVES | {"beta": list(FIGURE2_BETA), "labeller": "top_k(1)"},
     "MPO": {},
     "DPO": {"n_samples": 8},
 }
@@ -137,17 +139,18 @@ SUITES: dict[str, Suite] = {
     "ablation": _ablation({}),
     "ablation-samples": _ablation(
         {
-            "PMPO-S4": {"n_samples": 4, "labeller": "top_k(2)"},
-            "PMPO-S16": {"n_samples": 16, "labeller": "top_k(8)"},
-            "PMPO-quarter": {"labeller": "top_k(2)"},
+            "PMPO-S4": {"n_samples": 4},
+            "PMPO-S16": {"n_samples": 16},
+            "PMPO-halves": {"labeller": "top_k(4)"},
             "PMPO-best-worst": {"labeller": "top_k(1)"},
-            "PMPO-advantage": {"labeller": "advantage()", "beta": [0.5, 20]},
-            "PMPO-advantage-fast": {"labeller": "advantage()", "beta": [0.2, 20]},
+            "PMPO-slow-mean": {"beta": [1, 20]},
+            "PMPO-no-barrier": {"edge_barrier": 0},
         }
     ),
     "ablation-updates": _ablation(
         {
-            "PMPO-one-update": {"gradient_steps": 1},
+            "PMPO-one-update": {"gradient_steps": 1, "policy_delay": 1},
+            "PMPO-two-updates": {"gradient_steps": 2, "policy_delay": 2},
             "PMPO-delay1": {"policy_delay": 1},
             "PMPO-wide": {"batch_size": 256, "policy_kwargs": {"net_arch": [256, 256]}},
         }
@@ -170,7 +173,7 @@ SUITES: dict[str, Suite] = {
     "figure3": Suite(
         THREE,
         {
-            figure3_name(name, beta): {"alpha": alpha, "beta": beta, "decoupled": False}
+            figure3_name(name, beta): _HALVES | {"alpha": alpha, "beta": beta, "decoupled": False}
             for (name, alpha), beta in product(FIGURE3_ALPHAS.items(), FIGURE3_BETAS)
         },
         baseline="PMPO-AR-beta0.5",

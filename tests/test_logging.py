@@ -32,6 +32,7 @@ DOCUMENTED = {
     "reject_log_prob_std",
     "kl_mean",
     "kl_std",
+    "edge_barrier",
     "accept_fraction",
     "q_gap",
     "tie_fraction",

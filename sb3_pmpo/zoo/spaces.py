@@ -15,6 +15,8 @@ from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, sample_her_params
 
 from sb3_pmpo.configs import to_arguments
 
+#: Share of the samples accepted, and as many rejected, by the word for it.
+_SHARES = {"half": 0.5, "quarter": 0.25}
 NET_ARCH = {"small": [128, 128], "medium": [256, 256], "large": [512, 512]}
 
 
@@ -29,20 +31,21 @@ def _suggest_shared(trial: optuna.Trial) -> None:
     trial.suggest_float("reference_tau", 0.002, 0.02, log=True)
     # Longer returns are faster to learn and more off-policy; published best are 3 to 5.
     trial.suggest_int("n_steps", 1, 5)
-    # Updates a decision: more is better and slower, in proportion.
-    trial.suggest_int("gradient_steps", 1, 4)
+    # Updates a decision, one of them of the policy too: more is better and slower.
+    trial.suggest_int("gradient_steps", 1, 8)
     trial.suggest_categorical("net_arch", list(NET_ARCH))
 
 
 def _suggest_pmpo(trial: optuna.Trial, n_actions: int) -> None:
     _suggest_shared(trial)
     trial.suggest_int("n_samples_pow", 2, 5)  # 4, the paper's, to 32
-    # The share accepted, and as many rejected; the rest between them is left out.
-    trial.suggest_categorical("accept_fraction", [0.25, 0.5])
+    # The share accepted, and as many rejected, the rest between them left out; or all by weight,
+    # for which a categorical's weights have not been measured.
+    trial.suggest_categorical("labels", [*_SHARES, *(["advantage"] if n_actions else [])])
     # Which feedback: alpha 0.5, 1 or 0.
     trial.suggest_categorical("feedback", ["both", "accept", "reject"])
-    # beta above 2 * (1 - alpha), below which the loss is unsafe: the same range is the same pull to
-    # the reference for all three. The std's is the stiffer, or exploration is over too soon.
+    # beta above that at which the loss gets unsafe: the same range is the same pull to the
+    # reference for all three. The std's is the stiffer, or exploration is over too soon.
     trial.suggest_float("beta_margin", 0.1, 4.0, log=True)
     trial.suggest_float("beta_std_margin", 2.0, 50.0, log=True)
 
@@ -81,16 +84,21 @@ def as_setting(params: dict[str, Any]) -> dict[str, Any]:
     """
     setting = dict(params)
     setting["gamma"] = 1.0 - setting.pop("one_minus_gamma")
+    setting["policy_delay"] = setting["gradient_steps"]
     setting["policy_kwargs"] = {"net_arch": list(NET_ARCH[setting.pop("net_arch")])}
     for name in ("batch_size", "n_samples"):
         setting[name] = 2 ** setting.pop(f"{name}_pow")
     if "feedback" in setting:
-        n_accepted = max(1, int(setting.pop("accept_fraction") * setting["n_samples"]))
-        setting["labeller"] = f"top_k({n_accepted})"
-        setting["alpha"] = {"both": 0.5, "accept": 1.0, "reject": 0.0}[setting.pop("feedback")]
-        safe = 2.0 * (1.0 - setting["alpha"])
+        alpha = {"both": 0.5, "accept": 1.0, "reject": 0.0}[setting.pop("feedback")]
+        labels, safe = setting.pop("labels"), 2.0 * (1.0 - alpha)
+        if labels == "advantage":
+            setting["labeller"], safe_mean = "advantage()", max(0.0, 1.0 - 2.0 * alpha)
+        else:
+            n_accepted = max(1, int(_SHARES[labels] * setting["n_samples"]))
+            setting["labeller"], safe_mean = f"top_k({n_accepted})", safe
+        setting["alpha"] = alpha
         margins = (setting.pop("beta_margin"), setting.pop("beta_std_margin"))
-        setting["beta"] = [safe + margin for margin in margins]
+        setting["beta"] = [safe_mean + margins[0], safe + margins[1]]
     her = {key: setting.pop(key) for key in _HER if key in setting}
     if her:
         setting["replay_buffer_kwargs"] = her

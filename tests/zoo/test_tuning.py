@@ -29,7 +29,7 @@ from stable_baselines3 import SAC
 from toys import Guess, Toy
 
 import sb3_pmpo.zoo
-from sb3_pmpo import PMPO, top_k
+from sb3_pmpo import PMPO, advantage, top_k
 from sb3_pmpo.cli import main
 from sb3_pmpo.configs import to_arguments
 from sb3_pmpo.core.losses import instability
@@ -79,8 +79,9 @@ def test_every_draw_trains_and_the_converter_agrees(algorithm: str, n_actions: i
         assert to_arguments(setting) == arguments
         if algorithm == "pmpo":
             beta, alpha = arguments["beta"], arguments["alpha"]
-            assert min(beta) >= 2 * (1 - alpha)
-            assert all(instability(alpha, weight) is None for weight in beta)
+            balanced = arguments["labeller"] == advantage()
+            assert instability(alpha, beta[0], fixed_variance=balanced) is None
+            assert instability(alpha, beta[1]) is None
         model = sb3_pmpo.zoo.ALGORITHMS[algorithm](
             "MlpPolicy", Toy() if n_actions else Guess(spaces.Discrete(3)), device="cpu",
             **arguments | {"learning_starts": 10, "batch_size": 8, "buffer_size": 100},
@@ -93,8 +94,8 @@ def test_every_draw_trains_and_the_converter_agrees(algorithm: str, n_actions: i
 def test_pmpos_feedback_becomes_labels_and_safe_weights() -> None:
     params = {
         "learning_rate": 1e-3, "one_minus_gamma": 0.01, "batch_size_pow": 6, "tau": 0.01,
-        "reference_tau": 0.01, "n_steps": 3, "gradient_steps": 1, "net_arch": "small",
-        "n_samples_pow": 4, "accept_fraction": 0.25, "feedback": "reject", "beta_margin": 0.5,
+        "reference_tau": 0.01, "n_steps": 3, "gradient_steps": 3, "net_arch": "small",
+        "n_samples_pow": 4, "labels": "quarter", "feedback": "reject", "beta_margin": 0.5,
         "beta_std_margin": 8.0,
     }  # fmt: skip
     arguments = HYPERPARAMS_CONVERTER["pmpo"](params)
@@ -102,6 +103,10 @@ def test_pmpos_feedback_becomes_labels_and_safe_weights() -> None:
     assert (arguments["alpha"], arguments["beta"]) == (0.0, (2.5, 10.0))
     assert arguments["gamma"] == pytest.approx(0.99)
     assert (arguments["batch_size"], arguments["n_samples"]) == (64, 16)
+    assert (arguments["gradient_steps"], arguments["policy_delay"]) == (3, 3)
+    by_weight = HYPERPARAMS_CONVERTER["pmpo"](params | {"labels": "advantage"})
+    assert by_weight["labeller"] == advantage()
+    assert by_weight["beta"] == (1.5, 10.0)
 
 
 def test_hindsight_replay_is_searched_with_the_settings_own_arguments() -> None:
