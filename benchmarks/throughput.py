@@ -48,7 +48,7 @@ def make_models(names: list[str]) -> dict[str, Any]:
 
     classes = {
         "PMPO": sb3_pmpo.PMPO,
-        "PMPO, 4 samples": partial(sb3_pmpo.PMPO, n_samples=4, labeller=sb3_pmpo.top_k(2)),
+        "PMPO, 4 samples": partial(sb3_pmpo.PMPO, n_samples=4),
         "SB3 SAC": stable_baselines3.SAC,
         "SB3-contrib TQC": sb3_contrib.TQC,
         "SBX SAC": sbx.SAC,
