@@ -132,7 +132,7 @@ class Actor(NormalisedFeatures, BoundedPolicy):
         activation_fn: type[nn.Module] = nn.ReLU,
         normalize_images: bool = True,
         std_init: float = 0.6,
-        std_min: float = 0.01,
+        std_min: float = 0.1,
         std_max: float = 1.0,
         n_bins: int | None = None,
     ) -> None:

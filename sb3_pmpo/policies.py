@@ -94,7 +94,7 @@ class PMPOPolicy(BoundedPolicy):
         normalize_observations: bool = True,
         layer_norm: bool = True,
         std_init: float = 0.6,
-        std_min: float = 0.01,
+        std_min: float = 0.1,
         std_max: float = 1.0,
         n_bins: int | None = None,
         use_sde: bool = False,
