@@ -23,6 +23,7 @@ LAYOUT: dict[str, dict[str, list[str]]] = {
         "KL to the reference": [r"train/kl_(mean|std|joint)"],
         "age of the reference": ["train/reference_age"],
         "actions outside the box": ["train/action_saturation"],
+        "means near its edge": ["train/edge_barrier"],
         "loss": ["train/actor_loss"],
         "gradient": ["train/actor_grad_norm"],
     },
