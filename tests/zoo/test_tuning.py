@@ -80,6 +80,7 @@ def test_every_draw_trains_and_the_converter_agrees(algorithm: str, n_actions: i
         if algorithm == "pmpo":
             beta, alpha = arguments["beta"], arguments["alpha"]
             balanced = arguments["labeller"] == advantage()
+            assert min(beta[1:] if balanced else beta) >= 2 * (1 - alpha)
             assert instability(alpha, beta[0], fixed_variance=balanced) is None
             assert instability(alpha, beta[1]) is None
         model = sb3_pmpo.zoo.ALGORITHMS[algorithm](
