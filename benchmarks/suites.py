@@ -160,7 +160,7 @@ SUITES: dict[str, Suite] = {
             "PMPO-white-noise": {"exploration_noise": None},
             "PMPO-joint-kl": {"decoupled": False},
             "PMPO-hard-reference": {"reference_tau": 1.0, "reference_update_interval": 100},
-            "PMPO-one-step": {"n_steps": 1},
+            "PMPO-three-steps": {"n_steps": 3},
         }
     ),
     "figure2": Suite(

@@ -137,21 +137,22 @@ class MemoryEfficientNStepReplayBuffer(NStepReplayBuffer):
         return ReplayBufferSamples(*map(self.to_torch, data))
 
 
-def make_replay_buffer(model: OffPolicyAlgorithm, default_n_steps: int) -> ReplayBuffer:
+_N_STEP_BUFFERS = (NStepReplayBuffer, NStepDictReplayBuffer)
+
+
+def make_replay_buffer(model: OffPolicyAlgorithm) -> ReplayBuffer:
     """Make the buffer that the arguments of a model ask for, changing none of them.
 
     :param model: an algorithm with its environment's spaces known.
-    :param default_n_steps: n where ``model.n_steps`` is None and no class is given.
     """
     kwargs = dict(model.replay_buffer_kwargs)
-    settings = _n_step_settings(model, default_n_steps)
-    n_steps = settings["n_steps"]
-    buffer_class = model.replay_buffer_class or _default_class(model, n_steps)
-    if issubclass(buffer_class, (NStepReplayBuffer, NStepDictReplayBuffer)):
+    settings = _n_step_settings(model)
+    buffer_class = model.replay_buffer_class or _default_class(model, settings["n_steps"])
+    if issubclass(buffer_class, _N_STEP_BUFFERS):
         kwargs |= settings
-    elif (model.n_steps or 1) > 1:
+    elif model.n_steps > 1:
         warnings.warn(
-            f"`n_steps={n_steps}` is ignored because a custom `replay_buffer_class` "
+            f"`n_steps={model.n_steps}` is ignored because a custom `replay_buffer_class` "
             f"(`{buffer_class.__name__}`) was passed: give it what it needs in "
             "`replay_buffer_kwargs`, or leave `replay_buffer_class` at None",
             stacklevel=2,
@@ -177,15 +178,22 @@ def _default_class(model: OffPolicyAlgorithm, n_steps: int) -> type[ReplayBuffer
     return MemoryEfficientNStepReplayBuffer if model.optimize_memory_usage else NStepReplayBuffer
 
 
-def sync_n_step(model: OffPolicyAlgorithm, default_n_steps: int) -> None:
+def sync_n_step(model: OffPolicyAlgorithm) -> None:
     """Give a model's loaded buffer the n-step settings of its arguments, where it has any."""
     buffer = model.replay_buffer
-    if isinstance(buffer, (NStepReplayBuffer, NStepDictReplayBuffer)):
-        settings = _n_step_settings(model, default_n_steps)
+    if isinstance(buffer, _N_STEP_BUFFERS):
+        settings = _n_step_settings(model)
         buffer.n_steps, buffer.gamma = settings["n_steps"], settings["gamma"]
+    elif model.n_steps > 1:
+        warnings.warn(
+            f"`n_steps={model.n_steps}` is ignored: the loaded replay buffer is a "
+            f"{type(buffer).__name__}, which samples single steps; collect anew, or load the "
+            "buffer of a model with n_steps > 1",
+            stacklevel=3,
+        )
 
 
-def _n_step_settings(model: OffPolicyAlgorithm, default_n_steps: int) -> dict[str, Any]:
+def _n_step_settings(model: OffPolicyAlgorithm) -> dict[str, Any]:
     """Take ``n_steps`` and ``gamma`` from ``replay_buffer_kwargs``, else from the model."""
-    settings = {"n_steps": model.n_steps or default_n_steps, "gamma": model.gamma}
+    settings = {"n_steps": model.n_steps, "gamma": model.gamma}
     return {key: model.replay_buffer_kwargs.get(key, value) for key, value in settings.items()}

@@ -46,6 +46,7 @@ _RANGES: tuple[tuple[str, float, float, type, str], ...] = (
     ("batch_size", 1, _INF, int, "it counts transitions; 128 is usual"),
     ("tau", 0.0, 1.0, float, "it is the share by which the critic target moves; 0.005 is usual"),
     ("gamma", 0.0, 1.0, float, "it is the discount factor; 0.99 is usual"),
+    ("n_steps", 1, _INF, int, "it counts the rewards summed before the critic takes over"),
     ("gradient_steps", -1, _INF, int, "-1 means as many as environment steps were collected"),
     ("_stats_window_size", 1, _INF, int, "it counts episodes; 100 is usual"),
     ("n_samples", 2, _INF, int, "it counts actions drawn per state; the paper uses 4"),
@@ -62,8 +63,6 @@ def check_arguments(model: OffPolicyAlgorithm) -> None:
     """
     for name, low, high, kind, hint in _RANGES:
         check_number(name.lstrip("_"), getattr(model, name), low, high, kind, hint)
-    if model.n_steps is not None:
-        check_number("n_steps", model.n_steps, 1, _INF, int, "None takes the default")
     for name in ("learning_rate", "actor_learning_rate"):
         rate = getattr(model, name)
         given = rate is not None or name == "learning_rate"

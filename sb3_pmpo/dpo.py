@@ -51,7 +51,7 @@ class DPO(OffPolicyMPO):
         replay_buffer_class: type[ReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
         optimize_memory_usage: bool = False,
-        n_steps: int | None = None,
+        n_steps: int = 1,
         actor_learning_rate: float | Schedule | None = None,
         beta: float = 20.0,
         loss: PairwiseLoss = dpo_loss,

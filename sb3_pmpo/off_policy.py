@@ -43,10 +43,6 @@ from sb3_pmpo.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, PMPOPolicy
 SelfMPOFamily = TypeVar("SelfMPOFamily", bound="OffPolicyMPO")
 NoiseFactory = Callable[[int, int, int], ExplorationNoise]
 
-#: n-step returns, unless the user says otherwise or brings a replay buffer of another kind.
-DEFAULT_N_STEPS = 3
-
-
 #: Samples that average the value of the next state. More cost time and only lower a variance that
 #: is small beside that of the transitions: 1, 2 and 8 give equally good scores, as
 #: benchmarks/README.md has it.
@@ -113,7 +109,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         replay_buffer_class: type[ReplayBuffer] | None,
         replay_buffer_kwargs: dict[str, Any] | None,
         optimize_memory_usage: bool,
-        n_steps: int | None,
+        n_steps: int,
         actor_learning_rate: float | Schedule | None,
         n_samples: int,
         policy_delay: int,
@@ -144,7 +140,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
             replay_buffer_class=replay_buffer_class,
             replay_buffer_kwargs=replay_buffer_kwargs,
             optimize_memory_usage=optimize_memory_usage,
-            n_steps=n_steps,  # type: ignore[arg-type]  # None is resolved in make_replay_buffer
+            n_steps=n_steps,
             policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
@@ -188,7 +184,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         self.objective = self._make_objective()
         self.duals = None if self.objective.duals is None else self.objective.duals.to(self.device)
         if self.replay_buffer is None:
-            self.replay_buffer = make_replay_buffer(self, DEFAULT_N_STEPS)
+            self.replay_buffer = make_replay_buffer(self)
         policy_class = cast(type[PMPOPolicy], self.policy_class)
         self.policy = policy_class(
             self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
@@ -451,7 +447,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
     ) -> None:
         """Load a saved buffer; its n-step returns then use this model's ``gamma``, ``n_steps``."""
         super().load_replay_buffer(path, truncate_last_traj)
-        sync_n_step(self, DEFAULT_N_STEPS)
+        sync_n_step(self)
 
     def dump_logs(self) -> None:
         """Write the log; the metrics leave the device here and nowhere else."""

@@ -63,8 +63,8 @@ class PMPO(OffPolicyMPO):
     :param replay_buffer_class: e.g. ``HerReplayBuffer``; chosen by the observation space if None.
     :param replay_buffer_kwargs: its arguments.
     :param optimize_memory_usage: store each observation once.
-    :param n_steps: n-step returns, also for Dict observations; None for 3, or what a
-        ``replay_buffer_class`` of your own does.
+    :param n_steps: n-step returns, also for Dict observations. More are faster to learn where the
+        reward is sparse, and hold the policy to what older ones did: there is no correction.
     :param actor_learning_rate: the actor's, if not ``learning_rate``.
     :param alpha: weight of the accepted samples, in [0, 1]; the rejected weigh ``1 - alpha``.
     :param beta: weight of ``KL(reference || policy)``, >= 0: one number, or one for the mean and
@@ -116,7 +116,7 @@ class PMPO(OffPolicyMPO):
         replay_buffer_class: type[ReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
         optimize_memory_usage: bool = False,
-        n_steps: int | None = None,
+        n_steps: int = 1,
         actor_learning_rate: float | Schedule | None = None,
         alpha: float = 0.5,
         beta: float | tuple[float, float] | None = None,

@@ -181,6 +181,13 @@ def test_a_buffers_own_arguments_go_first_after_loading_too(tmp_path: Path) -> N
     assert (model.replay_buffer.n_steps, model.replay_buffer.gamma) == (4, 0.5)
 
 
+def test_n_steps_with_a_loaded_buffer_that_has_none_warns(tmp_path: Path) -> None:
+    trained(n_steps=1).save_replay_buffer(tmp_path / "buffer")
+    model = small(Toy(), n_steps=3)
+    with pytest.warns(UserWarning, match="`n_steps=3` is ignored: the loaded .*ReplayBuffer"):
+        model.load_replay_buffer(tmp_path / "buffer")
+
+
 def test_n_steps_with_a_buffer_that_has_none_warns() -> None:
     with pytest.warns(UserWarning, match="`n_steps=3` is ignored .*ReplayBuffer"):
         small(Toy(), n_steps=3, replay_buffer_class=ReplayBuffer)
@@ -265,7 +272,6 @@ def test_arguments_are_not_reassigned_and_dicts_not_mutated(tmp_path: Path) -> N
         "MultiInputPolicy",
         replay_buffer_kwargs=buffer_kwargs,
         policy_kwargs=policy_kwargs,
-        n_steps=None,
         beta=2,
         actor_learning_rate=None,
         learning_rate=1e-3,
@@ -273,7 +279,6 @@ def test_arguments_are_not_reassigned_and_dicts_not_mutated(tmp_path: Path) -> N
     model.learn(30)
     model.save(tmp_path / "model")
     for each in (model, PMPO.load(tmp_path / "model")):
-        assert each.n_steps is None
         assert each.replay_buffer_class is None
         assert each.beta == 2
         assert each.actor_learning_rate is None
