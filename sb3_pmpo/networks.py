@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from typing import cast
 
 import torch as th
@@ -120,22 +121,32 @@ class EnsembleQ(nn.Module):
             differences between a state's actions are small beside the values.
         :return: ``[N, S, B]`` in float32.
         """
-        # One action at a time: what is between two layers then stays in the cache.
         layers = [(cast(EnsembleLinear, layer), dtype) for layer in self.hidden]
         (first, first_dtype), *rest = [*layers, (self.output, th.float32)]
-        weight = first.weight.to(first_dtype)
-        features = features.to(first_dtype).expand(len(weight), -1, -1)
-        # [N, B, H], the same for every action
-        state = th.baddbmm(first.bias.to(first_dtype), features, weight[:, : self.features_dim])
-        per_action = weight[:, self.features_dim :]
         cast_rest = [(layer.weight.to(to), layer.bias.to(to), to) for layer, to in rest]
         values = []
-        for action in actions.to(first_dtype):
-            x = th.baddbmm(state, action.expand(len(weight), -1, -1), per_action)  # [N, B, H]
+        # One action at a time: what is between two layers then stays in the cache.
+        for x in self._first_layer(first, features.to(first_dtype), actions.to(first_dtype)):
             for matrix, bias, to in cast_rest:
                 x = _affine(self._activate(x).to(to), matrix, bias)
             values.append(x.squeeze(-1))
         return th.stack(values, dim=1)
+
+    def _first_layer(
+        self, first: EnsembleLinear, features: th.Tensor, actions: th.Tensor
+    ) -> Iterator[th.Tensor]:
+        """Yield ``[N, B, H]`` of one action after the other."""
+        weight, bias = first.weight.to(features), first.bias.to(features)
+        if len(actions) == 1:  # one product of both takes half the time of two
+            both = th.cat([features, actions[0]], dim=-1)
+            yield th.baddbmm(bias, both.expand(len(weight), -1, -1), weight)
+            return
+        of_state, of_action = weight.split(
+            [self.features_dim, weight.shape[1] - self.features_dim], dim=1
+        )
+        state = th.baddbmm(bias, features.expand(len(weight), -1, -1), of_state)
+        for action in actions:
+            yield th.baddbmm(state, action.expand(len(weight), -1, -1), of_action)
 
     def _activate(self, x: th.Tensor) -> th.Tensor:
         if self.layer_norm:
