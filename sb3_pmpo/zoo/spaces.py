@@ -29,7 +29,7 @@ def _suggest_shared(trial: optuna.Trial) -> None:
     # Half-lives of 35 to 350 updates for the critic target and for the reference policy.
     trial.suggest_float("tau", 0.002, 0.02, log=True)
     trial.suggest_float("reference_tau", 0.002, 0.02, log=True)
-    # Longer returns are faster to learn and more off-policy; published best are 3 to 5.
+    # Longer returns are faster to learn and more off-policy; 1 is best on dense rewards.
     trial.suggest_int("n_steps", 1, 5)
     # Updates a decision, one of them of the policy too: more is better and slower.
     trial.suggest_int("gradient_steps", 1, 8)
