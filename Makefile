@@ -18,7 +18,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint format clean
+.PHONY: help train test coverage lint format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -29,8 +29,12 @@ train: $(VENV)/.installed-train  ## train ALGO on ENV for STEPS with SEED
 	$(BIN)/sb3-pmpo plot --algo $(ALGO) --env $(ENV) -o logs/learning_curve.png
 
 # pytest runs last, so that its summary ends the output. One thread for each of the two workers.
-test: lint  ## check everything: lint, then the tests with coverage
-	OMP_NUM_THREADS=1 MUJOCO_GL=disabled $(BIN)/python -m pytest -n 2 --cov
+test: lint  ## check everything: lint, then the tests
+	OMP_NUM_THREADS=1 MUJOCO_GL=disabled $(BIN)/python -m pytest -n 2 --durations 20 $(PYTEST_FLAGS)
+
+# Apart from the tests, whose time it adds a third to.
+coverage: PYTEST_FLAGS = --cov
+coverage: test  ## the same, and list the lines that no test reaches
 
 lint: $(VENV)/.installed-tests  ## check format, style, types and import contracts
 	$(BIN)/ruff format --check .
