@@ -339,7 +339,7 @@ def test_state_value_is_the_mean_of_samples_of_its_own() -> None:
         seen.append(candidates)
         return top_k(2)(candidates)
 
-    model = filled(labeller=labeller, policy_delay=1)
+    model = filled(labeller=labeller, policy_delay=1, n_samples=8)
     model._policy_step(model._sample_batch(16).observations)
     candidates = seen[-1]
     value = candidates.value()
