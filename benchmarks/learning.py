@@ -2,8 +2,8 @@
 
     python -m benchmarks.learning run development            # what is missing, one process a core
     python -m benchmarks.learning run development --tasks walker-walk --seeds 0
-    python -m benchmarks.learning run ablation --variant PMPO-S8 \
-        '{"n_samples": 8}'
+    python -m benchmarks.learning run ablation --variant PMPO-S4 \
+        '{"n_samples": 4, "labeller": "top_k(2)"}'
     python -m benchmarks.learning list
 
 A run writes one CSV, ``results/runs/<suite>/<algorithm>__<task>__<seed>.csv``. One that reaches the

@@ -48,7 +48,7 @@ def make_models(names: list[str]) -> dict[str, Any]:
 
     classes = {
         "PMPO": sb3_pmpo.PMPO,
-        "PMPO, 8 samples": partial(sb3_pmpo.PMPO, n_samples=8),
+        "PMPO, 4 samples": partial(sb3_pmpo.PMPO, n_samples=4),
         "SB3 SAC": stable_baselines3.SAC,
         "SB3-contrib TQC": sb3_contrib.TQC,
         "SBX SAC": sbx.SAC,
@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument(
         "--algorithms",
         nargs="+",
-        default=["PMPO", "PMPO, 8 samples", "SB3 SAC", "SB3-contrib TQC", "SBX SAC", "SBX TQC"],
+        default=["PMPO", "PMPO, 4 samples", "SB3 SAC", "SB3-contrib TQC", "SBX SAC", "SBX TQC"],
     )
     options = parser.parse_args()
     th.set_num_threads(1)

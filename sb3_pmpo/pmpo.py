@@ -121,7 +121,7 @@ class PMPO(OffPolicyMPO):
         alpha: float = 0.5,
         beta: float | tuple[float, float] | None = None,
         labeller: Labeller | None = None,
-        n_samples: int = 4,
+        n_samples: int = 8,
         policy_delay: int = 4,
         decoupled: bool = True,
         edge_barrier: float = 0.02,
