@@ -151,8 +151,9 @@ class EnsembleQ(nn.Module):
     def _activate(self, x: th.Tensor) -> th.Tensor:
         if self.layer_norm:
             width = x.shape[-1]
-            # With a weight and a bias, even of 1 and 0, torch takes its fast path on the CPU.
-            x = F.layer_norm(x, (width,), x.new_ones(width), x.new_zeros(width))
+            # In float32 torch's fast path on the CPU wants a weight and a bias, even of 1 and 0.
+            affine = (x.new_ones(width), x.new_zeros(width)) if x.dtype == th.float32 else ()
+            x = F.layer_norm(x, (width,), *affine)
         return self.activation(x)
 
 

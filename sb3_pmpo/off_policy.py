@@ -284,7 +284,8 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         q_values = self.critic.q_values(
             batch.observations, batch.actions.unsqueeze(0), self._critic_dtype
         )[:, 0]
-        loss = squared_critic_loss(q_values, target, self.critic.scale)
+        scale = self.critic.scale
+        loss = squared_critic_loss(q_values, target, scale)
         self.critic.optimizer.zero_grad()
         loss.backward()
         norm = grad_norm(self.critic.optimizer)
@@ -293,7 +294,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
             "critic_loss": loss.detach(),
             "critic_grad_norm": norm,
             "q_value": q_values.detach().mean(),
-            "return_scale": self.critic.scale.mean(),
+            "return_scale": scale.mean(),
         }
 
     def _policy_step(self, observations: PyTorchObs) -> dict[str, th.Tensor]:
