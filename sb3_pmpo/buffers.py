@@ -182,8 +182,8 @@ def sync_n_step(model: OffPolicyAlgorithm) -> None:
     """Give a model's loaded buffer the n-step settings of its arguments, where it has any."""
     buffer = model.replay_buffer
     if isinstance(buffer, _N_STEP_BUFFERS):
-        settings = _n_step_settings(model)
-        buffer.n_steps, buffer.gamma = settings["n_steps"], settings["gamma"]
+        for name, value in _n_step_settings(model).items():
+            setattr(buffer, name, value)
     elif model.n_steps > 1:
         warnings.warn(
             f"`n_steps={model.n_steps}` is ignored: the loaded replay buffer is a "
@@ -194,6 +194,12 @@ def sync_n_step(model: OffPolicyAlgorithm) -> None:
 
 
 def _n_step_settings(model: OffPolicyAlgorithm) -> dict[str, Any]:
-    """Take ``n_steps`` and ``gamma`` from ``replay_buffer_kwargs``, else from the model."""
-    settings = {"n_steps": model.n_steps, "gamma": model.gamma}
-    return {key: model.replay_buffer_kwargs.get(key, value) for key, value in settings.items()}
+    """Take ``n_steps`` and ``gamma`` from ``replay_buffer_kwargs``, else from the model.
+
+    A class that the user brings keeps its own ``n_steps`` if nobody asks for more than one.
+    """
+    settings: dict[str, Any] = {"gamma": model.gamma}
+    if model.replay_buffer_class is None or model.n_steps > 1:
+        settings["n_steps"] = model.n_steps
+    given = model.replay_buffer_kwargs
+    return settings | {key: given[key] for key in ("n_steps", "gamma") if key in given}

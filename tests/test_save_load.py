@@ -181,6 +181,17 @@ def test_a_buffers_own_arguments_go_first_after_loading_too(tmp_path: Path) -> N
     assert (model.replay_buffer.n_steps, model.replay_buffer.gamma) == (4, 0.5)
 
 
+@pytest.mark.parametrize(("asked", "n_steps"), [({}, 3), ({"n_steps": 5}, 5)])
+def test_a_users_n_step_class_keeps_its_default_unless_asked(
+    tmp_path: Path, asked: dict[str, int], n_steps: int
+) -> None:
+    model = trained(replay_buffer_class=NStepReplayBuffer, **asked)
+    assert model.replay_buffer.n_steps == n_steps  # 3 is SB3's, with SAC too
+    model.save_replay_buffer(tmp_path / "buffer")
+    model.load_replay_buffer(tmp_path / "buffer")
+    assert model.replay_buffer.n_steps == n_steps
+
+
 def test_n_steps_with_a_loaded_buffer_that_has_none_warns(tmp_path: Path) -> None:
     trained(n_steps=1).save_replay_buffer(tmp_path / "buffer")
     model = small(Toy(), n_steps=3)
