@@ -283,6 +283,7 @@ def test_arguments_are_not_reassigned_and_dicts_not_mutated(tmp_path: Path) -> N
         "MultiInputPolicy",
         replay_buffer_kwargs=buffer_kwargs,
         policy_kwargs=policy_kwargs,
+        n_steps=3,
         beta=2,
         actor_learning_rate=None,
         learning_rate=1e-3,
@@ -290,6 +291,7 @@ def test_arguments_are_not_reassigned_and_dicts_not_mutated(tmp_path: Path) -> N
     model.learn(30)
     model.save(tmp_path / "model")
     for each in (model, PMPO.load(tmp_path / "model")):
+        assert each.n_steps == 3
         assert each.replay_buffer_class is None
         assert each.beta == 2
         assert each.actor_learning_rate is None

@@ -179,14 +179,15 @@ def test_trial_zero_is_a_trial() -> None:
 
 
 def test_a_trial_is_saved_as_text_that_trains_again(capsys: pytest.CaptureFixture[str]) -> None:
-    trial = optuna.create_study(storage="sqlite:///study.db", study_name="s").ask()
+    study = optuna.create_study(storage="sqlite:///study.db", study_name="s")
+    study.enqueue_trial({"labels": "half"})
+    trial = study.ask()
     drawn = HYPERPARAMS_SAMPLER["pmpo"](trial, 1, 1, {})
     manager = _manager("--storage", "sqlite:///study.db", "--study-name", "s", "--trial-id", "0")
     hyperparams, saved = manager.read_hyperparameters()
-    text = yaml.safe_load(yaml.safe_dump(dict(saved)))["labeller"]
-    assert text.startswith(("top_k(", "advantage("))
+    assert yaml.safe_load(yaml.safe_dump(dict(saved)))["labeller"].startswith("top_k(")
     assert to_arguments(hyperparams).items() >= drawn.items()
-    assert f"'labeller': '{text}'" in capsys.readouterr().out  # and the user sees it
+    assert "'labeller': 'top_k(" in capsys.readouterr().out  # and the user sees it
 
 
 def test_policy_kwargs_are_merged_from_strings_and_dictionaries() -> None:
