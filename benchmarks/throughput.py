@@ -101,15 +101,15 @@ def pmpo_floor_ms(model: Any) -> dict[str, float]:
     critics, delay = 2, model.policy_delay
     actor = mlp_flops(OBSERVATIONS, 2 * ACTIONS, BATCH)
     critic = critics * mlp_flops(OBSERVATIONS + ACTIONS, 1, BATCH)
-    rate = {dtype: gemm_rate(dtype) for dtype in (th.float32, model._critic_dtype)}
+    rate = {dtype: gemm_rate(dtype) for dtype in (th.float32, model._fast_dtype)}
     scoring = (BOOTSTRAP_SAMPLES + model.n_samples / delay) * critic
     training = 3 * critic + actor + (3 + 1) * actor / delay
     return {
         "gemm_float32_gflops": rate[th.float32],
-        "gemm_scoring_gflops": rate[model._critic_dtype],
+        "gemm_scoring_gflops": rate[model._fast_dtype],
         "train_gflop": training / 1e9,
         "scoring_gflop": scoring / 1e9,
-        "floor_ms": 1e3 * (training / rate[th.float32] + scoring / rate[model._critic_dtype]) / 1e9,
+        "floor_ms": 1e3 * (training / rate[th.float32] + scoring / rate[model._fast_dtype]) / 1e9,
     }
 
 

@@ -170,9 +170,16 @@ class Actor(NormalisedFeatures, BoundedPolicy):
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | self._arguments
 
-    def distribution(self, observations: PyTorchObs) -> Distribution:
-        """Compute the action distribution of each state, over ``[B, A]``."""
-        return cast(Distribution, self.head(self.latent_pi(self.features(observations))))
+    def distribution(self, observations: PyTorchObs, dtype: th.dtype = th.float32) -> Distribution:
+        """Compute the action distribution of each state, over ``[B, A]``.
+
+        :param observations: a batch of B.
+        :param dtype: of the body; features and head are float32.
+        """
+        features = self.features(observations)
+        with th.autocast(features.device.type, dtype, enabled=dtype != th.float32):
+            latent = self.latent_pi(features)
+        return cast(Distribution, self.head(latent.float()))
 
     def forward(self, observations: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """Return the likeliest actions ``[B, A]``, or samples; those of a Box in [-1, 1]."""

@@ -116,8 +116,13 @@ class DiagGaussian(NamedTuple):
         return th.addcmul(mean, self.std.detach(), noise)
 
     def propose(self, n_samples: int) -> Proposal:
-        """Draw ``[S, *B, A]`` samples."""
-        return Proposal(self.sample(n_samples), None)
+        """Draw ``[S, *B, A]`` samples, A at a time at right angles to each other.
+
+        Each is a draw of this distribution; together they search a state's directions more
+        evenly than independent ones, so that 6 tell more of a score's slope than 8 of those.
+        """
+        mean, std = self.mean.detach(), self.std.detach()
+        return Proposal(th.addcmul(mean, std, _orthogonal_noise(n_samples, mean)), None)
 
     def mode(self) -> th.Tensor:
         """Return the mean."""
@@ -374,6 +379,25 @@ class Categorical(NamedTuple):
 
 def _component(name: str, part: D, reference: D, actions: th.Tensor) -> Component:
     return Component(name, part.log_prob(actions.detach()), part.kl_per_dim(reference))
+
+
+def _orthogonal_noise(n_samples: int, like: th.Tensor) -> th.Tensor:
+    """Draw standard normal vectors ``[S, *B, A]``, orthogonal in groups of A along S.
+
+    A group is an orthogonal matrix of the uniform (Haar) distribution whose columns have the
+    lengths of independent draws (Yu et al., 2016, "Orthogonal random features").
+
+    :param like: ``[*B, A]`` gives shape, dtype and device.
+    """
+    dim = like.shape[-1]
+    size, groups = min(n_samples, dim), math.ceil(n_samples / dim)
+    noise = th.randn(groups, *like.shape, size, dtype=like.dtype, device=like.device)
+    if size > 1:
+        directions, triangle = th.linalg.qr(noise)
+        # The sign that makes the factorisation unique, and with it the distribution uniform.
+        length = noise.norm(dim=-2) * triangle.diagonal(dim1=-2, dim2=-1).sign()
+        noise = directions * length.unsqueeze(-2)
+    return noise.movedim(-1, 1).flatten(0, 1)[:n_samples]
 
 
 def _outside(actions: th.Tensor) -> th.Tensor:

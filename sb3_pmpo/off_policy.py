@@ -201,7 +201,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         self._noise = self._make_noise()
         self._discounted_returns = np.zeros(self.n_envs)
         self._metrics = MeanMetrics()
-        self._critic_dtype = fastest_dtype(self.device)
+        self._fast_dtype = fastest_dtype(self.device)
 
     def _make_noise(self) -> ExplorationNoise | None:
         # Discrete actions have no order in which a draw could resemble the one before.
@@ -252,16 +252,19 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         )
 
     @th.no_grad()
-    def _score(self, observations: PyTorchObs, n_samples: int) -> tuple[Distribution, Candidates]:
+    def _score(
+        self, observations: PyTorchObs, n_samples: int, actor_dtype: th.dtype = th.float32
+    ) -> tuple[Distribution, Candidates]:
         """Let the reference propose actions and the mean of the target critics score them.
 
+        :param actor_dtype: of the reference's body; float32 where a KL to it follows.
         :return: the reference's distribution; its actions ``[S, B, A]`` as drawn, or all there
             are, and their scores ``[S, B]``, in a Box those of the actions clipped to it, which
             is what the environment applies.
         """
-        reference = self.reference_actor.distribution(observations)
+        reference = self.reference_actor.distribution(observations, actor_dtype)
         actions, counts = reference.propose(n_samples)
-        q_values = self.critic_target.q_values(observations, actions, self._critic_dtype)
+        q_values = self.critic_target.q_values(observations, actions, self._fast_dtype)
         return reference, Candidates(
             q_values.mean(0),
             actions,
@@ -278,11 +281,11 @@ class OffPolicyMPO(OffPolicyAlgorithm):
 
     def _value(self, observations: PyTorchObs, n_samples: int) -> th.Tensor:
         """Compute the reference's expected value ``[B]``, from samples or all the actions."""
-        return self._score(observations, n_samples)[1].mean_score()
+        return self._score(observations, n_samples, self._fast_dtype)[1].mean_score()
 
     def _critic_step(self, batch: Batch, target: th.Tensor) -> dict[str, th.Tensor]:
         q_values = self.critic.q_values(
-            batch.observations, batch.actions.unsqueeze(0), self._critic_dtype
+            batch.observations, batch.actions.unsqueeze(0), self._fast_dtype
         )[:, 0]
         scale = self.critic.scale
         loss = squared_critic_loss(q_values, target, scale)
@@ -458,7 +461,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         derived = ["actor", "reference_actor", "critic", "critic_target", "objective", "duals"]
-        made = ["_critic_lag", "_reference_lag", "_noise", "_metrics", "_critic_dtype"]
+        made = ["_critic_lag", "_reference_lag", "_noise", "_metrics", "_fast_dtype"]
         return [*super()._excluded_save_params(), *derived, *made]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:

@@ -292,7 +292,7 @@ def test_candidates_are_scored_in_the_box_and_tied_by_the_distance_to_it() -> No
         return top_k(2)(candidates)
 
     model = filled(labeller=labeller, n_samples=6, policy_delay=1, policy_kwargs={"std_init": 0.95})
-    model._critic_dtype = th.float32
+    model._fast_dtype = th.float32
     observations = model._sample_batch(16).observations
     expected = [
         model.critic_target.q_values(observations, th.full((1, 16, 1), end)).mean(0)[0]

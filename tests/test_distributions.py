@@ -270,3 +270,54 @@ class TestSample:
             again = policy.sample(4)
         assert th.equal(first, again)
         assert not th.equal(first, second)
+
+
+class TestPropose:
+    """The reference's samples of a state: normal each, at right angles in groups of A."""
+
+    @SETTINGS
+    @given(**SHAPES)
+    def test_right_angles(self, n_samples, batch, n_actions, dtype, seed):
+        policy = gaussian((*batch, n_actions), dtype, seed)
+        actions, counts = policy.propose(n_samples)
+        assert actions.shape == (n_samples, *batch, n_actions)
+        assert actions.dtype == dtype
+        assert not actions.requires_grad
+        assert counts is None
+        noise = ((actions - policy.mean) / policy.std).detach().movedim(0, -2)  # [*B, S, A]
+        for group in noise.split(n_actions, dim=-2):
+            unit = group / group.norm(dim=-1, keepdim=True)
+            expected = th.eye(group.shape[-2], dtype=dtype).expand(*batch, -1, -1)
+            # The std's rounding is what is left of the right angles in float32.
+            th.testing.assert_close(unit @ unit.mT, expected, atol=2e-3, rtol=0)
+
+    @pytest.mark.parametrize("n_samples", [2, 3, 4, 8])
+    def test_each_is_a_draw_of_the_policy(self, n_samples):
+        """Means, covariances and squared radii within five standard errors, sample by sample."""
+        n_states, n_actions = 20_000, 3
+        with th.random.fork_rng(devices=[]):
+            th.manual_seed(0)
+            policy = DiagGaussian(th.zeros(n_states, n_actions), th.ones(n_states, n_actions))
+            noise = policy.propose(n_samples).actions  # [S, B, A]
+        error = 5 / n_states**0.5
+        assert (noise.mean(1).abs() < error).all()
+        covariance = noise.mT @ noise / n_states - th.eye(n_actions)
+        assert (covariance.abs() < error * 2**0.5).all()
+        radius = noise.square().sum(-1)  # chi-squared: mean A, variance 2 A
+        assert ((radius.mean(1) - n_actions).abs() < error * (2 * n_actions) ** 0.5).all()
+        assert (radius.var(1) / (2 * n_actions) - 1).abs().max() < 0.2
+
+    def test_a_linear_score_gives_the_mean_a_quieter_gradient(self):
+        """With A samples the variance is a third of that of independent ones (A = 6)."""
+        n_states, n_actions = 20_000, 6
+        slope = th.linspace(-1.0, 1.0, n_actions)
+        with th.random.fork_rng(devices=[]):
+            th.manual_seed(0)
+            policy = DiagGaussian(th.zeros(n_states, n_actions), th.ones(n_states, n_actions))
+            variances = []
+            for noise in (policy.propose(n_actions).actions, policy.sample(n_actions)):
+                gradient = ((noise @ slope).unsqueeze(-1) * noise).mean(0)  # [B, A]
+                error = 5 * gradient.std(0) / n_states**0.5
+                assert ((gradient.mean(0) - slope).abs() < error).all()
+                variances.append(gradient.var(0).sum())
+        assert variances[0] < variances[1] / 2.5
