@@ -395,7 +395,7 @@ def _orthogonal_noise(n_samples: int, like: th.Tensor) -> th.Tensor:
     if size > 1:
         directions, triangle = th.linalg.qr(noise)
         # The sign that makes the factorisation unique, and with it the distribution uniform.
-        length = noise.norm(dim=-2) * triangle.diagonal(dim1=-2, dim2=-1).sign()
+        length = noise.square().sum(-2).sqrt() * triangle.diagonal(dim1=-2, dim2=-1).sign()
         noise = directions * length.unsqueeze(-2)
     return noise.movedim(-1, 1).flatten(0, 1)[:n_samples]
 

@@ -9,7 +9,7 @@ import io
 import pathlib
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
@@ -69,6 +69,16 @@ class Batch(NamedTuple):
     rewards: th.Tensor
     dones: th.Tensor
     discounts: th.Tensor | float
+
+    def part(self, rows: slice) -> Batch:
+        """Take some of the transitions."""
+
+        def take(field: Any) -> Any:
+            if isinstance(field, dict):
+                return {key: value[rows] for key, value in field.items()}
+            return field[rows] if isinstance(field, th.Tensor) else field
+
+        return Batch(*map(take, self))
 
 
 class OffPolicyMPO(OffPolicyAlgorithm):
@@ -217,15 +227,28 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         """Do ``gradient_steps`` updates of critics and policy on batches from the buffer."""
         self.policy.set_training_mode(True)
         self._set_learning_rates()
-        for _ in range(gradient_steps):
-            batch = self._sample_batch(batch_size)
-            target = self._td_target(batch)
+        for batch, target in self._batches(gradient_steps, batch_size):
             self._metrics.add(self._critic_step(batch, target))
             if self._n_updates % self.policy_delay == 0:  # the first update moves every part
                 self._metrics.add(self._policy_step(batch.observations))
             self._n_updates += 1
             self._update_lagged_networks()
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+    def _batches(self, number: int, size: int) -> Iterator[tuple[Batch, th.Tensor]]:
+        """Sample the transitions of each update; TD targets are computed for several at once.
+
+        For as many as share a policy update: the lagged networks hardly move meanwhile, and one
+        call costs about half of what four do.
+        """
+        while number > 0:
+            together = min(number, self.policy_delay)
+            batch = self._sample_batch(together * size)
+            targets = self._td_target(batch)
+            for start in range(0, together * size, size):
+                rows = slice(start, start + size)
+                yield batch.part(rows), targets[rows]
+            number -= together
 
     def _set_learning_rates(self) -> None:
         progress = self._current_progress_remaining

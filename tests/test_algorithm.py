@@ -9,7 +9,7 @@ import pytest
 import torch as th
 from stable_baselines3.common.envs import IdentityEnvBox
 from stable_baselines3.common.evaluation import evaluate_policy
-from toys import Toy, assert_equal, parameters, small, toys
+from toys import DictToy, Toy, assert_equal, parameters, small, toys
 
 from sb3_pmpo import (
     PMPO,
@@ -347,3 +347,18 @@ def test_state_value_is_the_mean_of_samples_of_its_own() -> None:
     assert not value.requires_grad
     spread = candidates.scores.amax(0) - candidates.scores.amin(0)
     assert ((value - candidates.scores.mean(0)).abs() <= 2 * spread).all()
+
+
+@pytest.mark.parametrize("n_steps", [1, 3])
+@pytest.mark.parametrize("policy", ["MlpPolicy", "MultiInputPolicy"])
+def test_each_update_has_a_batch_and_targets_of_its_own(policy: str, n_steps: int) -> None:
+    env = Toy() if policy == "MlpPolicy" else DictToy(Toy())
+    model = small(env, policy, gradient_steps=0, gamma=0.0, policy_delay=2, n_steps=n_steps)
+    model.learn(60)
+    pairs = list(model._batches(5, 8))  # in groups of 2, 2 and 1
+    assert len(pairs) == 5
+    for batch, target in pairs:
+        assert len(batch.actions) == len(batch.dones) == 8
+        assert model._td_target(batch).shape == (8,)  # one observation for each of them
+        assert th.equal(target, batch.rewards)
+    assert not th.equal(pairs[0][0].rewards, pairs[1][0].rewards)
