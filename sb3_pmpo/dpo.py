@@ -12,7 +12,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_pmpo.checks import check_positive
 from sb3_pmpo.core.losses import PairLoss, dpo_loss
-from sb3_pmpo.exploration import pink_noise
+from sb3_pmpo.exploration import pink_or_white_noise
 from sb3_pmpo.objectives import DPOObjective
 from sb3_pmpo.off_policy import NoiseFactory, OffPolicyMPO
 from sb3_pmpo.policies import PMPOPolicy
@@ -59,7 +59,7 @@ class DPO(OffPolicyMPO):
         policy_delay: int = 4,
         reference_tau: float = 0.005,
         reference_update_interval: int = 1,
-        exploration_noise: NoiseFactory | None = pink_noise,
+        exploration_noise: NoiseFactory | None = pink_or_white_noise,
         compile: bool = False,
         use_sde: bool = False,
         stats_window_size: int = 100,

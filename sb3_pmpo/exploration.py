@@ -32,15 +32,20 @@ class ColouredNoise:
     :param n_envs: E.
     :param action_dim: A.
     :param seed: of the generator.
-    :param exponent: 0 white, 1 pink, 2 red.
+    :param exponents: 0 white, 1 pink, 2 red; one of them is drawn for each block.
     :param length: steps of a block; a longer episode continues with a new block.
     """
 
     def __init__(
-        self, n_envs: int, action_dim: int, seed: int, exponent: float = 1.0, length: int = 1000
+        self,
+        n_envs: int,
+        action_dim: int,
+        seed: int,
+        exponents: tuple[float, ...] = (1.0,),
+        length: int = 1000,
     ) -> None:
         self._rng = np.random.default_rng(seed)
-        self._exponent = exponent
+        self._exponents = exponents
         self._blocks = np.empty((n_envs, action_dim, length), dtype=np.float32)
         self._step = np.full(n_envs, length)
 
@@ -48,7 +53,7 @@ class ColouredNoise:
         """Return the next noise ``[E, A]``, each entry of zero mean and unit variance."""
         for env in np.flatnonzero(self._step >= self._blocks.shape[-1]):
             self._blocks[env] = colorednoise.powerlaw_psd_gaussian(
-                self._exponent, self._blocks.shape[1:], random_state=self._rng
+                self._rng.choice(self._exponents), self._blocks.shape[1:], random_state=self._rng
             )
             self._step[env] = 0
         noise = self._blocks[np.arange(len(self._step)), :, self._step]
@@ -61,5 +66,14 @@ class ColouredNoise:
 
 
 def pink_noise(n_envs: int, action_dim: int, seed: int) -> ColouredNoise:
-    """Make pink noise, the default of the algorithms; a picklable factory."""
+    """Make pink noise; a picklable factory."""
     return ColouredNoise(n_envs, action_dim, seed)
+
+
+def pink_or_white_noise(n_envs: int, action_dim: int, seed: int) -> ColouredNoise:
+    """Make noise that is pink in one half of the episodes and white in the other; picklable.
+
+    The default of the algorithms: pink noise finds more, but a policy may come to lean on its
+    slow part, which is not there when the policy is used; white noise shows where that leads.
+    """
+    return ColouredNoise(n_envs, action_dim, seed, exponents=(0.0, 1.0))

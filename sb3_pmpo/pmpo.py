@@ -16,7 +16,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from sb3_pmpo.checks import check_number
 from sb3_pmpo.core.losses import check_alpha_beta, instability
 from sb3_pmpo.core.preference import Advantage, Candidates, Labeller, advantage, top_k
-from sb3_pmpo.exploration import pink_noise
+from sb3_pmpo.exploration import pink_or_white_noise
 from sb3_pmpo.objectives import PMPOObjective
 from sb3_pmpo.off_policy import NoiseFactory, OffPolicyMPO
 from sb3_pmpo.policies import PMPOPolicy
@@ -38,7 +38,7 @@ PAPER_R: dict[str, Any] = PAPER | {"alpha": 0.0, "beta": 2.0}
 #: The measured best KL weights (benchmarks/README.md): of mean and std with labels that weigh the
 #: same in every state and with advantage(), and of logits.
 GAUSSIAN_BETA = (1.0, 20.0)
-ADVANTAGE_BETA = (0.2, 20.0)
+ADVANTAGE_BETA = (0.2, 100.0)
 CATEGORICAL_BETA = 5.0
 
 
@@ -68,7 +68,7 @@ class PMPO(OffPolicyMPO):
     :param actor_learning_rate: the actor's, if not ``learning_rate``.
     :param alpha: weight of the accepted samples, in [0, 1]; the rejected weigh ``1 - alpha``.
     :param beta: weight of ``KL(reference || policy)``, >= 0: one number, or one for the mean and
-        one for the std, of which a categorical policy takes the first; None for (0.2, 20) with
+        one for the std, of which a categorical policy takes the first; None for (0.2, 100) with
         ``advantage()``, for (1, 20) with other labels, and for 5 with a categorical policy, whose
         entropy runs down too fast at 1. With half the samples in each set the loss is safe iff
         ``beta >= 2 * (1 - alpha)``; below, a warning says so. For the mean alone
@@ -121,13 +121,13 @@ class PMPO(OffPolicyMPO):
         alpha: float = 0.5,
         beta: float | tuple[float, float] | None = None,
         labeller: Labeller | None = None,
-        n_samples: int = 8,
+        n_samples: int = 6,
         policy_delay: int = 4,
         decoupled: bool = True,
         edge_barrier: float = 0.02,
         reference_tau: float = 0.005,
         reference_update_interval: int = 1,
-        exploration_noise: NoiseFactory | None = pink_noise,
+        exploration_noise: NoiseFactory | None = pink_or_white_noise,
         compile: bool = False,
         use_sde: bool = False,
         stats_window_size: int = 100,

@@ -25,9 +25,9 @@ from sb3_pmpo import (
 from sb3_pmpo.core.preference import Labeller
 from sb3_pmpo.exploration import pink_noise
 
-SNAPSHOT_ACTIONS = [[-0.46861, 1.64138], [-0.49964, 1.6477]]
-SNAPSHOT_STD = [[0.58523, 0.58858], [0.59187, 0.58688]]
-SNAPSHOT_Q = [0.10727, 0.10026]
+SNAPSHOT_ACTIONS = [[-0.45255, 1.64737], [-0.50867, 1.65181]]
+SNAPSHOT_STD = [[0.59275, 0.5896], [0.59809, 0.59068]]
+SNAPSHOT_Q = [0.10741, 0.10069]
 
 
 def filled(**kwargs: Any) -> PMPO:

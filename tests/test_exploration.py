@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sb3_pmpo.exploration import ColouredNoise, pink_noise
+from sb3_pmpo.exploration import ColouredNoise, pink_noise, pink_or_white_noise
 
 
 def draw(noise: ColouredNoise, steps: int) -> np.ndarray:
@@ -28,7 +28,7 @@ def test_unit_variance_and_no_mean_over_many_episodes() -> None:
 @pytest.mark.parametrize("exponent", [0.0, 1.0, 2.0])
 def test_spectrum_falls_as_a_power_of_the_frequency(exponent: float) -> None:
     length = 512
-    noise = draw(ColouredNoise(100, 2, seed=1, exponent=exponent, length=length), length)
+    noise = draw(ColouredNoise(100, 2, seed=1, exponents=(exponent,), length=length), length)
     power = (np.abs(np.fft.rfft(noise, axis=0)) ** 2).mean((1, 2))[1:-1]
     slope, _ = np.polyfit(np.log(np.arange(1, length // 2)), np.log(power), 1)
     assert slope == pytest.approx(-exponent, abs=0.05)
@@ -40,7 +40,7 @@ def test_components_and_environments_are_independent() -> None:
 
 
 def test_a_reset_starts_one_environment_anew_and_leaves_the_others() -> None:
-    plain, reset = (ColouredNoise(2, 1, seed=0, exponent=2.0, length=50) for _ in range(2))
+    plain, reset = (ColouredNoise(2, 1, seed=0, exponents=(2.0,), length=50) for _ in range(2))
     np.testing.assert_array_equal(draw(plain, 10), draw(reset, 10))
     reset.reset(1)
     expected, got = draw(plain, 40), draw(reset, 40)
@@ -61,6 +61,19 @@ def test_correlated_in_time_within_an_episode_only() -> None:
         noise.append(each_step_reset())
         each_step_reset.reset(0)
     assert abs(lag_one(np.stack(noise))) < 0.15
+
+
+def test_pink_in_half_of_the_episodes_and_white_in_the_others() -> None:
+    source = pink_or_white_noise(1, 4, seed=0)
+    correlations = []
+    for _ in range(40):
+        correlations.append(lag_one(draw(source, 500)))
+        source.reset(0)
+    pink = [value > 0.5 for value in correlations]
+    assert 10 < sum(pink) < 30
+    assert all(
+        abs(value) < 0.15 for value, is_pink in zip(correlations, pink, strict=True) if not is_pink
+    )
 
 
 def test_seeded() -> None:
