@@ -107,14 +107,14 @@ def _ablation(variants: dict[str, Arguments]) -> Suite:
 #: accept-and-reject with beta (`instability` in core/losses.py): they differ in variance alone.
 FIGURE2_BETA = (1.0, 20.0)
 #: The paper's labels, and nothing but the loss: no barrier.
-_HALVES: Arguments = {"labeller": "top_k(4)", "edge_barrier": 0.0}
+_HALVES: Arguments = {"labeller": "top_k(3)", "edge_barrier": 0.0}
 _FIGURE2: dict[str, Arguments] = {
     "PMPO-AR": _HALVES | {"beta": list(FIGURE2_BETA)},
     "PMPO-A": _HALVES | {"alpha": 1.0, "beta": [beta - 1.0 for beta in FIGURE2_BETA]},
     "PMPO-R": _HALVES | {"alpha": 0.0, "beta": [beta + 1.0 for beta in FIGURE2_BETA]},
     "PMPO-BW": _HALVES | {"beta": list(FIGURE2_BETA), "labeller": "top_k(1)"},
     "MPO": {},
-    "DPO": {"n_samples": 8},
+    "DPO": {"n_samples": 6},
 }
 FIGURE2_GROUPS = {
     "Gaussian": _FIGURE2,
@@ -141,9 +141,9 @@ SUITES: dict[str, Suite] = {
         {
             "PMPO-S4": {"n_samples": 4},
             "PMPO-S16": {"n_samples": 16},
-            "PMPO-halves": {"labeller": "top_k(4)"},
+            "PMPO-halves": {"labeller": "top_k(3)"},
             "PMPO-best-worst": {"labeller": "top_k(1)"},
-            "PMPO-slow-mean": {"beta": [1, 20]},
+            "PMPO-slow-mean": {"beta": [1, 100]},
             "PMPO-no-barrier": {"edge_barrier": 0},
         }
     ),
@@ -158,6 +158,8 @@ SUITES: dict[str, Suite] = {
     "ablation-exploration": _ablation(
         {
             "PMPO-white-noise": {"exploration_noise": None},
+            "PMPO-pink-noise": {"exploration_noise": "pink_noise"},
+            "PMPO-fast-std": {"beta": [0.2, 20]},
             "PMPO-joint-kl": {"decoupled": False},
             "PMPO-hard-reference": {"reference_tau": 1.0, "reference_update_interval": 100},
             "PMPO-three-steps": {"n_steps": 3},

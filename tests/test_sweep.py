@@ -119,7 +119,7 @@ def make_run(folder: Path, **changes: Any) -> Run:
         "eval_freq": 20,
         "save_freq": 20,
         "eval_episodes": 1,
-        "hyperparameters": SMALL | {"labeller": "top_k(4)"},
+        "hyperparameters": SMALL | {"labeller": "top_k(3)"},
     }
     return Run(**settings | changes)
 
@@ -129,7 +129,7 @@ def test_a_run_leaves_model_curve_and_result(tmp_path: Path) -> None:
     result = execute(run)
     assert (result.status, result.steps) == ("finished", 60)
     model = PMPO.load(run.folder / "model.zip")
-    assert model.labeller == top_k(4)
+    assert model.labeller == top_k(3)
     with np.load(run.folder / "evaluations.npz") as saved:
         assert saved["timesteps"].tolist() == [20, 40, 60]
         assert result.last == saved["results"][-1].mean()
