@@ -325,7 +325,12 @@ def test_hindsight_replay_saves_and_resumes(tmp_path: Path) -> None:
     def make() -> BitFlippingEnv:
         return BitFlippingEnv(n_bits=3, continuous=True)
 
-    model = small(make(), "MultiInputPolicy", replay_buffer_class=HerReplayBuffer)
+    model = small(
+        make(),
+        "MultiInputPolicy",
+        replay_buffer_class=HerReplayBuffer,
+        train_freq=(1, "episode"),  # SB3 warns of a buffer that ends within an episode
+    )
     model.learn(60)
     model.save(tmp_path / "model")
     model.save_replay_buffer(tmp_path / "buffer")
@@ -335,7 +340,7 @@ def test_hindsight_replay_saves_and_resumes(tmp_path: Path) -> None:
     assert loaded.replay_buffer.size() == model.replay_buffer.size()
     before = parameters(loaded.actor.head)
     loaded.learn(20, reset_num_timesteps=False)
-    assert loaded.num_timesteps == 80
+    assert loaded.num_timesteps >= model.num_timesteps + 20
     assert not th.equal(before["linear.weight"], loaded.actor.head.linear.weight)
     assert set(model._sample_batch(16).observations) == {
         "observation",
