@@ -128,7 +128,7 @@ def update_breakdown(model: Any, n: int = 200) -> dict[str, float]:
         batch = timed("sample", lambda: model._sample_batch(BATCH))
         target = timed("td_target", lambda batch=batch: model._td_target(batch))
         timed("critic_step", lambda batch=batch, target=target: model._critic_step(batch, target))
-        timed("rank", lambda batch=batch: model._score(batch.observations, model.n_samples))
+        timed("rank", lambda batch=batch: model._candidates(batch.observations))
         timed("policy_step", lambda batch=batch: model._policy_step(batch.observations))
         timed("lagged_networks", model._update_lagged_networks)
     medians = {name: statistics.median(values) for name, values in times.items()}

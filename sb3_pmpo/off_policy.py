@@ -275,36 +275,56 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         )
 
     @th.no_grad()
-    def _score(
-        self, observations: PyTorchObs, n_samples: int, actor_dtype: th.dtype = th.float32
-    ) -> tuple[Distribution, Candidates]:
-        """Let the reference propose actions and the mean of the target critics score them.
+    def _propose(
+        self, observations: PyTorchObs, n_samples: int, actor_dtype: th.dtype
+    ) -> tuple[Distribution, th.Tensor, th.Tensor | None, th.Tensor]:
+        """Let the reference propose actions and every target critic score them.
 
         :param actor_dtype: of the reference's body; float32 where a KL to it follows.
         :return: the reference's distribution; its actions ``[S, B, A]`` as drawn, or all there
-            are, and their scores ``[S, B]``, in a Box those of the actions clipped to it, which
-            is what the environment applies.
+            are, with their counts; and the critics' scores ``[N, S, B]``, in a Box those of the
+            actions clipped to it, which is what the environment applies.
         """
         reference = self.reference_actor.distribution(observations, actor_dtype)
         actions, counts = reference.propose(n_samples)
         q_values = self.critic_target.q_values(observations, actions, self._fast_dtype)
+        return reference, actions, counts, q_values
+
+    def _candidates(self, observations: PyTorchObs) -> tuple[Distribution, Candidates]:
+        """Let the reference propose what the policy step labels, by the critics' mean."""
+        reference, actions, counts, q_values = self._propose(
+            observations, self.n_samples, th.float32
+        )
         return reference, Candidates(
             q_values.mean(0),
             actions,
             # Actions that clip to one point tie in Q; the one nearer to the box is the better.
             tie_break=reference.overshoot(actions),
-            value=partial(self._value, observations, BASELINE_SAMPLES),
+            value=partial(self._value, observations, BASELINE_SAMPLES, th.mean),
             counts=counts,
         )
 
     def _td_target(self, batch: Batch) -> th.Tensor:
-        """Bootstrap from the reference's expected value: ``[B]``."""
-        next_values = self._value(batch.next_observations, BOOTSTRAP_SAMPLES)
+        """Bootstrap from the reference's expected value by the lowest critic: ``[B]``.
+
+        The lowest, not the mean: what the critics overestimate, the policy goes for, and a target
+        hands it on from state to state (clipped double Q-learning, Fujimoto et al., 2018).
+        """
+        next_values = self._value(batch.next_observations, BOOTSTRAP_SAMPLES, th.amin)
         return td_target(batch.rewards, batch.dones, batch.discounts, next_values)
 
-    def _value(self, observations: PyTorchObs, n_samples: int) -> th.Tensor:
-        """Compute the reference's expected value ``[B]``, from samples or all the actions."""
-        return self._score(observations, n_samples, self._fast_dtype)[1].mean_score()
+    def _value(
+        self,
+        observations: PyTorchObs,
+        n_samples: int,
+        over_critics: Callable[[th.Tensor, int], th.Tensor],
+    ) -> th.Tensor:
+        """Compute the reference's expected value ``[B]``, from samples or all the actions.
+
+        :param over_critics: what becomes of the critics' scores, axis 0 of ``[N, S, B]``.
+        """
+        _, _, counts, q_values = self._propose(observations, n_samples, self._fast_dtype)
+        return Candidates(over_critics(q_values, 0), counts=counts).mean_score()
 
     def _critic_step(self, batch: Batch, target: th.Tensor) -> dict[str, th.Tensor]:
         q_values = self.critic.q_values(
@@ -324,7 +344,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         }
 
     def _policy_step(self, observations: PyTorchObs) -> dict[str, th.Tensor]:
-        reference, candidates = self._score(observations, self.n_samples)
+        reference, candidates = self._candidates(observations)
         loss, terms = self.objective(self.actor.distribution(observations), reference, candidates)
         optimizers = [self.actor.optimizer]
         if self.duals is not None:

@@ -14,9 +14,10 @@ from stable_baselines3.common.envs import IdentityEnvBox
 from stable_baselines3.common.evaluation import evaluate_policy
 from toys import Guess, Toy, assert_equal, parameters, small, toys
 
-from sb3_pmpo import DPO, MPO, PMPO, threshold
-from sb3_pmpo.core.preference import state_value
+from sb3_pmpo import DPO, MPO, PMPO, best_worst, threshold
+from sb3_pmpo.core.preference import Candidates, Preference, state_value
 from sb3_pmpo.distributions import Categorical
+from sb3_pmpo.off_policy import Batch
 
 CLASSES = [PMPO, MPO, DPO]
 
@@ -103,18 +104,32 @@ def test_the_discretised_policy_learns_the_identity(algorithm: type) -> None:
     assert mean > 90
 
 
-def test_the_value_of_a_state_is_exact_where_all_actions_are_listed() -> None:
-    model = small(algorithm=PMPO, env=Guess(spaces.Discrete(3)))
+def test_labels_take_the_mean_of_the_critics_and_td_targets_the_lowest() -> None:
+    seen: list[Candidates] = []
+
+    def labeller(candidates: Candidates) -> Preference:
+        seen.append(candidates)
+        return best_worst()(candidates)
+
+    # All actions are listed, so expectations are exact.
+    model = small(algorithm=PMPO, env=Guess(spaces.Discrete(3)), labeller=labeller)
     model.learn(60)
-    observations = th.rand(5, 1, 3)
-    probability = model.reference_actor.distribution(observations).logits[:, 0].softmax(-1)
+    model._fast_dtype = th.float32
+    for parameter in model.critic_target.ensemble.parameters():
+        parameter.data += th.randn_like(parameter)  # let the critics disagree
+    observations = th.rand(16, 1, 3)
+    probability = model.reference_actor.distribution(observations).logits[:, 0].softmax(-1).T
     features = model.critic_target.features(observations)
-    q_values = [
-        model.critic_target.ensemble(features, code.expand(1, 5, 3)).mean(0)[0]
-        for code in th.eye(3)
-    ]
-    expected = (probability * th.stack(q_values, -1)).sum(-1)
-    th.testing.assert_close(model._value(observations, 1), expected, rtol=1e-2, atol=1e-2)
+    codes = th.eye(3).unsqueeze(1).expand(3, 16, 3)
+    q_values = model.critic_target.ensemble(features, codes)  # [N, 3, 16]
+
+    model._policy_step(observations)
+    candidates = seen[-1]
+    th.testing.assert_close(candidates.scores, q_values.mean(0))
+    th.testing.assert_close(candidates.value(), (probability * q_values.mean(0)).sum(0))
+    batch = Batch(None, None, observations, th.zeros(16), th.zeros(16), 1.0)
+    lowest = (probability * q_values.amin(0)).sum(0)
+    th.testing.assert_close(model._td_target(batch), lowest)
 
 
 def test_a_threshold_at_the_value_needs_no_samples() -> None:
