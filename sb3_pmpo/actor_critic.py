@@ -194,7 +194,7 @@ class Actor(NormalisedFeatures, BoundedPolicy):
 
 
 class Critic(NormalisedFeatures):
-    """An ensemble of Q functions: the mean labels actions, the lowest is the TD target's.
+    """An ensemble of Q functions whose mean is the value.
 
     :param observation_space: the space of the observations.
     :param action_space: a bounded Box, or a discrete space, whose actions are one-hot coded.

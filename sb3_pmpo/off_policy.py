@@ -120,6 +120,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         replay_buffer_kwargs: dict[str, Any] | None,
         optimize_memory_usage: bool,
         n_steps: int,
+        pessimism: float,
         actor_learning_rate: float | Schedule | None,
         n_samples: int,
         policy_delay: int,
@@ -163,6 +164,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
             support_multi_env=True,
         )
         self.actor_learning_rate = actor_learning_rate
+        self.pessimism = pessimism
         self.n_samples = n_samples
         self.policy_delay = policy_delay
         self.reference_tau = reference_tau
@@ -300,31 +302,28 @@ class OffPolicyMPO(OffPolicyAlgorithm):
             actions,
             # Actions that clip to one point tie in Q; the one nearer to the box is the better.
             tie_break=reference.overshoot(actions),
-            value=partial(self._value, observations, BASELINE_SAMPLES, th.mean),
+            value=partial(self._value, observations, BASELINE_SAMPLES),
             counts=counts,
         )
 
     def _td_target(self, batch: Batch) -> th.Tensor:
-        """Bootstrap from the reference's expected value by the lowest critic: ``[B]``.
+        """Bootstrap from the reference's expected value ``[B]``, less where the critics disagree.
 
-        The lowest, not the mean: what the critics overestimate, the policy goes for, and a target
-        hands it on from state to state (clipped double Q-learning, Fujimoto et al., 2018).
+        What the critics overestimate, the policy goes for, and a target hands it on from state to
+        state. Halfway from the critics' mean to the lowest one is, with two of them, the soft
+        clipped double Q of BCQ (Fujimoto et al., 2019, Eq. 13, lambda of 0.75).
         """
-        next_values = self._value(batch.next_observations, BOOTSTRAP_SAMPLES, th.amin)
+        next_values = self._value(batch.next_observations, BOOTSTRAP_SAMPLES, self.pessimism)
         return td_target(batch.rewards, batch.dones, batch.discounts, next_values)
 
-    def _value(
-        self,
-        observations: PyTorchObs,
-        n_samples: int,
-        over_critics: Callable[[th.Tensor, int], th.Tensor],
-    ) -> th.Tensor:
+    def _value(self, observations: PyTorchObs, n_samples: int, pessimism: float = 0.0) -> th.Tensor:
         """Compute the reference's expected value ``[B]``, from samples or all the actions.
 
-        :param over_critics: what becomes of the critics' scores, axis 0 of ``[N, S, B]``.
+        :param pessimism: from the mean of the critics (0) to the lowest (1) of each action.
         """
         _, _, counts, q_values = self._propose(observations, n_samples, self._fast_dtype)
-        return Candidates(over_critics(q_values, 0), counts=counts).mean_score()
+        scores = (1.0 - pessimism) * q_values.mean(0) + pessimism * q_values.amin(0)
+        return Candidates(scores, counts=counts).mean_score()
 
     def _critic_step(self, batch: Batch, target: th.Tensor) -> dict[str, th.Tensor]:
         q_values = self.critic.q_values(

@@ -28,6 +28,7 @@ PAPER: dict[str, Any] = {
     "labeller": top_k(2),
     "decoupled": False,
     "edge_barrier": 0.0,
+    "pessimism": 0.0,
     "reference_tau": 1.0,
     "reference_update_interval": 100,
 }
@@ -65,6 +66,9 @@ class PMPO(OffPolicyMPO):
     :param optimize_memory_usage: store each observation once.
     :param n_steps: n-step returns, also for Dict observations. More are faster to learn where the
         reward is sparse, and hold the policy to what older ones did: there is no correction.
+    :param pessimism: what the TD target bootstraps from, in [0, 1]: from the mean of the target
+        critics (0) to the lowest of them (1). Less explores more; more holds where the critics
+        believe in what does not come.
     :param actor_learning_rate: the actor's, if not ``learning_rate``.
     :param alpha: weight of the accepted samples, in [0, 1]; the rejected weigh ``1 - alpha``.
     :param beta: weight of ``KL(reference || policy)``, >= 0: one number, or one for the mean and
@@ -117,6 +121,7 @@ class PMPO(OffPolicyMPO):
         replay_buffer_kwargs: dict[str, Any] | None = None,
         optimize_memory_usage: bool = False,
         n_steps: int = 1,
+        pessimism: float = 0.5,
         actor_learning_rate: float | Schedule | None = None,
         alpha: float = 0.5,
         beta: float | tuple[float, float] | None = None,
@@ -154,6 +159,7 @@ class PMPO(OffPolicyMPO):
             replay_buffer_kwargs=replay_buffer_kwargs,
             optimize_memory_usage=optimize_memory_usage,
             n_steps=n_steps,
+            pessimism=pessimism,
             actor_learning_rate=actor_learning_rate,
             n_samples=n_samples,
             policy_delay=policy_delay,

@@ -104,7 +104,8 @@ def test_the_discretised_policy_learns_the_identity(algorithm: type) -> None:
     assert mean > 90
 
 
-def test_labels_take_the_mean_of_the_critics_and_td_targets_the_lowest() -> None:
+@pytest.mark.parametrize("pessimism", [0.0, 0.5, 1.0])
+def test_labels_take_the_critics_mean_and_td_targets_less(pessimism: float) -> None:
     seen: list[Candidates] = []
 
     def labeller(candidates: Candidates) -> Preference:
@@ -112,7 +113,9 @@ def test_labels_take_the_mean_of_the_critics_and_td_targets_the_lowest() -> None
         return best_worst()(candidates)
 
     # All actions are listed, so expectations are exact.
-    model = small(algorithm=PMPO, env=Guess(spaces.Discrete(3)), labeller=labeller)
+    model = small(
+        algorithm=PMPO, env=Guess(spaces.Discrete(3)), labeller=labeller, pessimism=pessimism
+    )
     model.learn(60)
     model._fast_dtype = th.float32
     for parameter in model.critic_target.ensemble.parameters():
@@ -128,8 +131,9 @@ def test_labels_take_the_mean_of_the_critics_and_td_targets_the_lowest() -> None
     th.testing.assert_close(candidates.scores, q_values.mean(0))
     th.testing.assert_close(candidates.value(), (probability * q_values.mean(0)).sum(0))
     batch = Batch(None, None, observations, th.zeros(16), th.zeros(16), 1.0)
-    lowest = (probability * q_values.amin(0)).sum(0)
-    th.testing.assert_close(model._td_target(batch), lowest)
+    from_mean_to_lowest = th.lerp(q_values.mean(0), q_values.amin(0), pessimism)
+    expected = (probability * from_mean_to_lowest).sum(0)
+    th.testing.assert_close(model._td_target(batch), expected)
 
 
 def test_a_threshold_at_the_value_needs_no_samples() -> None:
