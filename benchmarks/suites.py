@@ -151,7 +151,10 @@ SUITES: dict[str, Suite] = {
         {
             "PMPO-one-update": {"gradient_steps": 1, "policy_delay": 1},
             "PMPO-two-updates": {"gradient_steps": 2, "policy_delay": 2},
+            "PMPO-eight-updates": {"gradient_steps": 8, "policy_delay": 8},
             "PMPO-delay1": {"policy_delay": 1},
+            "PMPO-mean-target": {"pessimism": 0},
+            "PMPO-lowest-target": {"pessimism": 1},
             "PMPO-wide": {"batch_size": 256, "policy_kwargs": {"net_arch": [256, 256]}},
         }
     ),
