@@ -311,7 +311,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
 
         What the critics overestimate, the policy goes for, and a target hands it on from state to
         state. Halfway from the critics' mean to the lowest one is, with two of them, the soft
-        clipped double Q of BCQ (Fujimoto et al., 2019, Eq. 13, lambda of 0.75).
+        clipped double Q of BCQ (Fujimoto et al., 2019, lambda of 0.75).
         """
         next_values = self._value(batch.next_observations, BOOTSTRAP_SAMPLES, self.pessimism)
         return td_target(batch.rewards, batch.dones, batch.discounts, next_values)

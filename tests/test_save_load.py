@@ -340,7 +340,7 @@ def test_hindsight_replay_saves_and_resumes(tmp_path: Path) -> None:
     assert loaded.replay_buffer.size() == model.replay_buffer.size()
     before = parameters(loaded.actor.head)
     loaded.learn(20, reset_num_timesteps=False)
-    assert loaded.num_timesteps >= model.num_timesteps + 20
+    assert 20 <= loaded.num_timesteps - model.num_timesteps < 20 + 3  # to the end of an episode
     assert not th.equal(before["linear.weight"], loaded.actor.head.linear.weight)
     assert set(model._sample_batch(16).observations) == {
         "observation",
