@@ -71,9 +71,13 @@ def plot(arguments: Sequence[str]) -> int:
     draw(data, X_AXIS[args.source], label).savefig(args.output, dpi=110)
     for (env, algorithm), part in data.groupby(["env", "algorithm"]):
         last = part[part.steps == part.groupby("run").steps.transform("max")]["return"]
-        print(f"{algorithm} on {env}: {last.median():.1f} at the end, {len(last)} runs")
+        print(f"{algorithm} on {env}: {last.median():.1f} at the end, {_runs(len(last))}")
     print(f"{args.output}, its data in {args.output.with_suffix('.csv')}")
     return 0
+
+
+def _runs(number: int) -> str:
+    return "1 run" if number == 1 else f"{number} runs"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -254,7 +258,7 @@ def draw(data: pd.DataFrame, x_label: str, y_label: str) -> Figure:
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     named = data.assign(
         algorithm=data.algorithm.map(
-            lambda name: f"{name} ({data[data.algorithm == name].run.nunique()} runs)"
+            lambda name: f"{name} ({_runs(data[data.algorithm == name].run.nunique())})"
         )
     )
     order = sorted(named.algorithm.unique())

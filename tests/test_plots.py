@@ -135,6 +135,8 @@ def test_a_line_is_the_median_and_each_environment_has_a_panel() -> None:
     assert line.get_xdata().tolist() == [10, 20]
     assert line.get_ydata().tolist() == [1.0, 1.0]
     assert figure.axes[0].get_legend().get_texts()[0].get_text() == "a (3 runs)"
+    alone = draw(pd.DataFrame(rows[:2]), "environment steps", "return")
+    assert alone.axes[0].get_legend().get_texts()[0].get_text() == "a (1 run)"
 
 
 def test_no_runs_have_no_curves() -> None:
