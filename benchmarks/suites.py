@@ -155,6 +155,8 @@ SUITES: dict[str, Suite] = {
             "PMPO-delay1": {"policy_delay": 1},
             "PMPO-mean-target": {"pessimism": 0},
             "PMPO-lowest-target": {"pessimism": 1},
+            "PMPO-one-quantile": {"policy_kwargs": {"n_quantiles": 1}},
+            "PMPO-25-quantiles": {"policy_kwargs": {"n_quantiles": 25}},
             "PMPO-wide": {"batch_size": 256, "policy_kwargs": {"net_arch": [256, 256]}},
         }
     ),

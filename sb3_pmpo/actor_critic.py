@@ -1,7 +1,7 @@
 """The parts of a policy: observation normaliser, actor and critics, as SB3 models.
 
-Axes: N critics, S samples, B states, F features, A action dimensions. Actions of a Box are in
-[-1, 1], those of a discrete space are the numbers 0, 1, ... of each dimension.
+Axes: N critics, K quantiles, S samples, B states, F features, A action dimensions. Actions of a
+Box are in [-1, 1], those of a discrete space are the numbers 0, 1, ... of each dimension.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ class Actor(NormalisedFeatures, BoundedPolicy):
 
 
 class Critic(NormalisedFeatures):
-    """An ensemble of Q functions whose mean is the value.
+    """An ensemble of Q functions whose mean is the value, each the mean of quantiles of the return.
 
     :param observation_space: the space of the observations.
     :param action_space: a bounded Box, or a discrete space, whose actions are one-hot coded.
@@ -208,6 +208,7 @@ class Critic(NormalisedFeatures):
     :param normalize_images: divide images by 255.
     :param n_critics: N.
     :param layer_norm: layer norm in the body.
+    :param n_quantiles: K.
     :param share_features_extractor: the extractor belongs to the actor, and no gradient of the
         critic's loss reaches it.
     """
@@ -225,6 +226,7 @@ class Critic(NormalisedFeatures):
         normalize_images: bool = True,
         n_critics: int = 2,
         layer_norm: bool = True,
+        n_quantiles: int = 8,
         share_features_extractor: bool = False,
     ) -> None:
         super().__init__(
@@ -245,6 +247,7 @@ class Critic(NormalisedFeatures):
             n_critics,
             activation_fn,
             layer_norm,
+            n_quantiles,
         )
 
     @property
@@ -263,9 +266,20 @@ class Critic(NormalisedFeatures):
         :param dtype: of the hidden layers.
         :return: ``[N, S, B]`` in units of the reward.
         """
+        return self._evaluate(observations, actions, dtype, quantiles=False)
+
+    def quantiles(
+        self, observations: PyTorchObs, actions: th.Tensor, dtype: th.dtype = th.float32
+    ) -> th.Tensor:
+        """Compute the quantiles ``[N, S, B, K]`` of which :meth:`q_values` is the mean."""
+        return self._evaluate(observations, actions, dtype, quantiles=True)
+
+    def _evaluate(
+        self, observations: PyTorchObs, actions: th.Tensor, dtype: th.dtype, quantiles: bool
+    ) -> th.Tensor:
         with th.set_grad_enabled(th.is_grad_enabled() and not self.share_features_extractor):
             features = self.features(observations)
-        return self.ensemble(features, self._encode(actions), dtype)
+        return cast(th.Tensor, self.ensemble(features, self._encode(actions), dtype, quantiles))
 
     def _encode(self, actions: th.Tensor) -> th.Tensor:
         if self.n_choices is None:

@@ -1,13 +1,13 @@
 """Network parts: running moments, ensemble critics, heads of policies, lagged copies.
 
-Axes: N critics, S samples, B states, F features, A action dimensions, K bins.
+Axes: N critics, S samples, B states, F features, A action dimensions, K quantiles or bins.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import cast
 
 import torch as th
@@ -73,7 +73,7 @@ def _affine(x: th.Tensor, weight: th.Tensor, bias: th.Tensor) -> th.Tensor:
 
 
 class EnsembleQ(nn.Module):
-    """N independent Q functions of one shape, evaluated together.
+    """N independent Q functions of one shape, evaluated together, each by K quantiles.
 
     Each hidden layer is linear, layer norm (without affine parameters: the next layer has them),
     activation. The state's share of the first layer is computed once for all S actions.
@@ -84,6 +84,7 @@ class EnsembleQ(nn.Module):
     :param n_critics: N.
     :param activation_fn: class of the activation.
     :param layer_norm: normalise each hidden layer before its activation.
+    :param n_quantiles: K, of the return; their mean is Q.
     """
 
     def __init__(
@@ -94,13 +95,15 @@ class EnsembleQ(nn.Module):
         n_critics: int,
         activation_fn: type[nn.Module] = nn.ReLU,
         layer_norm: bool = True,
+        n_quantiles: int = 1,
     ) -> None:
         super().__init__()
-        if n_critics < 1 or int(n_critics) != n_critics:
-            raise ValueError(f"n_critics must be a whole number >= 1, got {n_critics}")
+        for name, number in (("n_critics", n_critics), ("n_quantiles", n_quantiles)):
+            if number < 1 or int(number) != number:
+                raise ValueError(f"{name} must be a whole number >= 1, got {number}")
         self.features_dim = features_dim
         self.layer_norm = layer_norm
-        widths = [features_dim + action_dim, *net_arch, 1]
+        widths = [features_dim + action_dim, *net_arch, n_quantiles]
         *hidden, last = itertools.pairwise(widths)
         self.hidden = nn.ModuleList(EnsembleLinear(n_critics, *sizes) for sizes in hidden)
         self.output = EnsembleLinear(n_critics, *last)
@@ -111,7 +114,11 @@ class EnsembleQ(nn.Module):
         self.activation = activation_fn()
 
     def forward(
-        self, features: th.Tensor, actions: th.Tensor, dtype: th.dtype = th.float32
+        self,
+        features: th.Tensor,
+        actions: th.Tensor,
+        dtype: th.dtype = th.float32,
+        quantiles: bool = False,
     ) -> th.Tensor:
         """Evaluate every critic on S actions for each state.
 
@@ -119,24 +126,33 @@ class EnsembleQ(nn.Module):
         :param actions: ``[S, B, A]`` in [-1, 1].
         :param dtype: of the hidden layers; the output layer is float32 always, as the
             differences between a state's actions are small beside the values.
-        :return: ``[N, S, B]`` in float32.
+        :param quantiles: return the quantiles, not their mean.
+        :return: ``[N, S, B]`` in float32, or ``[N, S, B, K]``.
         """
-        layers = [(cast(EnsembleLinear, layer), dtype) for layer in self.hidden]
-        (first, first_dtype), *rest = [*layers, (self.output, th.float32)]
-        cast_rest = [(layer.weight.to(to), layer.bias.to(to), to) for layer, to in rest]
+        hidden = cast(Iterable[EnsembleLinear], self.hidden)
+        output: tuple[th.Tensor, th.Tensor] = (self.output.weight, self.output.bias)
+        if not quantiles:  # the mean of K linear functions is one linear function
+            output = (output[0].mean(-1, keepdim=True), output[1].mean(-1, keepdim=True))
+        layers = [*((layer.weight, layer.bias, dtype) for layer in hidden), (*output, th.float32)]
+        first, *rest = [(weight.to(to), bias.to(to), to) for weight, bias, to in layers]
         values = []
         # One action at a time: what is between two layers then stays in the cache.
-        for x in self._first_layer(first, features.to(first_dtype), actions.to(first_dtype)):
-            for matrix, bias, to in cast_rest:
-                x = _affine(self._activate(x).to(to), matrix, bias)
-            values.append(x.squeeze(-1))
+        for x in self._first_layer(features, actions, *first):
+            for weight, bias, to in rest:
+                x = _affine(self._activate(x).to(to), weight, bias)
+            values.append(x if quantiles else x.squeeze(-1))
         return th.stack(values, dim=1)
 
     def _first_layer(
-        self, first: EnsembleLinear, features: th.Tensor, actions: th.Tensor
+        self,
+        features: th.Tensor,
+        actions: th.Tensor,
+        weight: th.Tensor,
+        bias: th.Tensor,
+        dtype: th.dtype,
     ) -> Iterator[th.Tensor]:
         """Yield ``[N, B, H]`` of one action after the other."""
-        weight, bias = first.weight.to(features), first.bias.to(features)
+        features, actions = features.to(dtype), actions.to(dtype)
         if len(actions) == 1:  # one product of both takes half the time of two
             both = th.cat([features, actions[0]], dim=-1)
             yield th.baddbmm(bias, both.expand(len(weight), -1, -1), weight)

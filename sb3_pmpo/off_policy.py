@@ -1,6 +1,6 @@
 """The abstract off-policy algorithm of the MPO family, with the only online ``train()``.
 
-Axes: N critics, S samples, B transitions, A action dimensions.
+Axes: N critics, K quantiles, S samples, B transitions, A action dimensions.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from sb3_pmpo.buffers import make_replay_buffer, sync_n_step
 from sb3_pmpo.checks import check_arguments, check_finite, check_finite_actions
 from sb3_pmpo.core.duals import Duals
 from sb3_pmpo.core.preference import Candidates
-from sb3_pmpo.core.td import squared_critic_loss, td_target
+from sb3_pmpo.core.td import quantile_critic_loss, td_target
 from sb3_pmpo.distributions import Distribution
 from sb3_pmpo.exploration import ExplorationNoise
 from sb3_pmpo.files import whole_file
@@ -276,69 +276,69 @@ class OffPolicyMPO(OffPolicyAlgorithm):
             self.gamma if data.discounts is None else data.discounts.flatten(),
         )
 
+    def _candidates(self, observations: PyTorchObs) -> tuple[Distribution, Candidates]:
+        """Let the reference propose what the policy step labels, by the critics' mean."""
+        reference, scored = self._score(observations, self.n_samples, th.float32)
+        return reference, scored._replace(
+            # Actions that clip to one point tie in Q; the one nearer to the box is the better.
+            tie_break=reference.overshoot(cast(th.Tensor, scored.actions)),
+            value=partial(self._value, observations),
+        )
+
+    def _value(self, observations: PyTorchObs) -> th.Tensor:
+        """Compute the reference's expected value ``[B]``, by the critics' mean."""
+        return self._score(observations, BASELINE_SAMPLES, self._fast_dtype)[1].mean_score()
+
     @th.no_grad()
-    def _propose(
+    def _score(
         self, observations: PyTorchObs, n_samples: int, actor_dtype: th.dtype
-    ) -> tuple[Distribution, th.Tensor, th.Tensor | None, th.Tensor]:
-        """Let the reference propose actions and every target critic score them.
+    ) -> tuple[Distribution, Candidates]:
+        """Let the reference propose actions, or list all there are, and the critics score them.
+
+        In a Box the scores are those of the actions clipped to it, which the environment applies.
 
         :param actor_dtype: of the reference's body; float32 where a KL to it follows.
-        :return: the reference's distribution; its actions ``[S, B, A]`` as drawn, or all there
-            are, with their counts; and the critics' scores ``[N, S, B]``, in a Box those of the
-            actions clipped to it, which is what the environment applies.
         """
         reference = self.reference_actor.distribution(observations, actor_dtype)
         actions, counts = reference.propose(n_samples)
         q_values = self.critic_target.q_values(observations, actions, self._fast_dtype)
-        return reference, actions, counts, q_values
+        return reference, Candidates(q_values.mean(0), actions, counts=counts)
 
-    def _candidates(self, observations: PyTorchObs) -> tuple[Distribution, Candidates]:
-        """Let the reference propose what the policy step labels, by the critics' mean."""
-        reference, actions, counts, q_values = self._propose(
-            observations, self.n_samples, th.float32
-        )
-        return reference, Candidates(
-            q_values.mean(0),
-            actions,
-            # Actions that clip to one point tie in Q; the one nearer to the box is the better.
-            tie_break=reference.overshoot(actions),
-            value=partial(self._value, observations, BASELINE_SAMPLES),
-            counts=counts,
-        )
-
+    @th.no_grad()
     def _td_target(self, batch: Batch) -> th.Tensor:
-        """Bootstrap from the reference's expected value ``[B]``, less where the critics disagree.
+        """Bootstrap from the reference's return, ``[B, K]``, less where the critics disagree.
 
         What the critics overestimate, the policy goes for, and a target hands it on from state to
         state. Halfway from the critics' mean to the lowest one is, with two of them, the soft
         clipped double Q of BCQ (Fujimoto et al., 2019, lambda of 0.75).
         """
-        next_values = self._value(batch.next_observations, BOOTSTRAP_SAMPLES, self.pessimism)
-        return td_target(batch.rewards, batch.dones, batch.discounts, next_values)
-
-    def _value(self, observations: PyTorchObs, n_samples: int, pessimism: float = 0.0) -> th.Tensor:
-        """Compute the reference's expected value ``[B]``, from samples or all the actions.
-
-        :param pessimism: from the mean of the critics (0) to the lowest (1) of each action.
-        """
-        _, _, counts, q_values = self._propose(observations, n_samples, self._fast_dtype)
-        scores = (1.0 - pessimism) * q_values.mean(0) + pessimism * q_values.amin(0)
-        return Candidates(scores, counts=counts).mean_score()
+        observations = batch.next_observations
+        reference = self.reference_actor.distribution(observations, self._fast_dtype)
+        actions, counts = reference.propose(BOOTSTRAP_SAMPLES)
+        quantiles = self.critic_target.quantiles(observations, actions, self._fast_dtype)
+        q_values = quantiles.mean(-1)
+        penalty = self.pessimism * (q_values.mean(0) - q_values.amin(0))
+        lowered = quantiles.mean(0) - penalty.unsqueeze(-1)  # [S, B, K]
+        counts = None if counts is None else counts.unsqueeze(-1)
+        following = Candidates(lowered, counts=counts).mean_score()
+        return td_target(batch.rewards, batch.dones, batch.discounts, following)
 
     def _critic_step(self, batch: Batch, target: th.Tensor) -> dict[str, th.Tensor]:
-        q_values = self.critic.q_values(
+        quantiles = self.critic.quantiles(
             batch.observations, batch.actions.unsqueeze(0), self._fast_dtype
         )[:, 0]
         scale = self.critic.scale
-        loss = squared_critic_loss(q_values, target, scale)
+        loss = quantile_critic_loss(quantiles, target, scale)
         self.critic.optimizer.zero_grad()
         loss.backward()
         norm = grad_norm(self.critic.optimizer)
         self.critic.optimizer.step()
+        q_values = quantiles.detach().mean(-1)
+        errors = (q_values - target.mean(-1)) / scale
         return {
-            "critic_loss": loss.detach(),
+            "critic_loss": 0.5 * errors.square().mean(-1).sum(),
             "critic_grad_norm": norm,
-            "q_value": q_values.detach().mean(),
+            "q_value": q_values.mean(),
             "return_scale": scale.mean(),
         }
 

@@ -59,6 +59,8 @@ class PMPOPolicy(BoundedPolicy):
     :param optimizer_kwargs: their arguments besides the learning rate; by default Adam and AdamW
         are fused.
     :param n_critics: number of critics.
+    :param n_quantiles: quantiles of the return that each critic learns, whose mean is its Q; 1 for
+        a critic of the mean alone, by Huber regression.
     :param share_features_extractor: the critics use the actor's extractor, which then learns
         from the policy loss only.
     :param normalize_observations: keep running statistics of the observations and normalise.
@@ -90,6 +92,7 @@ class PMPOPolicy(BoundedPolicy):
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
         n_critics: int = 2,
+        n_quantiles: int = 8,
         share_features_extractor: bool = False,
         normalize_observations: bool = True,
         layer_norm: bool = True,
@@ -121,6 +124,7 @@ class PMPOPolicy(BoundedPolicy):
             "optimizer_class": optimizer_class,
             "optimizer_kwargs": optimizer_kwargs,
             "n_critics": n_critics,
+            "n_quantiles": n_quantiles,
             "share_features_extractor": share_features_extractor,
             "normalize_observations": normalize_observations,
             "layer_norm": layer_norm,
@@ -210,6 +214,7 @@ class PMPOPolicy(BoundedPolicy):
             **self._part_kwargs(extractor, 1),
             return_moments=self.return_moments,
             n_critics=self._arguments["n_critics"],
+            n_quantiles=self._arguments["n_quantiles"],
             layer_norm=self._arguments["layer_norm"],
             share_features_extractor=extractor is not None,
         ).to(self.device)

@@ -124,16 +124,20 @@ def test_labels_take_the_critics_mean_and_td_targets_less(pessimism: float) -> N
     probability = model.reference_actor.distribution(observations).logits[:, 0].softmax(-1).T
     features = model.critic_target.features(observations)
     codes = th.eye(3).unsqueeze(1).expand(3, 16, 3)
-    q_values = model.critic_target.ensemble(features, codes)  # [N, 3, 16]
+    quantiles = model.critic_target.ensemble(features, codes, quantiles=True)  # [N, 3, 16, K]
+    q_values = quantiles.mean(-1)
 
     model._policy_step(observations)
     candidates = seen[-1]
     th.testing.assert_close(candidates.scores, q_values.mean(0))
     th.testing.assert_close(candidates.value(), (probability * q_values.mean(0)).sum(0))
     batch = Batch(None, None, observations, th.zeros(16), th.zeros(16), 1.0)
+    following = model._td_target(batch)  # [16, K]
     from_mean_to_lowest = th.lerp(q_values.mean(0), q_values.amin(0), pessimism)
-    expected = (probability * from_mean_to_lowest).sum(0)
-    th.testing.assert_close(model._td_target(batch), expected)
+    th.testing.assert_close(following.mean(-1), (probability * from_mean_to_lowest).sum(0))
+    spread = quantiles.mean(0) - q_values.mean(0).unsqueeze(-1)  # is the critics' mean, as it was
+    expected = following.mean(-1, keepdim=True) + (probability.unsqueeze(-1) * spread).sum(0)
+    th.testing.assert_close(following, expected)
 
 
 def test_a_threshold_at_the_value_needs_no_samples() -> None:

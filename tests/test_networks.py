@@ -65,11 +65,12 @@ def separate(
 @pytest.mark.parametrize("net_arch", [[], [8], [8, 5, 6]])
 @pytest.mark.parametrize("layer_norm", [True, False])
 @pytest.mark.parametrize(("n_critics", "n_samples"), [(1, 1), (3, 4)])
+@pytest.mark.parametrize("n_quantiles", [1, 7])
 def test_ensemble_equals_separate_networks(
-    net_arch: list[int], layer_norm: bool, n_critics: int, n_samples: int
+    net_arch: list[int], layer_norm: bool, n_critics: int, n_samples: int, n_quantiles: int
 ) -> None:
     th.manual_seed(0)
-    ensemble = EnsembleQ(4, 2, net_arch, n_critics, nn.Tanh, layer_norm)
+    ensemble = EnsembleQ(4, 2, net_arch, n_critics, nn.Tanh, layer_norm, n_quantiles)
     features = th.randn(6, 4, requires_grad=True)
     actions = th.randn(n_samples, 6, 2)
     got = ensemble(features, actions)
@@ -79,12 +80,23 @@ def test_ensemble_equals_separate_networks(
     joined = th.cat([features.expand(n_samples, -1, -1), actions], -1)
     for n in range(n_critics):
         critic = separate(ensemble, n, layer_norm, nn.Tanh)
-        expected = critic(joined).squeeze(-1)
+        expected = critic(joined).mean(-1)  # over the quantiles
         th.testing.assert_close(got[n], expected)
         expected.square().sum().backward()
         weight = ensemble.hidden[0].weight if net_arch else ensemble.output.weight
         th.testing.assert_close(weight.grad[n].T, critic[0].weight.grad)
     th.testing.assert_close(gradient, features.grad)
+
+
+@pytest.mark.parametrize("net_arch", [[], [8, 5]])
+def test_values_are_the_means_of_the_quantiles(net_arch: list[int]) -> None:
+    th.manual_seed(0)
+    ensemble = EnsembleQ(4, 2, net_arch, 3, n_quantiles=5)
+    features, actions = th.randn(6, 4), th.randn(2, 6, 2)
+    quantiles = ensemble(features, actions, quantiles=True)
+    assert quantiles.shape == (3, 2, 6, 5)
+    assert quantiles.std(-1).min() > 0.0
+    th.testing.assert_close(ensemble(features, actions), quantiles.mean(-1))
 
 
 def test_critics_start_apart() -> None:
@@ -129,7 +141,8 @@ def test_std_bounds_are_checked(stds: tuple[float, float, float]) -> None:
         GaussianHead(5, 3, *stds)
 
 
-@pytest.mark.parametrize("n_critics", [0, -1, 1.5])
-def test_number_of_critics_is_checked(n_critics: float) -> None:
-    with pytest.raises(ValueError, match=f"n_critics .* >= 1, got {n_critics}"):
-        EnsembleQ(4, 2, [8], n_critics)
+@pytest.mark.parametrize("number", [0, -1, 1.5])
+@pytest.mark.parametrize("name", ["n_critics", "n_quantiles"])
+def test_numbers_of_critics_and_quantiles_are_checked(name: str, number: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} .* >= 1, got {number}"):
+        EnsembleQ(4, 2, [8], **{"n_critics": 2, name: number})

@@ -1,6 +1,6 @@
-"""Temporal-difference targets and critic losses.
+"""Temporal-difference targets and the critics' loss.
 
-Axes: N critics, B transitions. Rewards, dones, discounts and values are ``[B]``.
+Axes: N critics, K quantiles, B transitions. Rewards, dones and discounts are ``[B]``.
 """
 
 from __future__ import annotations
@@ -9,25 +9,44 @@ import torch as th
 
 
 def td_target(
-    rewards: th.Tensor, dones: th.Tensor, discounts: th.Tensor | float, next_values: th.Tensor
+    rewards: th.Tensor, dones: th.Tensor, discounts: th.Tensor | float, next_quantiles: th.Tensor
 ) -> th.Tensor:
-    """Compute the 1-step or n-step TD target ``R + discount * (1 - done) * V(s')``.
+    """Compute the 1-step or n-step TD target ``R + discount * (1 - done) * Z(s')``.
 
     :param rewards: ``[B]`` reward, or the discounted sum of the n steps' rewards.
     :param dones: ``[B]`` 1 where the episode *terminated* (a time limit is no termination).
     :param discounts: ``[B]`` or a number: ``gamma`` to the power of the steps really taken.
-    :param next_values: ``[B]`` value of the state reached.
-    :return: ``[B]``, without gradient.
+    :param next_quantiles: ``[B, K]`` of the return of the state reached; its value if K is 1.
+    :return: ``[B, K]``, without gradient.
     """
-    return (rewards + (1.0 - dones) * discounts * next_values).detach()
+    bootstrap = ((1.0 - dones) * discounts).unsqueeze(-1)
+    return (rewards.unsqueeze(-1) + bootstrap * next_quantiles).detach()
 
 
-def squared_critic_loss(q_values: th.Tensor, target: th.Tensor, scale: th.Tensor) -> th.Tensor:
-    """Compute ``1/2 * sum_N mean_B ((Q - target) / scale)^2``: each critic regresses alone.
+#: Where the Huber loss goes from squares to absolute values, in units of the return scale.
+HUBER_THRESHOLD = 0.1
 
-    :param q_values: ``[N, B]``; the gradient flows.
-    :param target: ``[B]``, no gradient.
+
+def quantile_critic_loss(quantiles: th.Tensor, target: th.Tensor, scale: th.Tensor) -> th.Tensor:
+    """Regress each critic's quantiles to those of the target (Dabney et al., 2018, Eq. 10).
+
+    With ``u = (target_j - quantile_i) / scale``, the levels ``tau_i = (i + 1/2) / K`` and the Huber
+    loss of threshold :data:`HUBER_THRESHOLD` and slope 1,
+    ``sum_N mean_B mean_i mean_j 2 * |tau_i - 1{u < 0}| * huber(u)``: one quantile is plain Huber
+    regression to the target. What is returned has this gradient, but not this value: the pairs
+    (i, j) are many, and the gradient alone wants one pass over them, where autograd wants ten.
+
+    :param quantiles: ``[N, B, K]``; the gradient flows.
+    :param target: ``[B, J]``, no gradient.
     :param scale: scalar > 0 in units of the return, so that the loss has no unit.
-    :return: a scalar.
+    :return: a scalar to be differentiated.
     """
-    return 0.5 * ((q_values - target.detach()) / scale.detach()).square().mean(-1).sum()
+    n_quantiles = quantiles.shape[-1]
+    levels = (th.arange(n_quantiles, device=quantiles.device) + 0.5) / n_quantiles
+    with th.no_grad():
+        errors = target.unsqueeze(-2) - quantiles.unsqueeze(-1)  # [N, B, K, J]
+        slopes = errors.mul_(1.0 / (HUBER_THRESHOLD * scale)).clamp_(-1.0, 1.0)
+        every = slopes.mean(-1)
+        negative = slopes.clamp_(max=0.0).mean(-1)
+        pull = levels * every + (1.0 - 2.0 * levels) * negative  # [N, B, K], towards the target
+    return -2.0 * (pull * quantiles).mean((1, 2)).sum() / scale.detach()
