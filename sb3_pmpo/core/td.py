@@ -32,9 +32,11 @@ def quantile_critic_loss(quantiles: th.Tensor, target: th.Tensor, scale: th.Tens
 
     With ``u = (target_j - quantile_i) / scale``, the levels ``tau_i = (i + 1/2) / K`` and the Huber
     loss of threshold :data:`HUBER_THRESHOLD` and slope 1,
-    ``sum_N mean_B mean_i mean_j 2 * |tau_i - 1{u < 0}| * huber(u)``: one quantile is plain Huber
-    regression to the target. What is returned has this gradient, but not this value: the pairs
-    (i, j) are many, and the gradient alone wants one pass over them, where autograd wants ten.
+    ``sum_N mean_B mean_i mean_j 2 * |tau_i - 1{u < 0}| * huber(u)``. A few transitions of which the
+    critics are far off do not drown the others, as their squares would, and are not lost either, as
+    with Huber regression of the mean, which is one quantile: they move the outer quantiles. What is
+    returned has this gradient, but not this value: the pairs (i, j) are many, and the gradient
+    alone wants few passes over them where autograd wants ten.
 
     :param quantiles: ``[N, B, K]``; the gradient flows.
     :param target: ``[B, J]``, no gradient.
