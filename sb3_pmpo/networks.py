@@ -124,7 +124,7 @@ class EnsembleQ(nn.Module):
 
         :param features: ``[B, F]``.
         :param actions: ``[S, B, A]`` in [-1, 1].
-        :param dtype: of the hidden layers; the output layer is float32 always, as the
+        :param dtype: of the hidden layers' products; the output layer is float32 always, as the
             differences between a state's actions are small beside the values.
         :param quantiles: return the quantiles, not their mean.
         :return: ``[N, S, B]`` in float32, or ``[N, S, B, K]``.
@@ -165,11 +165,12 @@ class EnsembleQ(nn.Module):
             yield th.baddbmm(state, action.expand(len(weight), -1, -1), of_action)
 
     def _activate(self, x: th.Tensor) -> th.Tensor:
+        """Normalise and activate in float32, which the CPU does faster than in bfloat16."""
+        x = x.float()
         if self.layer_norm:
             width = x.shape[-1]
-            # In float32 torch's fast path on the CPU wants a weight and a bias, even of 1 and 0.
-            affine = (x.new_ones(width), x.new_zeros(width)) if x.dtype == th.float32 else ()
-            x = F.layer_norm(x, (width,), *affine)
+            # torch's fast path on the CPU wants a weight and a bias, even of 1 and 0.
+            x = F.layer_norm(x, (width,), x.new_ones(width), x.new_zeros(width))
         return self.activation(x)
 
 

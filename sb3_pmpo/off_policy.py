@@ -30,7 +30,7 @@ from sb3_pmpo.buffers import make_replay_buffer, sync_n_step
 from sb3_pmpo.checks import check_arguments, check_finite, check_finite_actions
 from sb3_pmpo.core.duals import Duals
 from sb3_pmpo.core.preference import Candidates
-from sb3_pmpo.core.td import quantile_critic_loss, td_target
+from sb3_pmpo.core.td import quantile_critic_gradient, td_target
 from sb3_pmpo.distributions import Distribution
 from sb3_pmpo.exploration import ExplorationNoise
 from sb3_pmpo.files import whole_file
@@ -195,8 +195,6 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         self.set_random_seed(self.seed)
         self.objective = self._make_objective()
         self.duals = None if self.objective.duals is None else self.objective.duals.to(self.device)
-        if self.replay_buffer is None:
-            self.replay_buffer = make_replay_buffer(self)
         policy_class = cast(type[PMPOPolicy], self.policy_class)
         self.policy = policy_class(
             self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
@@ -207,6 +205,10 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         self.critic_target = self.policy.critic_target
         if self.compile:
             self.policy.compile_networks()
+        # After the policy, which fills what was freed in the heap: zeros would have to be written
+        # there, and in fresh memory they cost nothing before the buffer fills.
+        if self.replay_buffer is None:
+            self.replay_buffer = make_replay_buffer(self)
         self._convert_train_freq()
         self._critic_lag = LaggedCopy(self.critic, self.critic_target)
         self._reference_lag = LaggedCopy(self.actor, self.reference_actor)
@@ -328,9 +330,8 @@ class OffPolicyMPO(OffPolicyAlgorithm):
             batch.observations, batch.actions.unsqueeze(0), self._fast_dtype
         )[:, 0]
         scale = self.critic.scale
-        loss = quantile_critic_loss(quantiles, target, scale)
         self.critic.optimizer.zero_grad()
-        loss.backward()
+        quantiles.backward(quantile_critic_gradient(quantiles, target, scale))
         norm = grad_norm(self.critic.optimizer)
         self.critic.optimizer.step()
         q_values = quantiles.detach().mean(-1)

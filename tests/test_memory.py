@@ -23,7 +23,6 @@ rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 if sys.argv[1] == "keep":
     keep_freed_memory()
 assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - rss < 1024  # KiB: nothing was touched
-faults()
 print(faults())
 """
 
@@ -38,5 +37,5 @@ def test_freed_memory_is_used_again() -> None:
         )
         for mode in ("keep", "leave")
     }
-    assert faults["keep"] < 100  # 20 tensors of 256 to 5120 pages
-    assert faults["leave"] > 10 * max(faults["keep"], 1)
+    assert faults["leave"] >= 256 * sum(range(1, 21))  # each page of each tensor
+    assert faults["keep"] < faults["leave"] / 3  # the heap grows now and then

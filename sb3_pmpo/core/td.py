@@ -27,28 +27,30 @@ def td_target(
 HUBER_THRESHOLD = 0.1
 
 
-def quantile_critic_loss(quantiles: th.Tensor, target: th.Tensor, scale: th.Tensor) -> th.Tensor:
-    """Regress each critic's quantiles to those of the target (Dabney et al., 2018, Eq. 10).
+@th.no_grad()
+def quantile_critic_gradient(
+    quantiles: th.Tensor, target: th.Tensor, scale: th.Tensor
+) -> th.Tensor:
+    """Compute the gradient of quantile regression to the target (Dabney et al., 2018, Eq. 10).
 
     With ``u = (target_j - quantile_i) / scale``, the levels ``tau_i = (i + 1/2) / K`` and the Huber
-    loss of threshold :data:`HUBER_THRESHOLD` and slope 1,
+    loss of threshold :data:`HUBER_THRESHOLD` and slope 1, it is that of
     ``sum_N mean_B mean_i mean_j 2 * |tau_i - 1{u < 0}| * huber(u)``. A few transitions of which the
     critics are far off do not drown the others, as their squares would, and are not lost either, as
-    with Huber regression of the mean, which is one quantile: they move the outer quantiles. What is
-    returned has this gradient, but not this value: the pairs (i, j) are many, and the gradient
-    alone wants few passes over them where autograd wants ten.
+    with Huber regression of the mean, which is one quantile: they move the outer quantiles. The
+    pairs (i, j) are many, and the gradient wants few passes over them where autograd wants ten.
 
-    :param quantiles: ``[N, B, K]``; the gradient flows.
-    :param target: ``[B, J]``, no gradient.
+    :param quantiles: ``[N, B, K]``.
+    :param target: ``[B, J]``.
     :param scale: scalar > 0 in units of the return, so that the loss has no unit.
-    :return: a scalar to be differentiated.
+    :return: ``[N, B, K]``, for ``quantiles.backward(gradient)``.
     """
-    n_quantiles = quantiles.shape[-1]
+    n_batch, n_quantiles = quantiles.shape[1:]
     levels = (th.arange(n_quantiles, device=quantiles.device) + 0.5) / n_quantiles
-    with th.no_grad():
-        errors = target.unsqueeze(-2) - quantiles.unsqueeze(-1)  # [N, B, K, J]
-        slopes = errors.mul_(1.0 / (HUBER_THRESHOLD * scale)).clamp_(-1.0, 1.0)
-        every = slopes.mean(-1)
-        negative = slopes.clamp_(max=0.0).mean(-1)
-        pull = levels * every + (1.0 - 2.0 * levels) * negative  # [N, B, K], towards the target
-    return -2.0 * (pull * quantiles).mean((1, 2)).sum() / scale.detach()
+    per_unit = 1.0 / (HUBER_THRESHOLD * scale)
+    errors = (target * per_unit).unsqueeze(-1) - (quantiles * per_unit).unsqueeze(-2)
+    slopes = errors.clamp_(-1.0, 1.0)  # [N, B, J, K]
+    every = slopes.mean(-2)
+    below = slopes.clamp_(max=0.0).mean(-2)  # where the target is lower
+    pull = below.lerp_(every - below, levels.to(below))
+    return pull.mul_(-2.0 / (n_batch * n_quantiles * scale))
