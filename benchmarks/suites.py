@@ -136,38 +136,38 @@ def figure3_name(variant: str, beta: float) -> str:
 
 SUITES: dict[str, Suite] = {
     "development": Suite(DEVELOPMENT, {"PMPO": {}, "SAC": {}}, baseline="SAC"),
+    # For variants of the command line.
     "ablation": _ablation({}),
-    "ablation-samples": _ablation(
+    # Each part of the default alone: without it, or the other choice.
+    "levers": _ablation(
         {
+            # critics and their targets
+            "PMPO-raw-observations": {"policy_kwargs": {"normalize_observations": False}},
+            "PMPO-no-layer-norm": {"policy_kwargs": {"layer_norm": False}},
+            "PMPO-wide": {"batch_size": 256, "policy_kwargs": {"net_arch": [256, 256]}},
+            "PMPO-one-quantile": {"policy_kwargs": {"n_quantiles": 1}},
+            "PMPO-three-steps": {"n_steps": 3},
+            "PMPO-mean-target": {"pessimism": 0},
+            "PMPO-lowest-target": {"pessimism": 1},
+            # updates of a decision
+            "PMPO-one-update": {"gradient_steps": 1, "policy_delay": 1},
+            "PMPO-eight-updates": {"gradient_steps": 8, "policy_delay": 8},
+            "PMPO-delay1": {"policy_delay": 1},
+            # labels
             "PMPO-S4": {"n_samples": 4},
             "PMPO-S16": {"n_samples": 16},
             "PMPO-halves": {"labeller": "top_k(3)"},
             "PMPO-best-worst": {"labeller": "top_k(1)"},
+            "PMPO-accept-only": {"alpha": 1.0},
+            # the policy's step and its reference
             "PMPO-slow-mean": {"beta": [1, 100]},
-            "PMPO-no-barrier": {"edge_barrier": 0},
-        }
-    ),
-    "ablation-updates": _ablation(
-        {
-            "PMPO-one-update": {"gradient_steps": 1, "policy_delay": 1},
-            "PMPO-two-updates": {"gradient_steps": 2, "policy_delay": 2},
-            "PMPO-eight-updates": {"gradient_steps": 8, "policy_delay": 8},
-            "PMPO-delay1": {"policy_delay": 1},
-            "PMPO-mean-target": {"pessimism": 0},
-            "PMPO-lowest-target": {"pessimism": 1},
-            "PMPO-one-quantile": {"policy_kwargs": {"n_quantiles": 1}},
-            "PMPO-25-quantiles": {"policy_kwargs": {"n_quantiles": 25}},
-            "PMPO-wide": {"batch_size": 256, "policy_kwargs": {"net_arch": [256, 256]}},
-        }
-    ),
-    "ablation-exploration": _ablation(
-        {
-            "PMPO-white-noise": {"exploration_noise": None},
-            "PMPO-pink-noise": {"exploration_noise": "pink_noise"},
             "PMPO-fast-std": {"beta": [0.2, 20]},
             "PMPO-joint-kl": {"decoupled": False},
+            "PMPO-no-barrier": {"edge_barrier": 0},
             "PMPO-hard-reference": {"reference_tau": 1.0, "reference_update_interval": 100},
-            "PMPO-three-steps": {"n_steps": 3},
+            # exploration
+            "PMPO-white-noise": {"exploration_noise": None},
+            "PMPO-pink-noise": {"exploration_noise": "pink_noise"},
         }
     ),
     "figure2": Suite(
