@@ -65,13 +65,6 @@ class EnsembleLinear(nn.Module):
         self.bias = nn.Parameter(th.empty(n_critics, 1, out_features).uniform_(-bound, bound))
 
 
-def _affine(x: th.Tensor, weight: th.Tensor, bias: th.Tensor) -> th.Tensor:
-    """Apply N linear layers to ``[N, B, in]``; a single output as a sum, which is faster."""
-    if weight.shape[-1] == 1:
-        return (x * weight.mT).sum(-1, keepdim=True) + bias
-    return th.baddbmm(bias, x, weight)
-
-
 class EnsembleQ(nn.Module):
     """N independent Q functions of one shape, evaluated together, each by K quantiles.
 
@@ -111,7 +104,10 @@ class EnsembleQ(nn.Module):
         with th.no_grad():
             self.output.weight.mul_(0.01)
             self.output.bias.mul_(0.01)
-        self.activation = activation_fn()
+            # One output after the other in memory: products with few outputs are fast then.
+            self.output.weight.data = self.output.weight.mT.contiguous().mT
+        # In place, what is between two layers takes less of the cache.
+        self.activation = nn.ReLU(inplace=True) if activation_fn is nn.ReLU else activation_fn()
 
     def forward(
         self,
@@ -124,7 +120,7 @@ class EnsembleQ(nn.Module):
 
         :param features: ``[B, F]``.
         :param actions: ``[S, B, A]`` in [-1, 1].
-        :param dtype: of the hidden layers' products; the output layer is float32 always, as the
+        :param dtype: of the hidden layers; the output layer is float32 always, as the
             differences between a state's actions are small beside the values.
         :param quantiles: return the quantiles, not their mean.
         :return: ``[N, S, B]`` in float32, or ``[N, S, B, K]``.
@@ -132,14 +128,14 @@ class EnsembleQ(nn.Module):
         hidden = cast(Iterable[EnsembleLinear], self.hidden)
         output: tuple[th.Tensor, th.Tensor] = (self.output.weight, self.output.bias)
         if not quantiles:  # the mean of K linear functions is one linear function
-            output = (output[0].mean(-1, keepdim=True), output[1].mean(-1, keepdim=True))
+            output = (output[0].mT.mean(-2, keepdim=True).mT, output[1].mean(-1, keepdim=True))
         layers = [*((layer.weight, layer.bias, dtype) for layer in hidden), (*output, th.float32)]
         first, *rest = [(weight.to(to), bias.to(to), to) for weight, bias, to in layers]
         values = []
         # One action at a time: what is between two layers then stays in the cache.
         for x in self._first_layer(features, actions, *first):
             for weight, bias, to in rest:
-                x = _affine(self._activate(x).to(to), weight, bias)
+                x = th.baddbmm(bias, self._activate(x).to(to), weight)
             values.append(x if quantiles else x.squeeze(-1))
         return th.stack(values, dim=1)
 
@@ -165,12 +161,11 @@ class EnsembleQ(nn.Module):
             yield th.baddbmm(state, action.expand(len(weight), -1, -1), of_action)
 
     def _activate(self, x: th.Tensor) -> th.Tensor:
-        """Normalise and activate in float32, which the CPU does faster than in bfloat16."""
-        x = x.float()
         if self.layer_norm:
             width = x.shape[-1]
-            # torch's fast path on the CPU wants a weight and a bias, even of 1 and 0.
-            x = F.layer_norm(x, (width,), x.new_ones(width), x.new_zeros(width))
+            # In float32 torch's fast path on the CPU wants a weight and a bias, even of 1 and 0.
+            affine = (x.new_ones(width), x.new_zeros(width)) if x.dtype == th.float32 else ()
+            x = F.layer_norm(x, (width,), *affine)
         return self.activation(x)
 
 
