@@ -161,11 +161,11 @@ class EnsembleQ(nn.Module):
             yield th.baddbmm(state, action.expand(len(weight), -1, -1), of_action)
 
     def _activate(self, x: th.Tensor) -> th.Tensor:
+        x = x.float()  # the CPU normalises and activates in float32 faster than in bfloat16
         if self.layer_norm:
             width = x.shape[-1]
-            # In float32 torch's fast path on the CPU wants a weight and a bias, even of 1 and 0.
-            affine = (x.new_ones(width), x.new_zeros(width)) if x.dtype == th.float32 else ()
-            x = F.layer_norm(x, (width,), *affine)
+            # torch's fast path on the CPU wants a weight and a bias, even of 1 and 0.
+            x = F.layer_norm(x, (width,), x.new_ones(width), x.new_zeros(width))
         return self.activation(x)
 
 
