@@ -4,9 +4,9 @@
 
 One process on one core, equal widths and batch, a task with 24 observations and 6 actions
 (walker-walk). One update an environment step for everyone, and PMPO and the two SACs once more
-with four, which is PMPO's default. The algorithms take turns, so that a slow spell of the machine hits them all;
-figures are medians over the rounds, to be compared as ratios within one run. Nothing else may
-run meanwhile.
+with four, which is PMPO's default. The algorithms take turns, so that a slow spell of the machine
+hits them all; figures are medians over the rounds, to be compared as ratios within one run.
+Nothing else may run meanwhile.
 """
 
 from __future__ import annotations
