@@ -144,12 +144,12 @@ SUITES: dict[str, Suite] = {
             # critics and their targets
             "PMPO-raw-observations": {"policy_kwargs": {"normalize_observations": False}},
             "PMPO-no-layer-norm": {"policy_kwargs": {"layer_norm": False}},
-            "PMPO-wide": {"batch_size": 256, "policy_kwargs": {"net_arch": [256, 256]}},
             "PMPO-one-quantile": {"policy_kwargs": {"n_quantiles": 1}},
             "PMPO-three-steps": {"n_steps": 3},
             "PMPO-mean-target": {"pessimism": 0},
             "PMPO-lowest-target": {"pessimism": 1},
-            # updates of a decision
+            # updates of a decision, and their size
+            "PMPO-wide": {"batch_size": 256, "policy_kwargs": {"net_arch": [256, 256]}},
             "PMPO-one-update": {"gradient_steps": 1, "policy_delay": 1},
             "PMPO-eight-updates": {"gradient_steps": 8, "policy_delay": 8},
             "PMPO-delay1": {"policy_delay": 1},

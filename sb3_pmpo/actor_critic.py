@@ -263,7 +263,7 @@ class Critic(NormalisedFeatures):
 
         :param observations: a batch of B.
         :param actions: ``[S, B, A]``; in a Box what is outside is taken at the edge.
-        :param dtype: of the hidden layers.
+        :param dtype: of the hidden layers' products.
         :return: ``[N, S, B]`` in units of the reward.
         """
         return self._evaluate(observations, actions, dtype, quantiles=False)

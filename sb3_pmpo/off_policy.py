@@ -205,8 +205,8 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         self.critic_target = self.policy.critic_target
         if self.compile:
             self.policy.compile_networks()
-        # After the policy, which fills what was freed in the heap: zeros would have to be written
-        # there, and in fresh memory they cost nothing before the buffer fills.
+        # After the policy, which takes the memory that was freed before: the buffer's zeros then
+        # lie in fresh pages, which cost nothing until they are filled.
         if self.replay_buffer is None:
             self.replay_buffer = make_replay_buffer(self)
         self._convert_train_freq()

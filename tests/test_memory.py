@@ -37,5 +37,5 @@ def test_freed_memory_is_used_again() -> None:
         )
         for mode in ("keep", "leave")
     }
-    assert faults["leave"] >= 256 * sum(range(1, 21))  # each page of each tensor
-    assert faults["keep"] < faults["leave"] / 3  # the heap grows now and then
+    # The heap grows to the largest tensor, a tenth of them all, and somewhat more.
+    assert faults["keep"] < faults["leave"] / 3

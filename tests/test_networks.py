@@ -53,10 +53,11 @@ def separate(
 ) -> nn.Module:
     """Build the nth critic from torch's own layers."""
     layers: list[nn.Module] = []
-    for part in [*ensemble.hidden, ensemble.output]:
-        linear = nn.Linear(part.weight.shape[1], part.weight.shape[2])
-        linear.weight.data = part.weight[n].T.detach().clone()
-        linear.bias.data = part.bias[n, 0].detach().clone()
+    parts = [(part.weight.mT, part.bias) for part in ensemble.hidden]
+    for weight, bias in [*parts, (ensemble.output.weight, ensemble.output.bias)]:
+        linear = nn.Linear(weight.shape[2], weight.shape[1])
+        linear.weight.data = weight[n].detach().clone()
+        linear.bias.data = bias[n, 0].detach().clone()
         norm = [nn.LayerNorm(linear.out_features)] if layer_norm else []
         layers += [linear, *norm, activation()]
     return nn.Sequential(*layers[: -2 if layer_norm else -1])
@@ -65,12 +66,17 @@ def separate(
 @pytest.mark.parametrize("net_arch", [[], [8], [8, 5, 6]])
 @pytest.mark.parametrize("layer_norm", [True, False])
 @pytest.mark.parametrize(("n_critics", "n_samples"), [(1, 1), (3, 4)])
-@pytest.mark.parametrize("n_quantiles", [1, 7])
+@pytest.mark.parametrize(("n_quantiles", "activation"), [(1, nn.Tanh), (7, nn.Tanh), (7, nn.ReLU)])
 def test_ensemble_equals_separate_networks(
-    net_arch: list[int], layer_norm: bool, n_critics: int, n_samples: int, n_quantiles: int
+    net_arch: list[int],
+    layer_norm: bool,
+    n_critics: int,
+    n_samples: int,
+    n_quantiles: int,
+    activation: type[nn.Module],
 ) -> None:
     th.manual_seed(0)
-    ensemble = EnsembleQ(4, 2, net_arch, n_critics, nn.Tanh, layer_norm, n_quantiles)
+    ensemble = EnsembleQ(4, 2, net_arch, n_critics, activation, layer_norm, n_quantiles)
     features = th.randn(6, 4, requires_grad=True)
     actions = th.randn(n_samples, 6, 2)
     got = ensemble(features, actions)
@@ -79,12 +85,12 @@ def test_ensemble_equals_separate_networks(
     gradient, features.grad = features.grad, None
     joined = th.cat([features.expand(n_samples, -1, -1), actions], -1)
     for n in range(n_critics):
-        critic = separate(ensemble, n, layer_norm, nn.Tanh)
+        critic = separate(ensemble, n, layer_norm, activation)
         expected = critic(joined).mean(-1)  # over the quantiles
         th.testing.assert_close(got[n], expected)
         expected.square().sum().backward()
-        weight = ensemble.hidden[0].weight if net_arch else ensemble.output.weight
-        th.testing.assert_close(weight.grad[n].T, critic[0].weight.grad)
+        first = ensemble.hidden[0].weight.grad.mT if net_arch else ensemble.output.weight.grad
+        th.testing.assert_close(first[n], critic[0].weight.grad)
     th.testing.assert_close(gradient, features.grad)
 
 

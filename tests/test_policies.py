@@ -105,6 +105,16 @@ def test_each_part_starts_as_its_lagged_copy() -> None:
             assert th.equal(value, lagged.state_dict()[name]), name
 
 
+def test_parameters_as_one_vector() -> None:
+    """SB3's parameters_to_vector() and back; a fused optimizer needs each in one piece, too."""
+    learned = trained().policy
+    fresh = small(Toy(), policy_kwargs={"net_arch": [8]}).policy
+    assert all(parameter.is_contiguous() for parameter in learned.parameters())
+    fresh.load_from_vector(learned.parameters_to_vector())
+    for name, value in learned.named_parameters():
+        assert th.equal(value, dict(fresh.named_parameters())[name]), name
+
+
 def test_actor_is_a_policy_and_predicts_as_the_policy_does() -> None:
     model = trained()
     assert isinstance(model.actor, BasePolicy)

@@ -1,6 +1,7 @@
-"""Temporal-difference targets and the critics' loss.
+"""Temporal-difference targets and the gradient of the critics' loss.
 
-Axes: N critics, K quantiles, B transitions. Rewards, dones and discounts are ``[B]``.
+Axes: N critics, K quantiles, J quantiles of the target, B transitions. Rewards,
+dones and discounts are ``[B]``.
 """
 
 from __future__ import annotations
@@ -34,11 +35,12 @@ def quantile_critic_gradient(
     """Compute the gradient of quantile regression to the target (Dabney et al., 2018, Eq. 10).
 
     With ``u = (target_j - quantile_i) / scale``, the levels ``tau_i = (i + 1/2) / K`` and the Huber
-    loss of threshold :data:`HUBER_THRESHOLD` and slope 1, it is that of
-    ``sum_N mean_B mean_i mean_j 2 * |tau_i - 1{u < 0}| * huber(u)``. A few transitions of which the
-    critics are far off do not drown the others, as their squares would, and are not lost either, as
-    with Huber regression of the mean, which is one quantile: they move the outer quantiles. The
-    pairs (i, j) are many, and the gradient wants few passes over them where autograd wants ten.
+    loss of threshold :data:`HUBER_THRESHOLD` and slope 1, the loss is
+    ``sum_N mean_B mean_i mean_j 2 * |tau_i - 1{u < 0}| * huber(u)``; this is its gradient. A few
+    transitions of which the critics are far off do not drown the others, as their squares would,
+    and are not lost either, as with Huber regression of the mean, which is one quantile: they move
+    the outer quantiles. The pairs (i, j) are many, and the gradient needs few passes over them
+    where autograd needs ten.
 
     :param quantiles: ``[N, B, K]``.
     :param target: ``[B, J]``.
