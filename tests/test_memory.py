@@ -23,19 +23,25 @@ rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 if sys.argv[1] == "keep":
     keep_freed_memory()
 assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - rss < 1024  # KiB: nothing was touched
-print(faults())
+first = faults()
+for _ in range(4):  # in the heap they take several passes to find places for all sizes
+    faults()
+print(first, faults())
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators have other rules")
 def test_freed_memory_is_used_again() -> None:
     faults = {
-        mode: int(
-            subprocess.run(
+        mode: [
+            int(count)
+            for count in subprocess.run(
                 [sys.executable, "-c", PROGRAM, mode], capture_output=True, text=True, check=True
-            ).stdout
-        )
+            ).stdout.split()
+        ]
         for mode in ("keep", "leave")
     }
-    # The heap grows to the largest tensor, a tenth of them all, and somewhat more.
-    assert faults["keep"] < faults["leave"] / 3
+    first, settled = faults["keep"]
+    assert settled < 100  # 20 tensors of 256 to 5120 pages
+    assert faults["leave"][0] > 10 * max(settled, 1)
+    assert faults["leave"][0] > 3 * first
