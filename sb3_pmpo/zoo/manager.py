@@ -160,12 +160,21 @@ class SaveReplayBuffer(BaseCallback):
         return True
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came.
+
+    A class of its own, because CPython ends ``python -m`` by SIGINT, whatever status it was to
+    exit with, once a plain KeyboardInterrupt has left a string that was being exec'd (as imports
+    and dataclasses do).
+    """
+
+
 @contextmanager
 def sigterm_interrupts() -> Iterator[None]:
     """Let SIGTERM do what Ctrl-C does."""
 
     def interrupt(signum: int, frame: Any) -> NoReturn:
-        raise KeyboardInterrupt
+        raise Terminated
 
     previous = signal.signal(signal.SIGTERM, interrupt)
     try:

@@ -339,6 +339,17 @@ def test_a_signal_leaves_a_usable_model(stop: signal.Signals) -> None:
     assert np.isfinite(model.predict(env.reset())[0]).all()
 
 
+def test_sigterm_within_an_exec_leaves_the_exit_status(tmp_path: Path) -> None:
+    (tmp_path / "stopped.py").write_text(
+        "import contextlib, os, signal, sys, time\n"
+        "from sb3_pmpo.zoo.manager import sigterm_interrupts\n"
+        "with contextlib.suppress(KeyboardInterrupt), sigterm_interrupts():\n"
+        "    exec('os.kill(os.getpid(), signal.SIGTERM); time.sleep(10)')\n"
+        "sys.exit(3)\n"
+    )
+    assert subprocess.run([sys.executable, "-m", "stopped"], cwd=tmp_path).returncode == 3
+
+
 def test_help_and_unknown_commands(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["--help"])
