@@ -153,7 +153,7 @@ def draw(name: str, data: pd.DataFrame, steps: int, path: Path) -> None:
         }
         drawing.draw_sweep(data[data.steps == steps], tasks, lines, "beta", path)
     elif name == "figure2":
-        rows = [PanelRow(group, [*names, "SAC"]) for group, names in FIGURE2_GROUPS.items()]
+        rows = [PanelRow(group, list(names)) for group, names in FIGURE2_GROUPS.items()]
         drawing.draw_curves(data, tasks, rows, path)
     else:
         rows = [PanelRow("", present), PanelRow("", present, minutes=True)]

@@ -172,8 +172,8 @@ SUITES: dict[str, Suite] = {
     ),
     "figure2": Suite(
         (*DEVELOPMENT, "humanoid-stand", "manipulator-bring_ball"),
-        FIGURE2_GROUPS["Gaussian"] | FIGURE2_GROUPS["discretised"] | {"SAC": {}},
-        baseline="SAC",
+        FIGURE2_GROUPS["Gaussian"] | FIGURE2_GROUPS["discretised"],
+        baseline="MPO",
         steps=50_000,
     ),
     # The joint KL, with one weight, is what the paper sweeps.
