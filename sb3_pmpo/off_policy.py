@@ -45,7 +45,7 @@ NoiseFactory = Callable[[int, int, int], ExplorationNoise]
 
 #: Samples that average the value of the next state. More cost time and only lower a variance that
 #: is small beside that of the transitions: 1, 2 and 8 give equally good scores, as
-#: benchmarks/README.md has it.
+#: benchmarks/trials.md has it.
 BOOTSTRAP_SAMPLES = 1
 
 #: Samples that average the value which a labeller may compare its candidates with.

@@ -36,7 +36,7 @@ PAPER_AR: dict[str, Any] = PAPER | {"alpha": 0.5, "beta": 0.5}
 PAPER_A: dict[str, Any] = PAPER | {"alpha": 1.0, "beta": 0.0}
 PAPER_R: dict[str, Any] = PAPER | {"alpha": 0.0, "beta": 2.0}
 
-#: The measured best KL weights (benchmarks/README.md): of mean and std with labels that weigh the
+#: The measured best KL weights (benchmarks/trials.md): of mean and std with labels that weigh the
 #: same in every state and with advantage(), and of logits.
 GAUSSIAN_BETA = (1.0, 20.0)
 ADVANTAGE_BETA = (0.2, 100.0)
