@@ -143,6 +143,7 @@ class Actor(NormalisedFeatures, BoundedPolicy):
             normalize_images=normalize_images,
             squash_output=True,  # predict() then unscales from [-1, 1] to the Box's bounds
         )
+        self.features_dim = features_dim
         self.normaliser = normaliser
         self._arguments = {
             "net_arch": net_arch,

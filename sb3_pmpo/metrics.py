@@ -5,6 +5,8 @@ Axes: S samples, B states, A action dimensions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch as th
 
 from sb3_pmpo.core.preference import Candidates
@@ -12,27 +14,29 @@ from sb3_pmpo.distributions import Distribution
 
 
 class MeanMetrics:
-    """Means of scalars; nothing is copied from the device before :meth:`pop`."""
+    """Means of scalars; nothing is copied from the device before :meth:`means`, in one copy."""
 
     def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Start anew."""
         self._sums: dict[str, th.Tensor | float] = {}
         self._counts: dict[str, int] = {}
 
-    def add_scalar(self, name: str, value: th.Tensor | float) -> None:
-        """Take in one value, detached."""
-        self._sums[name] = self._sums.get(name, 0.0) + value
-        self._counts[name] = self._counts.get(name, 0) + 1
-
-    def add(self, values: dict[str, th.Tensor]) -> None:
-        """Take in one update's values."""
+    def add(self, values: Mapping[str, th.Tensor | float]) -> None:
+        """Take in one update's values, detached."""
         for name, value in values.items():
-            self.add_scalar(name, value)
+            self._sums[name] = self._sums.get(name, 0.0) + value
+            self._counts[name] = self._counts.get(name, 0) + 1
 
-    def pop(self) -> dict[str, float]:
-        """Return the means and start anew."""
-        means = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
-        self._sums, self._counts = {}, {}
-        return means
+    def means(self) -> dict[str, float]:
+        """Return the means of what was taken in."""
+        totals = dict(self._sums)
+        tensors = {name: x for name, x in totals.items() if isinstance(x, th.Tensor)}
+        if tensors:
+            totals |= zip(tensors, th.stack(list(tensors.values())).tolist(), strict=True)
+        return {name: float(total) / self._counts[name] for name, total in totals.items()}
 
 
 def grad_norm(optimizer: th.optim.Optimizer) -> th.Tensor:

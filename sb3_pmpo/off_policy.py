@@ -24,6 +24,8 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, Schedule
 from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_pmpo.actor_critic import Actor, Critic
 from sb3_pmpo.buffers import make_replay_buffer, sync_n_step
@@ -188,6 +190,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         # returns with Dict observations.
         check_arguments(self)
         keep_freed_memory()
+        self._noise: ExplorationNoise | None = None  # made below, after what draws before it
         self._setup_lr_schedule()
         self.actor_lr_schedule = (
             None if self.actor_learning_rate is None else FloatSchedule(self.actor_learning_rate)
@@ -225,10 +228,25 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         seed = np.random.randint(2**31)
         return self.exploration_noise(self.n_envs, get_action_dim(self.action_space), seed)
 
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """Seed as SB3 does, and the exploration noise."""
+        super().set_random_seed(seed)
+        if seed is not None and self._noise is not None:
+            self._noise = self._make_noise()
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """Set as SB3 does; a HER buffer that was made without an environment takes this one."""
+        super().set_env(env, force_reset)
+        buffer = self.replay_buffer
+        if isinstance(buffer, HerReplayBuffer) and buffer.env is None:
+            buffer.set_env(cast(VecEnv, self.env))
+
     # ------------------------------------------------------------------ the update
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Do ``gradient_steps`` updates of critics and policy on batches from the buffer."""
+        if "train/n_updates" not in self.logger.name_to_value:  # the log was written: a new mean
+            self._metrics.clear()
         self.policy.set_training_mode(True)
         self._set_learning_rates()
         for batch, target in self._batches(gradient_steps, batch_size):
@@ -238,6 +256,8 @@ class OffPolicyMPO(OffPolicyAlgorithm):
             self._n_updates += 1
             self._update_lagged_networks()
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        for name, value in self._metrics.means().items():
+            self.logger.record(f"train/{name}", value)
 
     def _batches(self, number: int, size: int) -> Iterator[tuple[Batch, th.Tensor]]:
         """Sample the transitions of each update; TD targets are computed for several at once.
@@ -372,7 +392,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         if self._n_updates % self.reference_update_interval == 0:
             self._reference_lag.move(self.reference_tau)
             self._reference_age *= 1.0 - self.reference_tau
-        self._metrics.add_scalar("reference_age", self._reference_age)
+        self._metrics.add({"reference_age": self._reference_age})
 
     # ------------------------------------------------------------------ collecting
 
@@ -495,12 +515,6 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         """Load a saved buffer; its n-step returns then use this model's ``gamma``, ``n_steps``."""
         super().load_replay_buffer(path, truncate_last_traj)
         sync_n_step(self)
-
-    def dump_logs(self) -> None:
-        """Write the log; the metrics leave the device here and nowhere else."""
-        for name, value in self._metrics.pop().items():
-            self.logger.record(f"train/{name}", value)
-        super().dump_logs()
 
     def _excluded_save_params(self) -> list[str]:
         derived = ["actor", "reference_actor", "critic", "critic_target", "objective", "duals"]

@@ -62,6 +62,8 @@ class PMPO(OffPolicyMPO):
     :param gradient_steps: updates after each collection; -1 for as many as steps were collected.
     :param action_noise: added to the policy's own exploration.
     :param replay_buffer_class: e.g. ``HerReplayBuffer``; chosen by the observation space if None.
+        Its ``sample`` is asked for the batches of up to ``policy_delay`` updates in one call. One
+        for n-step returns (SB3's ``NStepReplayBuffer`` or a subclass) gets ``n_steps``, ``gamma``.
     :param replay_buffer_kwargs: its arguments.
     :param optimize_memory_usage: store each observation once.
     :param n_steps: n-step returns, also for Dict observations. More are faster to learn where the

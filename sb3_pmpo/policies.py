@@ -133,6 +133,8 @@ class PMPOPolicy(BoundedPolicy):
             "std_max": std_max,
             "n_bins": n_bins,
         }
+        self.net_arch = [128, 128] if net_arch is None else net_arch
+        self.activation_fn = activation_fn
         self.share_features_extractor = share_features_extractor
         self.normaliser: nn.Module = (
             ObservationNormaliser(observation_space) if normalize_observations else nn.Identity()
@@ -148,13 +150,13 @@ class PMPOPolicy(BoundedPolicy):
         )
 
     def _build(self, lr_schedule: Schedule) -> None:
-        self.actor = self._make_actor()
-        self.reference_actor = self._make_actor()
+        self.actor = self.make_actor()
+        self.reference_actor = self.make_actor()
         self.reference_actor.load_state_dict(self.actor.state_dict())
         shared = self.actor.features_extractor if self.share_features_extractor else None
-        self.critic = self._make_critic(shared)
+        self.critic = self.make_critic(shared)
         # The target keeps an extractor of its own: it lags behind with the rest.
-        self.critic_target = self._make_critic(None)
+        self.critic_target = self.make_critic()
         self.critic_target.load_state_dict(self.critic.state_dict())
         self.actor.optimizer = self._make_optimizer(list(self.actor.parameters()), lr_schedule)
         self.critic.optimizer = self._make_optimizer(
@@ -193,30 +195,31 @@ class PMPOPolicy(BoundedPolicy):
         return self.optimizer_class(parameters, lr=lr_schedule(1), **kwargs)  # type: ignore[call-arg]  # every optimiser has lr but the base class
 
     def _part_kwargs(self, extractor: BaseFeaturesExtractor | None, which: int) -> dict[str, Any]:
-        net_arch = self._arguments["net_arch"]
-        arch = get_actor_critic_arch([128, 128] if net_arch is None else net_arch)[which]
+        arch = get_actor_critic_arch(self.net_arch)[which]
         kwargs = {
             "observation_space": self.observation_space,
             "action_space": self.action_space,
             "net_arch": arch,
-            "activation_fn": self._arguments["activation_fn"],
+            "activation_fn": self.activation_fn,
             "normalize_images": self.normalize_images,
             "normaliser": self.normaliser,
         }
         return self._update_features_extractor(kwargs, extractor)
 
-    def _make_actor(self) -> Actor:
+    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Actor:
+        """Make an actor, with an extractor of its own if none is given."""
         head = {key: self._arguments[key] for key in ("std_init", "std_min", "std_max", "n_bins")}
-        return Actor(**self._part_kwargs(None, 0), **head).to(self.device)
+        return Actor(**self._part_kwargs(features_extractor, 0), **head).to(self.device)
 
-    def _make_critic(self, extractor: BaseFeaturesExtractor | None) -> Critic:
+    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> Critic:
+        """Make the critics; their loss does not train an extractor that is given."""
         return Critic(
-            **self._part_kwargs(extractor, 1),
+            **self._part_kwargs(features_extractor, 1),
             return_moments=self.return_moments,
             n_critics=self._arguments["n_critics"],
             n_quantiles=self._arguments["n_quantiles"],
             layer_norm=self._arguments["layer_norm"],
-            share_features_extractor=extractor is not None,
+            share_features_extractor=features_extractor is not None,
         ).to(self.device)
 
     def forward(self, observations: PyTorchObs, deterministic: bool = False) -> th.Tensor:

@@ -93,3 +93,31 @@ def test_reference_age_is_the_updates_since_the_last_copy() -> None:
     ends = [dump["n_updates"] for dump in dumps]
     expected = [ages[a:b].mean() for a, b in pairwise([0, *ends])]
     assert [dump["reference_age"] for dump in dumps] == pytest.approx(expected)
+
+
+def test_a_callback_that_writes_the_log_has_the_metrics_too() -> None:
+    model = small(Toy(), policy_delay=1, learning_rate=0.0)
+    recorder = Recorder()
+    model.set_logger(Logger(None, [recorder]))
+
+    def write_every_20(model_locals: dict[str, Any], _: Any) -> bool:
+        if model_locals["self"].num_timesteps % 20 == 0:
+            model_locals["self"].logger.dump(model_locals["self"].num_timesteps)
+        return True
+
+    model.learn(100, log_interval=None, callback=write_every_20)
+    with_losses = [dump for dump in recorder.dumps if "train/actor_loss" in dump]
+    assert len(with_losses) == 4  # of 5 one was before the first update
+    assert {key.removeprefix("train/") for key in with_losses[0]} >= DOCUMENTED
+    # A mean is of the updates since the last writing, by whomever.
+    own = [reference_age_since(dump["train/n_updates"], 20) for dump in with_losses[1:]]
+    assert [dump["train/reference_age"] for dump in with_losses[1:]] == pytest.approx(own)
+
+
+def reference_age_since(n_updates: int, number: int) -> float:
+    """Return the mean of the last ``number`` updates' ages, of a reference with tau 0.005."""
+    age, ages = 0.0, []
+    for _ in range(n_updates):
+        age = (age + 1.0) * 0.995
+        ages.append(age)
+    return float(np.mean(ages[-number:]))

@@ -15,6 +15,10 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 from toys import DictToy, Toy, parameters, small
 
+from sb3_pmpo import PMPO
+from sb3_pmpo.actor_critic import Actor
+from sb3_pmpo.policies import MlpPolicy
+
 SMALL_CNN = {"net_arch": [8], "features_extractor_kwargs": {"features_dim": 8}}
 SMALL_DICT = {"net_arch": [8], "features_extractor_kwargs": {"cnn_output_dim": 8}}
 
@@ -240,3 +244,21 @@ def test_the_output_layer_learns_in_units_of_the_return_scale() -> None:
     assert output["lr"] == pytest.approx(7e-3)
     trained = {id(p) for p in model.critic.ensemble.output.parameters()}
     assert {id(p) for p in output["params"]} == trained
+
+
+def test_the_parts_have_the_attributes_of_sb3s() -> None:
+    policy = small(Toy(), policy_kwargs={"activation_fn": th.nn.Tanh}).policy
+    assert policy.activation_fn is th.nn.Tanh
+    assert PMPO("MlpPolicy", Toy(), buffer_size=100).policy.net_arch == [128, 128]
+    assert policy.actor.features_dim == policy.critic.ensemble.features_dim == 2
+
+
+def test_a_subclass_makes_its_own_actor() -> None:
+    class Wider(MlpPolicy):
+        def make_actor(self, features_extractor: Any = None) -> Actor:
+            actor = super().make_actor(features_extractor)
+            actor.head.std_max = 2.0
+            return actor
+
+    policy = PMPO(Wider, Toy(), buffer_size=100).policy
+    assert policy.actor.head.std_max == policy.reference_actor.head.std_max == 2.0

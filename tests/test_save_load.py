@@ -376,3 +376,51 @@ def test_a_model_saves_to_an_open_file(tmp_path: Path) -> None:
     model = trained()
     model.save(file)
     np.testing.assert_array_equal(act(PMPO.load(file)), act(model))
+
+
+def test_set_random_seed_after_loading_decides_what_follows(tmp_path: Path) -> None:
+    small(Toy(), seed=None).learn(30).save(tmp_path / "model")
+    weights = []
+    for seed in (3, 3, 4):
+        model = PMPO.load(tmp_path / "model", env=Toy(), device="cpu")
+        model.set_random_seed(seed)
+        weights.append(parameters(model.learn(40).policy))
+    assert_equal(*weights[:2])
+    assert not all(th.equal(weights[0][name], weights[2][name]) for name in weights[0])
+
+
+def test_a_folder_in_the_way_loses_no_model(tmp_path: Path) -> None:
+    (tmp_path / "run.v1").mkdir()
+    model = trained()
+    with pytest.warns(UserWarning, match="run.v1_2"):
+        model.save(tmp_path / "run.v1")
+    np.testing.assert_array_equal(act(PMPO.load(tmp_path / "run.v1_2")), act(model))
+
+
+def test_saving_follows_a_link_and_keeps_the_mode(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    real, link = tmp_path / "disk" / "m.zip", tmp_path / "m.zip"
+    real.touch(mode=0o600)
+    real.chmod(0o664)
+    link.symlink_to(real)
+    model = trained()
+    model.save(tmp_path / "m")
+    assert link.is_symlink()
+    assert real.stat().st_mode & 0o777 == 0o664
+    np.testing.assert_array_equal(act(PMPO.load(real)), act(model))
+    assert [path.name for path in real.parent.iterdir()] == ["m.zip"]
+
+
+def test_a_her_model_loaded_without_an_environment_learns_once_it_has_one(tmp_path: Path) -> None:
+    def make_env() -> BitFlippingEnv:
+        return BitFlippingEnv(n_bits=3, continuous=True)
+
+    model = PMPO(
+        "MultiInputPolicy", make_env(), replay_buffer_class=HerReplayBuffer, learning_starts=10,
+        buffer_size=200, policy_kwargs={"net_arch": [8]},
+    )  # fmt: skip
+    model.learn(20).save(tmp_path / "her")
+    loaded = PMPO.load(tmp_path / "her")
+    loaded.set_env(make_env())
+    loaded.learn(20)
+    assert loaded.num_timesteps == 20
