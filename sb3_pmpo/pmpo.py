@@ -134,7 +134,7 @@ class PMPO(OffPolicyMPO):
         edge_barrier: float = 0.02,
         reference_tau: float = 0.005,
         reference_update_interval: int = 1,
-        exploration_noise: NoiseFactory | None = None,
+        exploration_noise: NoiseFactory | None = pink_or_white_noise,
         compile: bool = False,
         use_sde: bool = False,
         stats_window_size: int = 100,
