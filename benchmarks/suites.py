@@ -184,6 +184,6 @@ SUITES: dict[str, Suite] = {
             for (name, alpha), beta in product(FIGURE3_ALPHAS.items(), FIGURE3_BETAS)
         },
         baseline="PMPO-AR-beta0.5",
-        steps=50_000,
+        steps=30_000,
     ),
 }
