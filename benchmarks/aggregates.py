@@ -140,10 +140,13 @@ def wall_clock_ratios(
     ratios = {}
     data = data[data.steps <= steps]
     for task, part in data.groupby("task"):
-        curves = {name: mean_curve(part[part.algorithm == name]) for name in (algorithm, baseline)}
-        if steps not in curves[baseline].index or curves[algorithm].empty:
+        by_name = dict(list(part.groupby("algorithm")))
+        if not {algorithm, baseline} <= by_name.keys():
             continue
-        own = curves[baseline].loc[steps]
-        reached = seconds_to_reach(curves[algorithm], own.return_mean)
+        baselines = mean_curve(by_name[baseline])
+        if steps not in baselines.index:
+            continue
+        own = baselines.loc[steps]
+        reached = seconds_to_reach(mean_curve(by_name[algorithm]), own.return_mean)
         ratios[str(task)] = reached / own.train_seconds
     return ratios

@@ -37,6 +37,20 @@ def test_the_wall_clock_ratio_is_that_of_the_curves() -> None:
         assert ratio == {"t": pytest.approx(expected)}
 
 
+def test_the_wall_clock_ratio_is_of_the_tasks_that_both_have() -> None:
+    data = pd.concat(
+        [
+            curves("SAC", 1, [400, 400], task="a"),
+            curves("PMPO", 1, [400], task="a"),
+            curves("SAC", 1, [400], task="SAC's, not there yet"),
+            curves("PMPO", 1, [400, 400], task="SAC's, not there yet"),
+            curves("SAC", 1, [400, 400], task="only SAC's"),
+            curves("PMPO", 1, [400, 400], task="only PMPO's"),
+        ]
+    )
+    assert aggregates.wall_clock_ratios(data, 200, "PMPO", "SAC") == {"a": 0.5}
+
+
 def test_aggregates_are_those_computed_by_hand() -> None:
     data = pd.concat(
         [
