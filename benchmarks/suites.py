@@ -178,7 +178,7 @@ SUITES: dict[str, Suite] = {
             figure3_name(name, beta): _HALVES | {"alpha": alpha, "beta": beta, "decoupled": False}
             for (name, alpha), beta in product(FIGURE3_ALPHAS.items(), FIGURE3_BETAS)
         },
-        baseline="PMPO-AR-beta0.5",
+        baseline="PMPO-AR-beta1",
         steps=30_000,
     ),
 }
