@@ -140,13 +140,11 @@ def wall_clock_ratios(
     ratios = {}
     data = data[data.steps <= steps]
     for task, part in data.groupby("task"):
-        by_name = dict(list(part.groupby("algorithm")))
-        if not {algorithm, baseline} <= by_name.keys():
+        wanted = part[part.algorithm.isin([algorithm, baseline])]
+        curves = {name: mean_curve(runs) for name, runs in wanted.groupby("algorithm")}
+        if not {algorithm, baseline} <= curves.keys() or steps not in curves[baseline].index:
             continue
-        baselines = mean_curve(by_name[baseline])
-        if steps not in baselines.index:
-            continue
-        own = baselines.loc[steps]
-        reached = seconds_to_reach(mean_curve(by_name[algorithm]), own.return_mean)
+        own = curves[baseline].loc[steps]
+        reached = seconds_to_reach(curves[algorithm], own.return_mean)
         ratios[str(task)] = reached / own.train_seconds
     return ratios
