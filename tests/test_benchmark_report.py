@@ -81,13 +81,19 @@ def test_a_report_has_its_tables_and_figures(
     monkeypatch.setattr(aggregates.performance_profiles, "__defaults__", (20,))
     data = pd.concat(
         [
-            curves("PMPO", 8, [0, 200, 600], [200, 400, 400], task="walker-walk"),
-            curves("SAC", 10, [0, 100, 300], [0, 100, 500], task="walker-walk"),
+            curves("PMPO", 8, [0, 200, 600], [200, 400, 400], task=task)
+            if algorithm == "PMPO"
+            else curves(algorithm, 10, [0, 100, 300], [0, 100, 500], task=task)
+            for algorithm, task in [
+                ("PMPO", "walker-walk"), ("SAC", "walker-walk"), ("MPO", "walker-walk"),
+                ("PMPO", "cheetah-run"), ("SAC", "cheetah-run"),
+            ]
         ]
-    )
+    )  # fmt: skip
     text = report.report("development", data, 300, tmp_path)
     assert "| PMPO | 500 | 500 |" in text
-    assert "| PMPO | 0.67 | 0.67 |" in text
+    assert "| PMPO | 0.67 | 0.67 | 0.67 |" in text
+    assert "| MPO |  | 1.00 | 1.00 |" in text  # of the task that it has
     assert {path.name for path in tmp_path.iterdir()} == {
         "development.md", "development.png", "development_aggregates.csv",
         "development_aggregates.png",
@@ -97,5 +103,5 @@ def test_a_report_has_its_tables_and_figures(
 
 
 def test_older_result_files_can_be_read() -> None:
-    data = report.load([Places().results / "learning.csv", Places().results / "figure2.csv"])
+    data = report.load([Places().results / "learning.csv"])
     assert data.return_mean.notna().all()
