@@ -123,7 +123,7 @@ class PMPO(OffPolicyMPO):
         replay_buffer_kwargs: dict[str, Any] | None = None,
         optimize_memory_usage: bool = False,
         n_steps: int = 1,
-        pessimism: float = 0.5,
+        pessimism: float = 0.0,
         actor_learning_rate: float | Schedule | None = None,
         alpha: float = 0.5,
         beta: float | tuple[float, float] | None = None,
