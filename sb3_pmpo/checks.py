@@ -47,7 +47,7 @@ _RANGES: tuple[tuple[str, float, float, type, str], ...] = (
     ("tau", 0.0, 1.0, float, "it is the share by which the critic target moves; 0.005 is usual"),
     ("gamma", 0.0, 1.0, float, "it is the discount factor; 0.99 is usual"),
     ("n_steps", 1, _INF, int, "it counts the rewards summed before the critic takes over"),
-    ("pessimism", 0.0, 1.0, float, "0 takes the critics' mean, which is usual, 1 the lowest"),
+    ("pessimism", 0.0, 1.0, float, "0 takes the critics' mean, 1 the lowest; 0.5 is usual"),
     ("gradient_steps", -1, _INF, int, "-1 means as many as environment steps were collected"),
     ("_stats_window_size", 1, _INF, int, "it counts episodes; 100 is usual"),
     ("n_samples", 2, _INF, int, "it counts actions drawn per state; the paper uses 4"),

@@ -52,7 +52,7 @@ class DPO(OffPolicyMPO):
         replay_buffer_kwargs: dict[str, Any] | None = None,
         optimize_memory_usage: bool = False,
         n_steps: int = 1,
-        pessimism: float = 0.0,
+        pessimism: float = 0.5,
         actor_learning_rate: float | Schedule | None = None,
         beta: float = 20.0,
         loss: PairwiseLoss = dpo_loss,

@@ -65,7 +65,7 @@ class MPO(OffPolicyMPO):
         replay_buffer_kwargs: dict[str, Any] | None = None,
         optimize_memory_usage: bool = False,
         n_steps: int = 1,
-        pessimism: float = 0.0,
+        pessimism: float = 0.5,
         actor_learning_rate: float | Schedule | None = None,
         epsilon: float = 0.1,
         epsilon_mean: float = 0.01,

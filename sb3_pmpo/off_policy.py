@@ -328,11 +328,11 @@ class OffPolicyMPO(OffPolicyAlgorithm):
 
     @th.no_grad()
     def _td_target(self, batch: Batch) -> th.Tensor:
-        """Bootstrap from the reference's return, ``[B, K]``: the critics' mean, less pessimism.
+        """Bootstrap from the reference's return, ``[B, K]``, less where the critics disagree.
 
         What the critics overestimate, the policy goes for, and a target hands it on from state to
-        state; the lowest critic does not. Between the two is, with two of them, the soft clipped
-        double Q of BCQ (Fujimoto et al., 2019).
+        state. Halfway from the critics' mean to the lowest one is, with two of them, the soft
+        clipped double Q of BCQ (Fujimoto et al., 2019, lambda of 0.75).
         """
         observations = batch.next_observations
         reference = self.reference_actor.distribution(observations, self._fast_dtype)

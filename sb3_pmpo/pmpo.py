@@ -69,8 +69,8 @@ class PMPO(OffPolicyMPO):
     :param n_steps: n-step returns, also for Dict observations. More are faster to learn where the
         reward is sparse, and hold the policy to what older ones did: there is no correction.
     :param pessimism: what the TD target bootstraps from, in [0, 1]: from the mean of the target
-        critics (0) to the lowest of them (1), as SAC's. Less explores more; more holds where the
-        critics believe in what does not come.
+        critics (0) to the lowest of them (1). Less explores more; more holds where the critics
+        believe in what does not come.
     :param actor_learning_rate: the actor's, if not ``learning_rate``.
     :param alpha: weight of the accepted samples, in [0, 1]; the rejected weigh ``1 - alpha``.
     :param beta: weight of ``KL(reference || policy)``, >= 0: one number, or one for the mean and
@@ -123,7 +123,7 @@ class PMPO(OffPolicyMPO):
         replay_buffer_kwargs: dict[str, Any] | None = None,
         optimize_memory_usage: bool = False,
         n_steps: int = 1,
-        pessimism: float = 0.0,
+        pessimism: float = 0.5,
         actor_learning_rate: float | Schedule | None = None,
         alpha: float = 0.5,
         beta: float | tuple[float, float] | None = None,
