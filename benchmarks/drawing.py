@@ -49,9 +49,9 @@ def draw_curves(
         for axis in axes.flat
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }
-    seeds = data.groupby(["task", "algorithm"]).seed.nunique()
+    seeds = span(data.groupby(["task", "algorithm"]).seed.nunique())
     figure.suptitle(
-        f"mean and range of {span(seeds)} seeds; action repeat "
+        f"{'one seed' if seeds == '1' else f'mean and range of {seeds} seeds'}; action repeat "
         f"{', '.join(str(repeat) for repeat in data.action_repeat.unique())}; {_caption(anchors)}",
         fontsize="small",
         wrap=True,
