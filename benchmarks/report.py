@@ -125,15 +125,9 @@ def wall_clock_table(rows: pd.DataFrame, scores: dict[str, np.ndarray], suite: S
     """Return each algorithm's time to the baseline's final return over the baseline's time."""
     ratios = rows[rows.metric == "wall-clock ratio"]
     tasks = [*sorted(set(ratios.task) - {"median"}), "median"]
-    by_name = {
-        name: dict(zip(part.task, part.value, strict=True))
-        for name, part in ratios.groupby("algorithm")
-    }
-    lines = [
-        [name, *(f"{by_name[name][task]:.2f}" if task in by_name[name] else "" for task in tasks)]
-        for name in scores
-        if name in by_name
-    ]
+    by_name = ratios.pivot(index="algorithm", columns="task", values="value")
+    cells = by_name.map("{:.2f}".format, na_action="ignore").fillna("")  # empty: lacks the task
+    lines = [[name, *cells.loc[name, tasks]] for name in scores if name in cells.index]
     return markdown([f"wall-clock to {suite.baseline}'s return, of its own", *tasks], lines)
 
 
