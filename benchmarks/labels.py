@@ -186,7 +186,7 @@ def fresh_critic(model: Any, fresh: Any, *, grow: bool) -> None:
             fresh.replay_buffer.pos = first + (newest - first) * (update + 1) // updates
         batch = fresh._sample_batch(fresh.batch_size)
         fresh._critic_step(batch, fresh._td_target(batch))
-        fresh._update_lagged_networks()
+        fresh._critic_lag.move(fresh.tau)
     fresh.replay_buffer.pos = newest
 
 

@@ -393,11 +393,29 @@ def _orthogonal_noise(n_samples: int, like: th.Tensor) -> th.Tensor:
     size, groups = min(n_samples, dim), math.ceil(n_samples / dim)
     noise = th.randn(groups, *like.shape, size, dtype=like.dtype, device=like.device)
     if size > 1:
-        directions, triangle = th.linalg.qr(noise)
-        # The sign that makes the factorisation unique, and with it the distribution uniform.
-        length = noise.square().sum(-2).sqrt() * triangle.diagonal(dim1=-2, dim2=-1).sign()
-        noise = directions * length.unsqueeze(-2)
+        # QR factorises one matrix after the other on a GPU, hundreds of launches.
+        directions = _gram_schmidt(noise) if noise.is_cuda else _unique_qr(noise)
+        noise = directions * noise.square().sum(-2, keepdim=True).sqrt()
     return noise.movedim(-1, 1).flatten(0, 1)[:n_samples]
+
+
+def _unique_qr(matrices: th.Tensor) -> th.Tensor:
+    """Compute Q ``[..., A, K]`` of the factorisation whose R has a positive diagonal.
+
+    It is unique, and with it Q's distribution uniform where the columns are normal.
+    """
+    directions, triangle = th.linalg.qr(matrices)
+    return directions * triangle.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)
+
+
+def _gram_schmidt(matrices: th.Tensor) -> th.Tensor:
+    """Compute the same in a few kernels, for many small matrices on a GPU."""
+    basis = matrices[..., :0]
+    for column in matrices.split(1, dim=-1):
+        for _ in range(2):  # once more, against rounding
+            column = column - basis @ (basis.mT @ column)
+        basis = th.cat((basis, F.normalize(column, dim=-2)), dim=-1)
+    return basis
 
 
 def _outside(actions: th.Tensor) -> th.Tensor:

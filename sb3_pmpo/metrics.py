@@ -5,6 +5,7 @@ Axes: S samples, B states, A action dimensions.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 import torch as th
@@ -21,22 +22,28 @@ class MeanMetrics:
 
     def clear(self) -> None:
         """Start anew."""
-        self._sums: dict[str, th.Tensor | float] = {}
-        self._counts: dict[str, int] = {}
+        self._sums: dict[str, th.Tensor] = {}
+        self._numbers: dict[str, float] = {}
+        self._counts: Counter[str] = Counter()
 
-    def add(self, values: Mapping[str, th.Tensor | float]) -> None:
+    def add(self, values: Mapping[str, th.Tensor]) -> None:
         """Take in one update's values, detached."""
-        for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
-            self._counts[name] = self._counts.get(name, 0) + 1
+        for name in values.keys() - self._sums.keys():
+            self._sums[name] = th.zeros_like(values[name])
+        th._foreach_add_([self._sums[name] for name in values], list(values.values()))
+        self._counts.update(values.keys())
+
+    def add_number(self, name: str, value: float) -> None:
+        """Take in one value that is known on the host."""
+        self._numbers[name] = self._numbers.get(name, 0.0) + value
+        self._counts[name] += 1
 
     def means(self) -> dict[str, float]:
         """Return the means of what was taken in."""
-        totals = dict(self._sums)
-        tensors = {name: x for name, x in totals.items() if isinstance(x, th.Tensor)}
-        if tensors:
-            totals |= zip(tensors, th.stack(list(tensors.values())).tolist(), strict=True)
-        return {name: float(total) / self._counts[name] for name, total in totals.items()}
+        totals = dict(self._numbers)
+        if self._sums:
+            totals |= zip(self._sums, th.stack(list(self._sums.values())).tolist(), strict=True)
+        return {name: total / self._counts[name] for name, total in totals.items()}
 
 
 def grad_norm(optimizer: th.optim.Optimizer) -> th.Tensor:

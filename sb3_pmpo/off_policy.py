@@ -9,8 +9,9 @@ import io
 import pathlib
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
+from operator import itemgetter
 from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
 import numpy as np
@@ -22,8 +23,14 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, Schedule
-from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
+from stable_baselines3.common.type_aliases import (
+    GymEnv,
+    MaybeCallback,
+    PyTorchObs,
+    Schedule,
+    TensorDict,
+)
+from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
@@ -36,6 +43,7 @@ from sb3_pmpo.core.td import quantile_critic_gradient, td_target
 from sb3_pmpo.distributions import Distribution
 from sb3_pmpo.exploration import ExplorationNoise
 from sb3_pmpo.files import whole_file
+from sb3_pmpo.graphs import CudaGraphs, set_capturable, set_learning_rate
 from sb3_pmpo.memory import keep_freed_memory
 from sb3_pmpo.metrics import MeanMetrics, grad_norm, sample_metrics
 from sb3_pmpo.networks import LaggedCopy, fastest_dtype
@@ -72,15 +80,26 @@ class Batch(NamedTuple):
     dones: th.Tensor
     discounts: th.Tensor | float
 
-    def part(self, rows: slice) -> Batch:
-        """Take some of the transitions."""
+    def map(self, function: Callable[[th.Tensor], th.Tensor]) -> Batch:
+        """Apply a function to each tensor."""
 
-        def take(field: Any) -> Any:
+        def apply(field: Any) -> Any:
             if isinstance(field, dict):
-                return {key: value[rows] for key, value in field.items()}
-            return field[rows] if isinstance(field, th.Tensor) else field
+                return {key: function(value) for key, value in field.items()}
+            return function(field) if isinstance(field, th.Tensor) else field
 
-        return Batch(*map(take, self))
+        return Batch(*map(apply, self))
+
+
+class Moves(NamedTuple):
+    """What an update moves besides the critics and their target."""
+
+    policy: bool
+    reference: bool
+
+
+#: Of as many updates as share a batch.
+Plan = tuple[Moves, ...]
 
 
 class OffPolicyMPO(OffPolicyAlgorithm):
@@ -206,8 +225,11 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         self.reference_actor = self.policy.reference_actor
         self.critic = self.policy.critic
         self.critic_target = self.policy.critic_target
+        self._uses_graphs = self.compile and self.device.type == "cuda"
         if self.compile:
             self.policy.compile_networks()
+        self._update = CudaGraphs(self._do_updates) if self._uses_graphs else self._do_updates
+        self._prepare_updates()
         # After the policy, which takes the memory that was freed before: the buffer's zeros then
         # lie in fresh pages, which cost nothing until they are filled.
         if self.replay_buffer is None:
@@ -219,6 +241,14 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         self._discounted_returns = np.zeros(self.n_envs)
         self._metrics = MeanMetrics()
         self._fast_dtype = fastest_dtype(self.device)
+
+    def _prepare_updates(self) -> None:
+        """Bring the optimisers, new or loaded, to the way in which the update runs."""
+        duals = [] if self.duals is None else [self.duals.optimizer]
+        for optimizer in (self.actor.optimizer, self.critic.optimizer, *duals):
+            set_capturable(optimizer, self._uses_graphs)
+        if isinstance(self._update, CudaGraphs):
+            self._update.clear()
 
     def _make_noise(self) -> ExplorationNoise | None:
         # Discrete actions have no order in which a draw could resemble the one before.
@@ -249,41 +279,65 @@ class OffPolicyMPO(OffPolicyAlgorithm):
             self._metrics.clear()
         self.policy.set_training_mode(True)
         self._set_learning_rates()
-        for batch, target in self._batches(gradient_steps, batch_size):
-            self._metrics.add(self._critic_step(batch, target))
-            if self._n_updates % self.policy_delay == 0:  # the first update moves every part
-                self._metrics.add(self._policy_step(batch.observations))
-            self._n_updates += 1
-            self._update_lagged_networks()
+        while gradient_steps > 0:
+            together = min(gradient_steps, self.policy_delay)
+            batch = self._sample_batch(together * batch_size)
+            for values in self._update(batch, self._plan(together)):
+                self._metrics.add(values)
+            gradient_steps -= together
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for name, value in self._metrics.means().items():
             self.logger.record(f"train/{name}", value)
 
-    def _batches(self, number: int, size: int) -> Iterator[tuple[Batch, th.Tensor]]:
-        """Sample the transitions of each update; TD targets are computed for several at once.
+    def _plan(self, number: int) -> Plan:
+        """Count as many updates, and say what each moves besides the critics."""
+        plan = []
+        for _ in range(number):
+            policy = self._n_updates % self.policy_delay == 0  # the first update moves every part
+            self._n_updates += 1
+            self._reference_age += 1.0
+            reference = self._n_updates % self.reference_update_interval == 0
+            if reference:
+                self._reference_age *= 1.0 - self.reference_tau
+            self._metrics.add_number("reference_age", self._reference_age)
+            plan.append(Moves(policy, reference))
+        return tuple(plan)
 
-        For as many as share a policy update: the lagged networks hardly move meanwhile, and one
-        call costs about half of what four do.
+    def _do_updates(self, batch: Batch, plan: Plan) -> list[dict[str, th.Tensor]]:
+        """Update critics and policy as planned, each time on the next part of the batch.
+
+        TD targets are computed for the whole batch: it serves as many updates as share a policy
+        update, the lagged networks hardly move meanwhile, and one call costs about half of what
+        four do.
+
+        :return: what to log.
         """
-        while number > 0:
-            together = min(number, self.policy_delay)
-            batch = self._sample_batch(together * size)
-            targets = self._td_target(batch)
-            for start in range(0, together * size, size):
-                rows = slice(start, start + size)
-                yield batch.part(rows), targets[rows]
-            number -= together
+        targets = self._td_target(batch)
+        size = len(targets) // len(plan)
+        metrics = []
+        for start, moves in zip(range(0, len(targets), size), plan, strict=True):
+            rows = slice(start, start + size)
+            part = batch.map(itemgetter(rows))
+            metrics.append(self._critic_step(part, targets[rows]))
+            if moves.policy:
+                metrics.append(self._policy_step(part.observations))
+            self._critic_lag.move(self.tau)
+            if moves.reference:
+                self._reference_lag.move(self.reference_tau)
+        return metrics
 
     def _set_learning_rates(self) -> None:
         progress = self._current_progress_remaining
         critic_rate = self.lr_schedule(progress)
         actor_rate = self.actor_lr_schedule(progress) if self.actor_lr_schedule else critic_rate
         body, output = self.critic.optimizer.param_groups
-        body["lr"] = critic_rate
+        set_learning_rate(body, critic_rate)
         # Values are in units of the reward, and Adam's steps have no unit: without this, large
         # returns are learned slowly and small ones drown in noise.
-        output["lr"] = critic_rate * float(self.critic.scale)
-        update_learning_rate(self.actor.optimizer, actor_rate)
+        scale = self.critic.scale if self._uses_graphs else float(self.critic.scale)
+        set_learning_rate(output, critic_rate * scale)
+        for group in self.actor.optimizer.param_groups:
+            set_learning_rate(group, actor_rate)
         self.logger.record("train/learning_rate", critic_rate)
         self.logger.record("train/actor_learning_rate", actor_rate)
 
@@ -384,16 +438,6 @@ class OffPolicyMPO(OffPolicyAlgorithm):
             **sample_metrics(reference, candidates),
         }
 
-    @th.no_grad()
-    def _update_lagged_networks(self) -> None:
-        """Move the critic target by ``tau``, and the reference on its schedule."""
-        self._critic_lag.move(self.tau)
-        self._reference_age += 1.0
-        if self._n_updates % self.reference_update_interval == 0:
-            self._reference_lag.move(self.reference_tau)
-            self._reference_age *= 1.0 - self.reference_tau
-        self._metrics.add({"reference_age": self._reference_age})
-
     # ------------------------------------------------------------------ collecting
 
     def _sample_action(
@@ -489,10 +533,22 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         total_timesteps, callback = super()._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
+        if isinstance(self._update, CudaGraphs):  # arguments may have been changed since
+            self._update.clear()
         # VecNormalize has clipped what was infinite and spread what was NaN by now.
         raw_obs = self._last_obs if self._vec_normalize_env is None else self._last_original_obs
         check_finite(raw_obs, np.zeros(self.n_envs), [], self.num_timesteps)  # type: ignore[arg-type]  # set by super()
         return total_timesteps, callback
+
+    def set_parameters(
+        self,
+        load_path_or_dict: str | TensorDict,
+        exact_match: bool = True,
+        device: th.device | str = "auto",
+    ) -> None:
+        """Set as SB3 does, whatever the device and ``compile`` of the model that was saved."""
+        super().set_parameters(load_path_or_dict, exact_match, device)
+        self._prepare_updates()
 
     def save(
         self,
@@ -519,6 +575,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
     def _excluded_save_params(self) -> list[str]:
         derived = ["actor", "reference_actor", "critic", "critic_target", "objective", "duals"]
         made = ["_critic_lag", "_reference_lag", "_noise", "_metrics", "_fast_dtype"]
+        made += ["_update", "_uses_graphs"]
         return [*super()._excluded_save_params(), *derived, *made]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:

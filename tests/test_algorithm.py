@@ -24,6 +24,7 @@ from sb3_pmpo import (
 )
 from sb3_pmpo.core.preference import Labeller
 from sb3_pmpo.exploration import pink_noise
+from sb3_pmpo.off_policy import Batch
 
 SNAPSHOT_ACTIONS = [[-0.45696, 1.54646], [-0.31111, 1.24932]]
 SNAPSHOT_STD = [[0.60158, 0.59213], [0.59533, 0.58286]]
@@ -356,7 +357,10 @@ def test_each_update_has_a_batch_and_targets_of_its_own(policy: str, n_steps: in
     env = Toy() if policy == "MlpPolicy" else DictToy(Toy())
     model = small(env, policy, gradient_steps=0, gamma=0.0, policy_delay=2, n_steps=n_steps)
     model.learn(60)
-    pairs = list(model._batches(5, 8))  # in groups of 2, 2 and 1
+    pairs: list[tuple[Batch, th.Tensor]] = []
+    step = model._critic_step
+    model._critic_step = lambda *pair: pairs.append(pair) or step(*pair)
+    model.train(5, 8)  # in groups of 2, 2 and 1
     assert len(pairs) == 5
     for batch, target in pairs:
         assert len(batch.actions) == len(batch.dones) == 8

@@ -1,0 +1,128 @@
+"""A function of a batch as CUDA graphs: one launch in the place of hundreds."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Hashable
+from typing import Generic, NamedTuple, Protocol, Self, TypeVar
+
+import torch as th
+
+#: Calls that run as usual before one is captured: what is made at first use, such as the state of
+#: an optimiser, must be there by then.
+WARM_UP = 3
+
+
+class TensorTree(Protocol):
+    """Tensors under names, in an order that does not change."""
+
+    def map(self, function: Callable[[th.Tensor], th.Tensor]) -> Self:
+        """Apply a function to each tensor."""
+        ...
+
+
+B = TypeVar("B", bound=TensorTree)
+K = TypeVar("K", bound=Hashable)
+R = TypeVar("R")
+
+
+class _Captured(NamedTuple):
+    """A graph, what it reads its batch from, and what the function returned."""
+
+    graph: th.cuda.CUDAGraph
+    inputs: list[th.Tensor]
+    outputs: object
+
+
+class CudaGraphs(Generic[B, K, R]):
+    """Captures a function of a batch, once for each plan and shape, and replays it from then on.
+
+    Only tensors stay alive: the batch, what the function reads and writes in place, and the random
+    numbers. Whatever else it read is as it was at the capture. What it returns is overwritten by
+    the next call. Where it cannot be captured, a warning says so, and it runs as usual.
+
+    :param function: of a batch and of a plan; all that it does, it does to tensors on the GPU.
+    """
+
+    def __init__(self, function: Callable[[B, K], R]) -> None:
+        self._function = function
+        self._stream = th.cuda.Stream()
+        self._refused = False
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the graphs: the next calls capture anew."""
+        self._calls: Counter[Hashable] = Counter()
+        self._captured: dict[Hashable, _Captured] = {}
+
+    def __call__(self, batch: B, plan: K) -> R:
+        """Run the function."""
+        given = _tensors(batch)
+        key = (plan, tuple(x.shape for x in given))
+        if key not in self._captured:
+            self._calls[key] += 1
+            if self._calls[key] <= WARM_UP or self._refused:
+                return self._run(batch, plan)
+            try:
+                self._captured[key] = self._capture(batch, plan)
+            except RuntimeError as error:
+                self._refused = True
+                warnings.warn(
+                    "compile=True runs without CUDA graphs here, as the update cannot be captured; "
+                    f"a features extractor that waits for the GPU is the usual cause: {error}",
+                    stacklevel=2,
+                )
+                return self._run(batch, plan)
+        graph, inputs, outputs = self._captured[key]
+        th._foreach_copy_(inputs, given)
+        graph.replay()
+        return outputs  # type: ignore[return-value]  # the function's own
+
+    def _run(self, batch: B, plan: K) -> R:
+        """Run it on the stream of the capture, to which its gradients then belong."""
+        self._stream.wait_stream(th.cuda.current_stream())
+        with th.cuda.stream(self._stream):
+            result = self._function(batch, plan)
+        th.cuda.current_stream().wait_stream(self._stream)
+        return result
+
+    def _capture(self, batch: B, plan: K) -> _Captured:
+        inputs = batch.map(th.clone)
+        graph = th.cuda.CUDAGraph()
+        with th.cuda.graph(graph, stream=self._stream):
+            outputs = self._function(inputs, plan)
+        return _Captured(graph, _tensors(inputs), outputs)
+
+
+def _tensors(tree: TensorTree) -> list[th.Tensor]:
+    found: list[th.Tensor] = []
+
+    def keep(x: th.Tensor) -> th.Tensor:
+        found.append(x)
+        return x
+
+    tree.map(keep)
+    return found
+
+
+def set_capturable(optimizer: th.optim.Optimizer, capturable: bool) -> None:
+    """Keep what an optimiser counts on the device, where a graph can read it, or undo it."""
+    for group in optimizer.param_groups:
+        device = group["params"][0].device
+        rate = float(group["lr"])
+        group["lr"] = th.tensor(rate, device=device) if capturable else rate
+        if "capturable" in group:
+            group["capturable"] = capturable
+        for parameter in group["params"]:
+            state = optimizer.state.get(parameter, {})
+            if capturable and isinstance(state.get("step"), th.Tensor):
+                state["step"] = state["step"].to(device)
+
+
+def set_learning_rate(group: dict[str, object], rate: th.Tensor | float) -> None:
+    """Set the learning rate of a parameter group; in place where a graph reads it."""
+    if isinstance(group["lr"], th.Tensor):
+        group["lr"].copy_(th.as_tensor(rate).squeeze())
+    else:
+        group["lr"] = float(rate)

@@ -1,0 +1,159 @@
+"""CUDA graphs of the update: the same updates as without, on a GPU; the parts that need none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch as th
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from toys import DictToy, Toy, assert_equal, parameters, small
+
+from sb3_pmpo import DPO, MPO, PMPO
+from sb3_pmpo.distributions import _gram_schmidt, _unique_qr
+from sb3_pmpo.graphs import WARM_UP, set_capturable, set_learning_rate
+from sb3_pmpo.policies import PMPOPolicy
+
+needs_gpu = pytest.mark.skipif(not th.cuda.is_available(), reason="no CUDA device")
+quiet = pytest.mark.filterwarnings("ignore")  # of the compiler's own
+
+
+@pytest.mark.parametrize("shape", [(5, 4, 1), (5, 4, 4), (2, 7, 6, 3)])
+def test_gram_schmidt_is_the_unique_qr(shape: tuple[int, ...]) -> None:
+    matrices = th.randn(shape, dtype=th.float64, generator=th.Generator().manual_seed(0))
+    th.testing.assert_close(_gram_schmidt(matrices), _unique_qr(matrices))
+
+
+@pytest.mark.parametrize("capturable", [True, False])
+def test_an_optimiser_steps_the_same_with_its_rate_on_the_device(capturable: bool) -> None:
+    steps = []
+    for switch in (False, True):
+        weight = th.nn.Parameter(th.ones(3))
+        optimizer = th.optim.Adam([weight], lr=0.1, fused=True)
+        if switch:  # there, or there and back
+            set_capturable(optimizer, True)
+            set_capturable(optimizer, capturable)
+        set_learning_rate(optimizer.param_groups[0], 0.05)
+        assert float(optimizer.param_groups[0]["lr"]) == pytest.approx(0.05)
+        weight.sum().backward()
+        optimizer.step()
+        steps.append(weight.detach())
+    assert th.equal(*steps)
+    assert isinstance(optimizer.param_groups[0]["lr"], th.Tensor) == capturable
+
+
+def test_a_model_saved_with_graphs_loads_without(tmp_path: Path) -> None:
+    model = small(Toy()).learn(60)
+    for optimizer in (model.actor.optimizer, model.critic.optimizer):
+        set_capturable(optimizer, True)  # as on a GPU
+    model.save(tmp_path / "model")
+    loaded = PMPO.load(tmp_path / "model", Toy())
+    assert_equal(parameters(loaded.policy), parameters(model.policy))
+    for optimizer in (loaded.actor.optimizer, loaded.critic.optimizer):
+        for group in optimizer.param_groups:
+            assert isinstance(group["lr"], float)
+            assert not group["capturable"]
+    loaded.replay_buffer = model.replay_buffer
+    loaded.learn(20, reset_num_timesteps=False)
+
+
+class Waits(FlattenExtractor):
+    """A features extractor that no graph can hold: it waits for the GPU."""
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return super().forward(observations) + 0.0 * observations.sum().item()
+
+
+@pytest.fixture
+def graphs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the networks as they are, for compiled kernels round in their own way."""
+    monkeypatch.setattr(PMPOPolicy, "compile_networks", lambda _: None)
+
+
+def collected(policy: str = "MlpPolicy", algorithm: type = PMPO, **kwargs: Any) -> Any:
+    """Make a model on the GPU that has collected 60 steps and updated nothing."""
+    env = Toy() if policy == "MlpPolicy" else DictToy(Toy())
+    model = small(env, policy, algorithm, device="cuda", gradient_steps=0, **kwargs)
+    return model.learn(60)
+
+
+@needs_gpu
+@pytest.mark.usefixtures("graphs_alone")
+@pytest.mark.parametrize(
+    ("algorithm", "arguments"),
+    [
+        (PMPO, {}),
+        (PMPO, {"policy_delay": 3}),  # a plan for each phase of the 4 updates
+        (PMPO, {"reference_tau": 1.0, "reference_update_interval": 5}),
+        (PMPO, {"n_steps": 3}),
+        (PMPO, {"policy_kwargs": {"n_bins": 5, "net_arch": [16]}}),
+        (MPO, {}),
+        (DPO, {}),
+    ],
+)
+@pytest.mark.parametrize("policy", ["MlpPolicy", "MultiInputPolicy"])
+def test_graphs_do_the_same_updates(policy: str, algorithm: type, arguments: Any) -> None:
+    plain = collected(policy, algorithm, **arguments)
+    graphs = collected(policy, algorithm, compile=True, **arguments)
+    for model in (plain, graphs):
+        model.set_random_seed(1)  # the random numbers of a replay are those of the calls
+        for _ in range(20):
+            model.train(4, 16)
+    assert graphs._update._captured
+    assert not graphs._update._refused
+    for name, value in parameters(graphs.policy).items():
+        th.testing.assert_close(value, parameters(plain.policy)[name], rtol=1e-3, atol=1e-4)
+    for name, value in plain._metrics.means().items():
+        assert graphs._metrics.means()[name] == pytest.approx(value, rel=1e-2, abs=1e-3), name
+
+
+@needs_gpu
+@pytest.mark.usefixtures("graphs_alone")
+def test_graphs_follow_the_learning_rate() -> None:
+    model = collected(compile=True, learning_rate=lambda left: 1e-3 * (left > 0.5))
+    for progress, moves in ((1.0, True), (0.0, False)):
+        model._current_progress_remaining = progress
+        before = parameters(model.actor)
+        for _ in range(6):
+            model.train(4, 16)
+        after = parameters(model.actor)
+        assert any(not th.equal(before[name], after[name]) for name in before) == moves
+    assert model._update._captured
+
+
+@needs_gpu
+@quiet
+def test_a_compiled_model_learns_saves_loads_and_resumes(tmp_path: Path) -> None:
+    compiled = small(Toy(), device="cuda", compile=True).learn(200)
+    assert compiled._update._captured
+    compiled.save(tmp_path / "model")
+    for arguments in ({}, {"compile": False}, {"compile": False, "device": "cpu"}):
+        loaded = PMPO.load(tmp_path / "model", env=Toy(), **({"device": "cuda"} | arguments))
+        for name, value in parameters(loaded.policy).items():
+            assert th.equal(value.cpu(), parameters(compiled.policy)[name].cpu())
+        loaded.replay_buffer = compiled.replay_buffer
+        loaded.replay_buffer.device = loaded.device
+        loaded.learn(100, reset_num_timesteps=False)
+    compiled.replay_buffer.device = compiled.device
+    compiled.set_parameters(str(tmp_path / "model.zip"), device="cuda")
+    before = parameters(compiled.actor)
+    compiled.learn(100, reset_num_timesteps=False)
+    after = parameters(compiled.actor)
+    assert any(not th.equal(before[name], after[name]) for name in before)
+
+
+@needs_gpu
+@pytest.mark.usefixtures("graphs_alone")
+def test_what_cannot_be_captured_runs_as_usual() -> None:
+    kwargs = {"net_arch": [16], "features_extractor_class": Waits}
+    model = collected(compile=True, policy_kwargs=kwargs)
+    for _ in range(WARM_UP):
+        model.train(4, 16)
+    with pytest.warns(UserWarning, match="without CUDA graphs"):
+        model.train(4, 16)
+    before = parameters(model.actor)
+    model.train(4, 16)
+    after = parameters(model.actor)
+    assert any(not th.equal(before[name], after[name]) for name in before)
+    assert all(value.isfinite().all() for value in after.values())
