@@ -179,6 +179,7 @@ def fresh_critic(model: Any, fresh: Any, *, grow: bool) -> None:
     fresh.policy.set_training_mode(True)
     fresh.set_logger(model.logger)
     fresh._set_learning_rates()
+    fresh._scale_output_rate()
     updates = model._n_updates
     for update in range(updates):
         if grow:

@@ -64,10 +64,16 @@ class CudaGraphs(Generic[B, K, R]):
             self._calls[key] += 1
             if self._calls[key] <= WARM_UP or self._refused:
                 return self._run(batch, plan)
+            random = th.cuda.default_generators[th.cuda.current_device()]
+            numbers = random.get_state()
             try:
                 self._captured[key] = self._capture(batch, plan)
             except RuntimeError as error:
                 self._refused = True
+                # The generator believes in the capture still; a new one takes its place.
+                fresh = th.Generator(random.device)
+                fresh.set_state(numbers)
+                random.graphsafe_set_state(fresh.graphsafe_get_state())
                 warnings.warn(
                     "compile=True runs without CUDA graphs here, as the update cannot be captured; "
                     f"a features extractor that waits for the GPU is the usual cause: {error}",
@@ -123,6 +129,6 @@ def set_capturable(optimizer: th.optim.Optimizer, capturable: bool) -> None:
 def set_learning_rate(group: dict[str, object], rate: th.Tensor | float) -> None:
     """Set the learning rate of a parameter group; in place where a graph reads it."""
     if isinstance(group["lr"], th.Tensor):
-        group["lr"].copy_(th.as_tensor(rate).squeeze())
+        group["lr"].fill_(rate.squeeze() if isinstance(rate, th.Tensor) else rate)
     else:
         group["lr"] = float(rate)

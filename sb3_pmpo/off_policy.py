@@ -312,6 +312,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
 
         :return: what to log.
         """
+        self._scale_output_rate()
         targets = self._td_target(batch)
         size = len(targets) // len(plan)
         metrics = []
@@ -330,16 +331,21 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         progress = self._current_progress_remaining
         critic_rate = self.lr_schedule(progress)
         actor_rate = self.actor_lr_schedule(progress) if self.actor_lr_schedule else critic_rate
-        body, output = self.critic.optimizer.param_groups
-        set_learning_rate(body, critic_rate)
-        # Values are in units of the reward, and Adam's steps have no unit: without this, large
-        # returns are learned slowly and small ones drown in noise.
-        scale = self.critic.scale if self._uses_graphs else float(self.critic.scale)
-        set_learning_rate(output, critic_rate * scale)
+        set_learning_rate(self.critic.optimizer.param_groups[0], critic_rate)
         for group in self.actor.optimizer.param_groups:
             set_learning_rate(group, actor_rate)
         self.logger.record("train/learning_rate", critic_rate)
         self.logger.record("train/actor_learning_rate", actor_rate)
+
+    def _scale_output_rate(self) -> None:
+        """Give the critics' output layer its learning rate, in units of the returns.
+
+        Values are in units of the reward, and Adam's steps have no unit: without this, large
+        returns are learned slowly and small ones drown in noise.
+        """
+        body, output = self.critic.optimizer.param_groups
+        scale = self.critic.scale if self._uses_graphs else float(self.critic.scale)
+        set_learning_rate(output, body["lr"] * scale)
 
     def _sample_batch(self, batch_size: int) -> Batch:
         data = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
