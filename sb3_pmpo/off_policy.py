@@ -226,7 +226,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         self.critic = self.policy.critic
         self.critic_target = self.policy.critic_target
         self._uses_graphs = self.compile and self.device.type == "cuda"
-        if self.compile:
+        if self.compile and not self._uses_graphs:  # in graphs it would gain nothing
             self.policy.compile_networks()
         self._update = CudaGraphs(self._do_updates) if self._uses_graphs else self._do_updates
         self._prepare_updates()

@@ -13,10 +13,8 @@ from toys import DictToy, Toy, assert_equal, parameters, small
 from sb3_pmpo import DPO, MPO, PMPO
 from sb3_pmpo.distributions import _gram_schmidt, _unique_qr
 from sb3_pmpo.graphs import WARM_UP, set_capturable, set_learning_rate
-from sb3_pmpo.policies import PMPOPolicy
 
 needs_gpu = pytest.mark.skipif(not th.cuda.is_available(), reason="no CUDA device")
-quiet = pytest.mark.filterwarnings("ignore")  # of the compiler's own
 
 
 @pytest.mark.parametrize("shape", [(5, 4, 1), (5, 4, 4), (2, 7, 6, 3)])
@@ -65,12 +63,6 @@ class Waits(FlattenExtractor):
         return super().forward(observations) + 0.0 * observations.sum().item()
 
 
-@pytest.fixture
-def graphs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the networks as they are, for compiled kernels round in their own way."""
-    monkeypatch.setattr(PMPOPolicy, "compile_networks", lambda _: None)
-
-
 def collected(policy: str = "MlpPolicy", algorithm: type = PMPO, **kwargs: Any) -> Any:
     """Make a model on the GPU that has collected 60 steps and updated nothing."""
     env = Toy() if policy == "MlpPolicy" else DictToy(Toy())
@@ -79,13 +71,12 @@ def collected(policy: str = "MlpPolicy", algorithm: type = PMPO, **kwargs: Any) 
 
 
 @needs_gpu
-@pytest.mark.usefixtures("graphs_alone")
 @pytest.mark.parametrize(
     ("algorithm", "arguments"),
     [
         (PMPO, {}),
         (PMPO, {"policy_delay": 3}),  # a plan for each phase of the 4 updates
-        (PMPO, {"reference_tau": 1.0, "reference_update_interval": 5}),
+        (PMPO, {"reference_tau": 1.0, "reference_update_interval": 8}),
         (PMPO, {"n_steps": 3}),
         (PMPO, {"policy_kwargs": {"n_bins": 5, "net_arch": [16]}}),
         (MPO, {}),
@@ -98,18 +89,17 @@ def test_graphs_do_the_same_updates(policy: str, algorithm: type, arguments: Any
     graphs = collected(policy, algorithm, compile=True, **arguments)
     for model in (plain, graphs):
         model.set_random_seed(1)  # the random numbers of a replay are those of the calls
-        for _ in range(12 if "policy_delay" in arguments else WARM_UP + 2):
+        for _ in range(12):  # up to three plans, each captured in its fourth call
             model.train(4, 16)
     assert graphs._update._captured
     assert not graphs._update._refused
     for name, value in parameters(graphs.policy).items():
-        th.testing.assert_close(value, parameters(plain.policy)[name], rtol=1e-3, atol=1e-4)
+        th.testing.assert_close(value, parameters(plain.policy)[name], rtol=1e-2, atol=1e-3)
     for name, value in plain._metrics.means().items():
         assert graphs._metrics.means()[name] == pytest.approx(value, rel=1e-2, abs=1e-3), name
 
 
 @needs_gpu
-@pytest.mark.usefixtures("graphs_alone")
 def test_graphs_follow_the_learning_rate() -> None:
     model = collected(compile=True, learning_rate=lambda left: 1e-3 * (left > 0.5))
     for progress, moves in ((1.0, True), (0.0, False)):
@@ -123,7 +113,6 @@ def test_graphs_follow_the_learning_rate() -> None:
 
 
 @needs_gpu
-@quiet
 def test_a_compiled_model_learns_saves_loads_and_resumes(tmp_path: Path) -> None:
     compiled = small(Toy(), device="cuda", compile=True).learn(200)
     assert compiled._update._captured
@@ -144,7 +133,6 @@ def test_a_compiled_model_learns_saves_loads_and_resumes(tmp_path: Path) -> None
 
 
 @needs_gpu
-@pytest.mark.usefixtures("graphs_alone")
 def test_what_cannot_be_captured_runs_as_usual() -> None:
     kwargs = {"net_arch": [16], "features_extractor_class": Waits}
     model = collected(compile=True, policy_kwargs=kwargs)
