@@ -180,7 +180,7 @@ def main() -> None:
         for name, values in rates.items():
             for number, value in enumerate(values):
                 writer.writerow([name, number, f"{value:.2f}", *about.values()])
-    base = statistics.median(rates.get("SB3 SAC", rates["PMPO"]))
+    base = statistics.median(rates.get("SB3 SAC") or next(iter(rates.values())))
     print(f"{'algorithm':35}{'updates/s':>10}{'ms':>8}{'of SB3 SAC':>12}")
     for name, values in rates.items():
         middle = statistics.median(values)
