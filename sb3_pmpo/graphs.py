@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable
-from typing import Generic, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
 import torch as th
 
@@ -43,11 +43,13 @@ class CudaGraphs(Generic[B, K, R]):
     the next call. Where it cannot be captured, a warning says so, and it runs as usual.
 
     :param function: of a batch and of a plan; all that it does, it does to tensors on the GPU.
+    :param device: the GPU.
     """
 
-    def __init__(self, function: Callable[[B, K], R]) -> None:
+    def __init__(self, function: Callable[[B, K], R], device: th.device) -> None:
         self._function = function
-        self._stream = th.cuda.Stream()
+        self._device = device
+        self._stream = th.cuda.Stream(device)
         self._refused = False
         self.clear()
 
@@ -58,32 +60,17 @@ class CudaGraphs(Generic[B, K, R]):
 
     def __call__(self, batch: B, plan: K) -> R:
         """Run the function."""
-        given = _tensors(batch)
-        key = (plan, tuple(x.shape for x in given))
-        if key not in self._captured:
-            self._calls[key] += 1
-            if self._calls[key] <= WARM_UP or self._refused:
-                return self._run(batch, plan)
-            random = th.cuda.default_generators[th.cuda.current_device()]
-            numbers = random.get_state()
-            try:
-                self._captured[key] = self._capture(batch, plan)
-            except RuntimeError as error:
-                self._refused = True
-                # The generator believes in the capture still; a new one takes its place.
-                fresh = th.Generator(random.device)
-                fresh.set_state(numbers)
-                random.graphsafe_set_state(fresh.graphsafe_get_state())
-                warnings.warn(
-                    "compile=True runs without CUDA graphs here, as the update cannot be captured; "
-                    f"a features extractor that waits for the GPU is the usual cause: {error}",
-                    stacklevel=2,
-                )
-                return self._run(batch, plan)
-        graph, inputs, outputs = self._captured[key]
-        th._foreach_copy_(inputs, given)
-        graph.replay()
-        return outputs  # type: ignore[return-value]  # the function's own
+        with th.cuda.device(self._device):  # of several, another one may be the current one
+            given = _tensors(batch)
+            key = (plan, tuple(x.shape for x in given))
+            if key not in self._captured:
+                self._calls[key] += 1
+                if self._refused or self._calls[key] <= WARM_UP or not self._capture(key, batch):
+                    return self._run(batch, plan)
+            graph, inputs, outputs = self._captured[key]
+            th._foreach_copy_(inputs, given)
+            graph.replay()
+            return outputs  # type: ignore[return-value]  # the function's own
 
     def _run(self, batch: B, plan: K) -> R:
         """Run it on the stream of the capture, to which its gradients then belong."""
@@ -93,12 +80,28 @@ class CudaGraphs(Generic[B, K, R]):
         th.cuda.current_stream().wait_stream(self._stream)
         return result
 
-    def _capture(self, batch: B, plan: K) -> _Captured:
-        inputs = batch.map(th.clone)
-        graph = th.cuda.CUDAGraph()
-        with th.cuda.graph(graph, stream=self._stream):
-            outputs = self._function(inputs, plan)
-        return _Captured(graph, _tensors(inputs), outputs)
+    def _capture(self, key: tuple[K, Any], batch: B) -> bool:
+        """Capture the function, and say whether that went well."""
+        random = th.cuda.default_generators[th.cuda.current_device()]
+        numbers = random.get_state()
+        inputs, graph = batch.map(th.clone), th.cuda.CUDAGraph()
+        try:
+            with th.cuda.graph(graph, stream=self._stream):
+                outputs = self._function(inputs, key[0])
+        except RuntimeError as error:
+            # The generator believes in the capture still: a new one takes its place.
+            fresh = th.Generator(random.device)
+            fresh.set_state(numbers)
+            random.graphsafe_set_state(fresh.graphsafe_get_state())
+            self._refused = True
+            warnings.warn(
+                "compile=True runs without CUDA graphs here, as the update cannot be captured; a "
+                f"features extractor that waits for the GPU is the usual cause: {error}",
+                stacklevel=2,
+            )
+            return False
+        self._captured[key] = _Captured(graph, _tensors(inputs), outputs)
+        return True
 
 
 def _tensors(tree: TensorTree) -> list[th.Tensor]:

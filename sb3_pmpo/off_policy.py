@@ -228,7 +228,9 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         self._uses_graphs = self.compile and self.device.type == "cuda"
         if self.compile and not self._uses_graphs:  # in graphs it would gain nothing
             self.policy.compile_networks()
-        self._update = CudaGraphs(self._do_updates) if self._uses_graphs else self._do_updates
+        self._update = (
+            CudaGraphs(self._do_updates, self.device) if self._uses_graphs else self._do_updates
+        )
         self._prepare_updates()
         # After the policy, which takes the memory that was freed before: the buffer's zeros then
         # lie in fresh pages, which cost nothing until they are filled.
