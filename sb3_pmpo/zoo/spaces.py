@@ -31,7 +31,7 @@ def _suggest_shared(trial: optuna.Trial) -> None:
     trial.suggest_float("reference_tau", 0.002, 0.02, log=True)
     # Longer returns are faster to learn and more off-policy; 1 is best on dense rewards.
     trial.suggest_int("n_steps", 1, 5)
-    # TD targets from the critics' mean to the lowest: finger-spin wants less, quadruped-walk more.
+    # TD targets from the critics' mean to the lowest: the tasks differ in what they want.
     trial.suggest_float("pessimism", 0.0, 1.0)
     # Updates a decision, one of them of the policy too: more is better and slower.
     trial.suggest_int("gradient_steps", 1, 8)
