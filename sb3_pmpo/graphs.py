@@ -115,18 +115,16 @@ def _tensors(tree: TensorTree) -> list[th.Tensor]:
     return found
 
 
-def set_capturable(optimizer: th.optim.Optimizer, capturable: bool) -> None:
-    """Keep what an optimiser counts on the device, where a graph can read it, or undo it."""
+def set_capturable(optimizer: th.optim.Optimizer, device: th.device | None) -> None:
+    """Keep what an optimiser counts on the GPU, where a graph can read it; None undoes that."""
     for group in optimizer.param_groups:
-        device = group["params"][0].device
         rate = float(group["lr"])
-        group["lr"] = th.tensor(rate, device=device) if capturable else rate
+        group["lr"] = rate if device is None else th.tensor(rate, device=device)
         if "capturable" in group:
-            group["capturable"] = capturable
-        for parameter in group["params"]:
-            state = optimizer.state.get(parameter, {})
-            if capturable and isinstance(state.get("step"), th.Tensor):
-                state["step"] = state["step"].to(device)
+            group["capturable"] = device is not None
+    for state in optimizer.state.values():
+        if device is not None and isinstance(state.get("step"), th.Tensor):
+            state["step"] = state["step"].to(device)
 
 
 def set_learning_rate(group: dict[str, object], rate: th.Tensor | float) -> None:

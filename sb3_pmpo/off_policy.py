@@ -248,7 +248,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         """Bring the optimisers, new or loaded, to the way in which the update runs."""
         duals = [] if self.duals is None else [self.duals.optimizer]
         for optimizer in (self.actor.optimizer, self.critic.optimizer, *duals):
-            set_capturable(optimizer, self._uses_graphs)
+            set_capturable(optimizer, self.device if self._uses_graphs else None)
         if isinstance(self._update, CudaGraphs):
             self._update.clear()
 

@@ -30,8 +30,8 @@ def test_an_optimiser_steps_the_same_with_its_rate_on_the_device(capturable: boo
         weight = th.nn.Parameter(th.ones(3))
         optimizer = th.optim.Adam([weight], lr=0.1, fused=True)
         if switch:  # there, or there and back
-            set_capturable(optimizer, True)
-            set_capturable(optimizer, capturable)
+            set_capturable(optimizer, weight.device)
+            set_capturable(optimizer, weight.device if capturable else None)
         set_learning_rate(optimizer.param_groups[0], 0.05)
         assert float(optimizer.param_groups[0]["lr"]) == pytest.approx(0.05)
         weight.sum().backward()
@@ -44,7 +44,7 @@ def test_an_optimiser_steps_the_same_with_its_rate_on_the_device(capturable: boo
 def test_a_model_saved_with_graphs_loads_without(tmp_path: Path) -> None:
     model = small(Toy(), device="cpu").learn(60)
     for optimizer in (model.actor.optimizer, model.critic.optimizer):
-        set_capturable(optimizer, True)  # as on a GPU
+        set_capturable(optimizer, th.device("cpu"))  # as on a GPU
     model.save(tmp_path / "model")
     loaded = PMPO.load(tmp_path / "model", Toy(), device="cpu")
     assert_equal(parameters(loaded.policy), parameters(model.policy))
