@@ -373,7 +373,7 @@ class Categorical(NamedTuple):
         cumulative = self.logits.detach().softmax(-1).cumsum(-1)
         total = cumulative[..., -1:]  # 1 but for rounding
         index = (level.unsqueeze(-1) * total >= cumulative).sum(-1)
-        last = th.tensor(self.sizes, device=index.device) - 1
+        last = (self.logits > NO_BIN).sum(-1) - 1
         return self._actions(index.minimum(last))
 
 

@@ -38,9 +38,10 @@ class _Captured(NamedTuple):
 class CudaGraphs(Generic[B, K, R]):
     """Captures a function of a batch, once for each plan and shape, and replays it from then on.
 
-    Only tensors stay alive: the batch, what the function reads and writes in place, and the random
-    numbers. Whatever else it read is as it was at the capture. What it returns is overwritten by
-    the next call. Where it cannot be captured, a warning says so, and it runs as usual.
+    A replay reads the batch, the tensors that the function read, and new random numbers; all else,
+    Python's numbers and branches included, is as it was at the capture. What it returns is
+    overwritten by the next call. Where it cannot be captured, a warning says so, and it runs as
+    usual.
 
     :param function: of a batch and of a plan; all that it does, it does to tensors on the GPU.
     :param device: the GPU.
@@ -82,6 +83,7 @@ class CudaGraphs(Generic[B, K, R]):
 
     def _capture(self, key: tuple[K, Any], batch: B) -> bool:
         """Capture the function, and say whether that went well."""
+        stream = th.cuda.current_stream()
         random = th.cuda.default_generators[th.cuda.current_device()]
         numbers = random.get_state()
         inputs, graph = batch.map(th.clone), th.cuda.CUDAGraph()
@@ -89,14 +91,18 @@ class CudaGraphs(Generic[B, K, R]):
             with th.cuda.graph(graph, stream=self._stream):
                 outputs = self._function(inputs, key[0])
         except RuntimeError as error:
-            # The generator believes in the capture still: a new one takes its place.
+            # Stream and generator believe in the capture still: another generator, which earlier
+            # graphs do not know, takes the place of this one.
+            th.cuda.set_stream(stream)
             fresh = th.Generator(random.device)
             fresh.set_state(numbers)
             random.graphsafe_set_state(fresh.graphsafe_get_state())
+            self.clear()
             self._refused = True
             warnings.warn(
                 "compile=True runs without CUDA graphs here, as the update cannot be captured; a "
-                f"features extractor that waits for the GPU is the usual cause: {error}",
+                "labeller, features extractor or optimiser that waits for the GPU is the usual "
+                f"cause: {error}",
                 stacklevel=2,
             )
             return False
@@ -115,8 +121,22 @@ def _tensors(tree: TensorTree) -> list[th.Tensor]:
     return found
 
 
+def is_capturable(optimizer: th.optim.Optimizer) -> bool:
+    """Say whether an optimiser can count on the GPU, as torch's Adam, AdamW and RMSprop can."""
+    return all("capturable" in group for group in optimizer.param_groups)
+
+
+def has_plain_rate(optimizer: th.optim.Optimizer) -> bool:
+    """Say whether a learning rate is a number of Python's, which a graph would not read again."""
+    return not all(isinstance(group["lr"], th.Tensor) for group in optimizer.param_groups)
+
+
 def set_capturable(optimizer: th.optim.Optimizer, device: th.device | None) -> None:
-    """Keep what an optimiser counts on the GPU, where a graph can read it; None undoes that."""
+    """Keep learning rates and step counts in tensors on the GPU, where a graph can read them.
+
+    :param optimizer: new, or with a state that it has loaded.
+    :param device: the GPU; None for rates in Python, as usual.
+    """
     for group in optimizer.param_groups:
         rate = float(group["lr"])
         group["lr"] = rate if device is None else th.tensor(rate, device=device)

@@ -28,8 +28,9 @@ class MeanMetrics:
 
     def add(self, values: Mapping[str, th.Tensor]) -> None:
         """Take in one update's values, detached."""
-        for name in values.keys() - self._sums.keys():
-            self._sums[name] = th.zeros_like(values[name])
+        for name, value in values.items():
+            if name not in self._sums:
+                self._sums[name] = th.zeros_like(value)
         th._foreach_add_([self._sums[name] for name in values], list(values.values()))
         self._counts.update(values.keys())
 

@@ -162,7 +162,7 @@ class EnsembleQ(nn.Module):
             [self.features_dim, weight.shape[1] - self.features_dim], dim=1
         )
         state = th.baddbmm(bias, features.expand(len(weight), -1, -1), of_state)
-        state = state.repeat(1, together, 1)
+        state = state if together == 1 else state.repeat(1, together, 1)
         for lot in actions.split(together):
             yield th.baddbmm(state, lot.flatten(0, 1).expand(len(weight), -1, -1), of_action)
 

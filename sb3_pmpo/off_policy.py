@@ -23,13 +23,7 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
-from stable_baselines3.common.type_aliases import (
-    GymEnv,
-    MaybeCallback,
-    PyTorchObs,
-    Schedule,
-    TensorDict,
-)
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, Schedule
 from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
@@ -43,7 +37,13 @@ from sb3_pmpo.core.td import quantile_critic_gradient, td_target
 from sb3_pmpo.distributions import Distribution
 from sb3_pmpo.exploration import ExplorationNoise
 from sb3_pmpo.files import whole_file
-from sb3_pmpo.graphs import CudaGraphs, set_capturable, set_learning_rate
+from sb3_pmpo.graphs import (
+    CudaGraphs,
+    has_plain_rate,
+    is_capturable,
+    set_capturable,
+    set_learning_rate,
+)
 from sb3_pmpo.memory import keep_freed_memory
 from sb3_pmpo.metrics import MeanMetrics, grad_norm, sample_metrics
 from sb3_pmpo.networks import LaggedCopy, fastest_dtype
@@ -98,7 +98,7 @@ class Moves(NamedTuple):
     reference: bool
 
 
-#: Of as many updates as share a batch.
+#: The moves of each of the updates that share a sampled batch.
 Plan = tuple[Moves, ...]
 
 
@@ -225,13 +225,12 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         self.reference_actor = self.policy.reference_actor
         self.critic = self.policy.critic
         self.critic_target = self.policy.critic_target
-        self._uses_graphs = self.compile and self.device.type == "cuda"
-        if self.compile and not self._uses_graphs:  # in graphs it would gain nothing
+        self._graphs = self._make_graphs()
+        if self.compile and self._graphs is None:  # within a graph it would gain nothing
             self.policy.compile_networks()
-        self._update = (
-            CudaGraphs(self._do_updates, self.device) if self._uses_graphs else self._do_updates
-        )
-        self._prepare_updates()
+        self._prepare_optimizers()
+        for optimizer in self._optimizers():
+            optimizer.register_load_state_dict_post_hook(lambda _: self._prepare_optimizers())
         # After the policy, which takes the memory that was freed before: the buffer's zeros then
         # lie in fresh pages, which cost nothing until they are filled.
         if self.replay_buffer is None:
@@ -244,13 +243,28 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         self._metrics = MeanMetrics()
         self._fast_dtype = fastest_dtype(self.device)
 
-    def _prepare_updates(self) -> None:
-        """Bring the optimisers, new or loaded, to the way in which the update runs."""
+    def _make_graphs(self) -> CudaGraphs[Batch, Plan, list[dict[str, th.Tensor]]] | None:
+        if not self.compile or self.device.type != "cuda":
+            return None
+        if not all(map(is_capturable, self._optimizers())):
+            warnings.warn(
+                f"compile=True runs without CUDA graphs with {type(self.actor.optimizer).__name__}:"
+                " torch's Adam, AdamW or RMSprop can be captured",
+                stacklevel=2,
+            )
+            return None
+        return CudaGraphs(self._do_updates, self.device)
+
+    def _optimizers(self) -> list[th.optim.Optimizer]:
         duals = [] if self.duals is None else [self.duals.optimizer]
-        for optimizer in (self.actor.optimizer, self.critic.optimizer, *duals):
-            set_capturable(optimizer, self.device if self._uses_graphs else None)
-        if isinstance(self._update, CudaGraphs):
-            self._update.clear()
+        return [self.actor.optimizer, self.critic.optimizer, *duals]
+
+    def _prepare_optimizers(self) -> None:
+        """Bring the optimisers, new or loaded, to the way in which the update runs."""
+        for optimizer in self._optimizers():
+            set_capturable(optimizer, None if self._graphs is None else self.device)
+        if self._graphs is not None:
+            self._graphs.clear()
 
     def _make_noise(self) -> ExplorationNoise | None:
         # Discrete actions have no order in which a draw could resemble the one before.
@@ -284,26 +298,34 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         while gradient_steps > 0:
             together = min(gradient_steps, self.policy_delay)
             batch = self._sample_batch(together * batch_size)
-            for values in self._update(batch, self._plan(together)):
+            plan = self._plan(together)
+            for values in (self._graphs or self._do_updates)(batch, plan):
                 self._metrics.add(values)
+            self._count(plan)
             gradient_steps -= together
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for name, value in self._metrics.means().items():
             self.logger.record(f"train/{name}", value)
 
     def _plan(self, number: int) -> Plan:
-        """Count as many updates, and say what each moves besides the critics."""
-        plan = []
-        for _ in range(number):
-            policy = self._n_updates % self.policy_delay == 0  # the first update moves every part
+        """Say what each of the next updates moves besides the critics; the first moves it all."""
+        updates = range(self._n_updates, self._n_updates + number)
+        return tuple(
+            Moves(
+                policy=update % self.policy_delay == 0,
+                reference=(update + 1) % self.reference_update_interval == 0,
+            )
+            for update in updates
+        )
+
+    def _count(self, plan: Plan) -> None:
+        """Count the updates that were done."""
+        for moves in plan:
             self._n_updates += 1
             self._reference_age += 1.0
-            reference = self._n_updates % self.reference_update_interval == 0
-            if reference:
+            if moves.reference:
                 self._reference_age *= 1.0 - self.reference_tau
             self._metrics.add_number("reference_age", self._reference_age)
-            plan.append(Moves(policy, reference))
-        return tuple(plan)
 
     def _do_updates(self, batch: Batch, plan: Plan) -> list[dict[str, th.Tensor]]:
         """Update critics and policy as planned, each time on the next part of the batch.
@@ -330,6 +352,8 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         return metrics
 
     def _set_learning_rates(self) -> None:
+        if self._graphs is not None and any(map(has_plain_rate, self._optimizers())):
+            self._prepare_optimizers()  # somebody has put a number there, which no graph reads
         progress = self._current_progress_remaining
         critic_rate = self.lr_schedule(progress)
         actor_rate = self.actor_lr_schedule(progress) if self.actor_lr_schedule else critic_rate
@@ -346,7 +370,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         returns are learned slowly and small ones drown in noise.
         """
         body, output = self.critic.optimizer.param_groups
-        scale = self.critic.scale if self._uses_graphs else float(self.critic.scale)
+        scale = float(self.critic.scale) if self._graphs is None else self.critic.scale
         set_learning_rate(output, body["lr"] * scale)
 
     def _sample_batch(self, batch_size: int) -> Batch:
@@ -541,22 +565,12 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         total_timesteps, callback = super()._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
-        if isinstance(self._update, CudaGraphs):  # arguments may have been changed since
-            self._update.clear()
+        if self._graphs is not None:  # arguments may have been changed since
+            self._graphs.clear()
         # VecNormalize has clipped what was infinite and spread what was NaN by now.
         raw_obs = self._last_obs if self._vec_normalize_env is None else self._last_original_obs
         check_finite(raw_obs, np.zeros(self.n_envs), [], self.num_timesteps)  # type: ignore[arg-type]  # set by super()
         return total_timesteps, callback
-
-    def set_parameters(
-        self,
-        load_path_or_dict: str | TensorDict,
-        exact_match: bool = True,
-        device: th.device | str = "auto",
-    ) -> None:
-        """Set as SB3 does, whatever the device and ``compile`` of the model that was saved."""
-        super().set_parameters(load_path_or_dict, exact_match, device)
-        self._prepare_updates()
 
     def save(
         self,
@@ -582,8 +596,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         derived = ["actor", "reference_actor", "critic", "critic_target", "objective", "duals"]
-        made = ["_critic_lag", "_reference_lag", "_noise", "_metrics", "_fast_dtype"]
-        made += ["_update", "_uses_graphs"]
+        made = ["_critic_lag", "_reference_lag", "_noise", "_metrics", "_fast_dtype", "_graphs"]
         return [*super()._excluded_save_params(), *derived, *made]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.torch_layers import FlattenExtractor
-from toys import DictToy, Toy, assert_equal, parameters, small
+from toys import DictToy, Guess, Toy, assert_equal, parameters, small
 
-from sb3_pmpo import DPO, MPO, PMPO
+from sb3_pmpo import DPO, MPO, PMPO, Candidates, Preference, top_k
 from sb3_pmpo.distributions import _gram_schmidt, _unique_qr
 from sb3_pmpo.graphs import WARM_UP, set_capturable, set_learning_rate
 
@@ -63,9 +64,15 @@ class Waits(FlattenExtractor):
         return super().forward(observations) + 0.0 * observations.sum().item()
 
 
-def collected(policy: str = "MlpPolicy", algorithm: type = PMPO, **kwargs: Any) -> Any:
+def two_dims() -> Toy:
+    return Toy((-1.0, -1.0), (1.0, 1.0))
+
+
+def collected(
+    policy: str = "MlpPolicy", algorithm: type = PMPO, env: Any = None, **kwargs: Any
+) -> Any:
     """Make a model on the GPU that has collected 60 steps and updated nothing."""
-    env = Toy() if policy == "MlpPolicy" else DictToy(Toy())
+    env = env or (two_dims() if policy == "MlpPolicy" else DictToy(two_dims()))
     model = small(env, policy, algorithm, device="cuda", gradient_steps=0, **kwargs)
     return model.learn(60)
 
@@ -78,25 +85,61 @@ def collected(policy: str = "MlpPolicy", algorithm: type = PMPO, **kwargs: Any) 
         (PMPO, {"policy_delay": 3}),  # a plan for each phase of the 4 updates
         (PMPO, {"reference_tau": 1.0, "reference_update_interval": 8}),
         (PMPO, {"n_steps": 3}),
-        (PMPO, {"policy_kwargs": {"n_bins": 5, "net_arch": [16]}}),
+        (PMPO, {"policy_kwargs": {"n_bins": 5, "net_arch": [16]}}),  # 25 actions, listed
+        (PMPO, {"policy_kwargs": {"n_bins": 11, "net_arch": [16]}}),  # 121, sampled
         (MPO, {}),
         (DPO, {}),
     ],
 )
 @pytest.mark.parametrize("policy", ["MlpPolicy", "MultiInputPolicy"])
 def test_graphs_do_the_same_updates(policy: str, algorithm: type, arguments: Any) -> None:
-    plain = collected(policy, algorithm, **arguments)
-    graphs = collected(policy, algorithm, compile=True, **arguments)
+    compare_updates(
+        collected(policy, algorithm, **arguments),
+        collected(policy, algorithm, compile=True, **arguments),
+    )
+
+
+@needs_gpu
+def test_graphs_do_the_same_updates_of_discrete_actions() -> None:
+    made = {flag: collected(env=Guess(spaces.Discrete(3)), compile=flag) for flag in (False, True)}
+    compare_updates(made[False], made[True])
+
+
+def compare_updates(plain: Any, graphs: Any) -> None:
     for model in (plain, graphs):
         model.set_random_seed(1)  # the random numbers of a replay are those of the calls
         for _ in range(12):  # up to three plans, each captured in its fourth call
             model.train(4, 16)
-    assert graphs._update._captured
-    assert not graphs._update._refused
+    assert graphs._graphs._captured
+    assert not graphs._graphs._refused
     for name, value in parameters(graphs.policy).items():
         th.testing.assert_close(value, parameters(plain.policy)[name], rtol=1e-2, atol=1e-3)
     for name, value in plain._metrics.means().items():
         assert graphs._metrics.means()[name] == pytest.approx(value, rel=1e-2, abs=1e-3), name
+
+
+@needs_gpu
+def test_graphs_follow_a_rate_and_a_state_that_somebody_replaces() -> None:
+    model = collected(compile=True)
+    for _ in range(WARM_UP + 1):
+        model.train(4, 16)
+    assert model._graphs._captured
+    model.critic.optimizer.param_groups[0]["lr"] = 0.5
+    model.train(4, 16)
+    assert not model._graphs._captured
+    for _ in range(WARM_UP):
+        model.train(4, 16)
+    assert model._graphs._captured
+    model.actor.optimizer.load_state_dict(model.actor.optimizer.state_dict())
+    assert not model._graphs._captured
+
+
+@needs_gpu
+def test_an_optimiser_that_cannot_be_captured_gets_no_graphs() -> None:
+    kwargs = {"net_arch": [16], "optimizer_class": th.optim.SGD}
+    with pytest.warns(UserWarning, match="without CUDA graphs with SGD"):
+        model = small(Toy(), device="cuda", compile=True, policy_kwargs=kwargs)
+    assert model._graphs is None
 
 
 @needs_gpu
@@ -109,13 +152,13 @@ def test_graphs_follow_the_learning_rate() -> None:
             model.train(4, 16)
         after = parameters(model.actor)
         assert any(not th.equal(before[name], after[name]) for name in before) == moves
-    assert model._update._captured
+    assert model._graphs._captured
 
 
 @needs_gpu
 def test_a_compiled_model_learns_saves_loads_and_resumes(tmp_path: Path) -> None:
     compiled = small(Toy(), device="cuda", compile=True).learn(200)
-    assert compiled._update._captured
+    assert compiled._graphs._captured
     compiled.save(tmp_path / "model")
     for arguments in ({}, {"compile": False}, {"compile": False, "device": "cpu"}):
         loaded = PMPO.load(tmp_path / "model", env=Toy(), **({"device": "cuda"} | arguments))
@@ -136,12 +179,28 @@ def test_a_compiled_model_learns_saves_loads_and_resumes(tmp_path: Path) -> None
 def test_what_cannot_be_captured_runs_as_usual() -> None:
     kwargs = {"net_arch": [16], "features_extractor_class": Waits}
     model = collected(compile=True, policy_kwargs=kwargs)
-    for _ in range(WARM_UP):
-        model.train(4, 16)
+    learns_after_a_refusal(model, 4, WARM_UP)
+
+
+@needs_gpu
+def test_the_policy_may_refuse_when_the_critics_have_been_captured() -> None:
+    def waits(candidates: Candidates) -> Preference:
+        assert candidates.scores.sum().item() != 0.0
+        return top_k(2)(candidates)
+
+    model = collected(compile=True, policy_delay=4, labeller=waits, beta=2.0)
+    # One update at a time: the critics' alone is captured in the fifth, the policy's fails later.
+    learns_after_a_refusal(model, 1, 12)
+
+
+def learns_after_a_refusal(model: Any, updates: int, calls_before: int) -> None:
+    for _ in range(calls_before):
+        model.train(updates, 16)
     with pytest.warns(UserWarning, match="without CUDA graphs"):
-        model.train(4, 16)
+        model.train(updates, 16)
     before = parameters(model.actor)
-    model.train(4, 16)
+    for _ in range(8):
+        model.train(updates, 16)
     after = parameters(model.actor)
     assert any(not th.equal(before[name], after[name]) for name in before)
     assert all(value.isfinite().all() for value in after.values())
