@@ -56,7 +56,9 @@ def draw_curves(
         fontsize="small",
         wrap=True,
     )
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=6)
+    inches = 0.6 + 0.085 * max(map(len, handles))  # of a label with its line
+    columns = min(6, int(figure.get_figwidth() / inches))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)
     figure.savefig(path, dpi=100)
 
 
