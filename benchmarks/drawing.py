@@ -41,6 +41,7 @@ def draw_curves(
     for (i, row), (j, task) in product(enumerate(rows), enumerate(tasks)):
         _draw_panel(axes[i, j], data[data.task == task], row, colours)
         if not row.minutes:
+            axes[i, j].set_xlim(right=1.03 * data.steps.max())  # of a task without rows too
             _draw_anchors(axes[i, j], anchors[anchors.task == task], list(anchors.algo.unique()))
         axes[i, j].set_title(f"{task}, {row.title}" if row.title else task, fontsize="medium")
         axes[i, 0].set_ylabel("return")
