@@ -185,7 +185,7 @@ def main() -> None:
     for name, values in rates.items():
         middle = statistics.median(values)
         print(f"{name:35}{middle:10.1f}{1e3 / middle:8.2f}{middle / base:12.2f}")
-    if not on_gpu:
+    if "PMPO" in models and not on_gpu:
         print_breakdown(models["PMPO"])
     print(f"\nwritten to {path}")
 
