@@ -17,6 +17,13 @@ Arguments = dict[str, Any]
 DEVELOPMENT = ("cartpole-swingup", "finger-spin", "walker-walk", "walker-run", "cheetah-run",
                "quadruped-walk")  # fmt: skip
 THREE = ("cartpole-swingup", "walker-walk", "cheetah-run")
+#: The tasks that published comparisons share.
+TASKS_28 = ("acrobot-swingup", "ball_in_cup-catch", "cartpole-balance", "cartpole-balance_sparse",
+            "cartpole-swingup", "cartpole-swingup_sparse", "cheetah-run", "dog-run", "dog-stand",
+            "dog-trot", "dog-walk", "finger-spin", "finger-turn_easy", "finger-turn_hard",
+            "fish-swim", "hopper-hop", "hopper-stand", "humanoid-run", "humanoid-stand",
+            "humanoid-walk", "pendulum-swingup", "quadruped-run", "quadruped-walk", "reacher-easy",
+            "reacher-hard", "walker-run", "walker-stand", "walker-walk")  # fmt: skip
 
 
 class Run(NamedTuple):
@@ -136,6 +143,9 @@ def figure3_name(variant: str, beta: float) -> str:
 
 SUITES: dict[str, Suite] = {
     "development": Suite(DEVELOPMENT, {"PMPO": {}, "SAC": {}}, baseline="SAC"),
+    "suite28": Suite(
+        TASKS_28, {"PMPO": {}}, baseline="PMPO", seeds=(0, 1), steps=200_000, interval=10_000
+    ),
     # For variants of the command line.
     "ablation": _ablation({}),
     # Each part of the default alone: without it, or the other choice. More of a part than the
