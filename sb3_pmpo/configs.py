@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml
 
-from sb3_pmpo import exploration
-from sb3_pmpo.core import losses, preference
+from sb3_pmpo.core import labels as preference
+from sb3_pmpo.core import losses
+from sb3_pmpo.online import exploration
 
 #: What a setting has beside the arguments of the algorithm.
 SETTINGS = ("env_wrapper", "n_timesteps", "policy")

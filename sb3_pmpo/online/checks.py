@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -11,48 +10,29 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 
+from sb3_pmpo.core.checks import INFINITY, check_number
 from sb3_pmpo.policies import NO_SDE
-
-_INF = math.inf
-
-
-def check_number(name: str, value: Any, low: float, high: float, kind: type, hint: str) -> None:
-    """Check a scalar argument.
-
-    :raises ValueError: unless ``value`` is a finite number of that kind in ``[low, high]``.
-    """
-    is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    whole = is_number and (kind is float or float(value).is_integer())
-    if not (whole and low <= value <= high and math.isfinite(value)):
-        word = "a whole number" if kind is int else "a number"
-        upper = "" if high == _INF else f" and <= {high}"
-        raise ValueError(f"{name} must be {word} >= {low}{upper}, got {value!r}: {hint}")
-
-
-def check_positive(name: str, value: Any, hint: str) -> None:
-    """Check a scalar argument.
-
-    :raises ValueError: unless ``value`` is a finite number above 0.
-    """
-    check_number(name, value, 0.0, _INF, float, hint)
-    if value == 0.0:
-        raise ValueError(f"{name} must be > 0, got {value!r}: {hint}")
-
 
 #: Name, lowest and highest value, kind, remedy.
 _RANGES: tuple[tuple[str, float, float, type, str], ...] = (
-    ("buffer_size", 1, _INF, int, "it counts transitions; 1_000_000 is usual"),
-    ("learning_starts", 0, _INF, int, "it counts environment steps before the first update"),
-    ("batch_size", 1, _INF, int, "it counts transitions; 128 is usual"),
+    ("buffer_size", 1, INFINITY, int, "it counts transitions; 1_000_000 is usual"),
+    ("learning_starts", 0, INFINITY, int, "it counts environment steps before the first update"),
+    ("batch_size", 1, INFINITY, int, "it counts transitions; 128 is usual"),
     ("tau", 0.0, 1.0, float, "it is the share by which the critic target moves; 0.005 is usual"),
     ("gamma", 0.0, 1.0, float, "it is the discount factor; 0.99 is usual"),
-    ("n_steps", 1, _INF, int, "it counts the rewards summed before the critic takes over"),
+    ("n_steps", 1, INFINITY, int, "it counts the rewards summed before the critic takes over"),
     ("pessimism", 0.0, 1.0, float, "0 takes the critics' mean, 1 the lowest; 0.5 is usual"),
-    ("gradient_steps", -1, _INF, int, "-1 means as many as environment steps were collected"),
-    ("_stats_window_size", 1, _INF, int, "it counts episodes; 100 is usual"),
-    ("n_samples", 2, _INF, int, "it counts actions drawn per state; the paper uses 4"),
-    ("policy_delay", 1, _INF, int, "it counts critic updates for each policy update"),
-    ("reference_update_interval", 1, _INF, int, "it counts updates; the paper's bandits use 100"),
+    ("gradient_steps", -1, INFINITY, int, "-1 means as many as environment steps were collected"),
+    ("_stats_window_size", 1, INFINITY, int, "it counts episodes; 100 is usual"),
+    ("n_samples", 2, INFINITY, int, "it counts actions drawn per state; the paper uses 4"),
+    ("policy_delay", 1, INFINITY, int, "it counts critic updates for each policy update"),
+    (
+        "reference_update_interval",
+        1,
+        INFINITY,
+        int,
+        "it counts updates; the paper's bandits use 100",
+    ),
 )
 
 
@@ -68,7 +48,7 @@ def check_arguments(model: OffPolicyAlgorithm) -> None:
         rate = getattr(model, name)
         given = rate is not None or name == "learning_rate"
         if given and not callable(rate):
-            check_number(name, rate, 0.0, _INF, float, "give a number, or a schedule of progress")
+            check_number(name, rate, 0.0, INFINITY, float, "a number, or a schedule of progress")
     _check_train_freq(model.train_freq)
     if not isinstance(model.action_noise, (ActionNoise, type(None))):
         raise ValueError(f"action_noise must be an ActionNoise or None, got {model.action_noise!r}")
@@ -77,7 +57,7 @@ def check_arguments(model: OffPolicyAlgorithm) -> None:
     if not (noise is None or callable(noise)):
         raise ValueError(
             f"exploration_noise must be a function of (n_envs, action_dim, seed) or None, got "
-            f"{noise!r}: sb3_pmpo.exploration.pink_noise is one"
+            f"{noise!r}: sb3_pmpo.online.exploration.pink_noise is one"
         )
     _check_reference(model.reference_tau, model.reference_update_interval, model.policy_delay)  # type: ignore[attr-defined]  # of OffPolicyMPO
     if model.use_sde:
@@ -107,7 +87,7 @@ def _check_action_space(model: OffPolicyAlgorithm) -> None:
 def _check_train_freq(value: Any) -> None:
     hint = 'give a number of steps, or a pair such as (1, "episode")'
     count, unit = value if isinstance(value, tuple) and len(value) == 2 else (value, "step")
-    check_number("train_freq", count, 1, _INF, int, hint)
+    check_number("train_freq", count, 1, INFINITY, int, hint)
     if unit not in {"step", "episode", *TrainFrequencyUnit}:
         raise ValueError(f"the unit of train_freq must be 'step' or 'episode', got {unit!r}")
 

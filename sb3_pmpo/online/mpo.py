@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Unpack
 
-import torch as th
-from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
-from sb3_pmpo.checks import check_positive
-from sb3_pmpo.core.duals import Duals
-from sb3_pmpo.exploration import pink_or_white_noise
+from sb3_pmpo.core.checks import check_positive
+from sb3_pmpo.core.e_step import Duals
 from sb3_pmpo.objectives import MPOObjective
-from sb3_pmpo.off_policy import NoiseFactory, OffPolicyMPO
+from sb3_pmpo.online.arguments import SharedArguments, lists_all
+from sb3_pmpo.online.off_policy import OffPolicyMPO
 from sb3_pmpo.policies import PMPOPolicy
 
 #: As in Acme, where a log value stands for about itself (softplus); they adapt fast.
@@ -22,6 +19,7 @@ INITIAL_TEMPERATURE = 10.0
 INITIAL_MULTIPLIER = {"mean": 10.0, "std": 1000.0, "joint": 3.0}
 
 
+@lists_all
 class MPO(OffPolicyMPO):
     """Maximum a posteriori policy optimisation (Abdolmaleki et al., 2018a and b).
 
@@ -33,8 +31,6 @@ class MPO(OffPolicyMPO):
     which are too tight for tens of thousands of updates: walker-walk ends at 73, not 614.
     The other arguments are those of :class:`sb3_pmpo.PMPO`.
 
-    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a policy class.
-    :param env: the environment, or its registered name.
     :param epsilon: > 0, KL in nats of the E-step's weights to the samples.
     :param epsilon_mean: > 0, KL in nats that the mean of each dimension may have to the reference.
     :param epsilon_std: > 0, the same for the std.
@@ -45,6 +41,7 @@ class MPO(OffPolicyMPO):
     :param dual_learning_rate: of the Adam of temperatures and multipliers, which are held as log
         values.
     :param n_samples: S, actions the reference proposes per state.
+    :param _init_setup_model: build the networks now.
     :raises ValueError: for an argument out of its range, by name, value and range.
     """
 
@@ -53,20 +50,7 @@ class MPO(OffPolicyMPO):
         policy: str | type[PMPOPolicy],
         env: GymEnv | str,
         learning_rate: float | Schedule = 1e-3,
-        buffer_size: int = 1_000_000,
-        learning_starts: int = 100,
-        batch_size: int = 128,
-        tau: float = 0.005,
-        gamma: float = 0.99,
-        train_freq: int | tuple[int, str] = 1,
-        gradient_steps: int = 4,
-        action_noise: ActionNoise | None = None,
-        replay_buffer_class: type[ReplayBuffer] | None = None,
-        replay_buffer_kwargs: dict[str, Any] | None = None,
-        optimize_memory_usage: bool = False,
-        n_steps: int = 1,
-        pessimism: float = 0.5,
-        actor_learning_rate: float | Schedule | None = None,
+        *,
         epsilon: float = 0.1,
         epsilon_mean: float = 0.01,
         epsilon_std: float = 1e-4,
@@ -74,52 +58,10 @@ class MPO(OffPolicyMPO):
         epsilon_penalty: float | None = 0.001,
         dual_learning_rate: float = 1e-2,
         n_samples: int = 20,
-        policy_delay: int = 4,
-        reference_tau: float = 0.005,
-        reference_update_interval: int = 1,
-        exploration_noise: NoiseFactory | None = pink_or_white_noise,
-        compile: bool = False,
-        use_sde: bool = False,
-        stats_window_size: int = 100,
-        tensorboard_log: str | None = None,
-        policy_kwargs: dict[str, Any] | None = None,
-        verbose: int = 0,
-        seed: int | None = None,
-        device: th.device | str = "auto",
         _init_setup_model: bool = True,
+        **shared: Unpack[SharedArguments],
     ) -> None:
-        super().__init__(
-            policy,
-            env,
-            learning_rate=learning_rate,
-            buffer_size=buffer_size,
-            learning_starts=learning_starts,
-            batch_size=batch_size,
-            tau=tau,
-            gamma=gamma,
-            train_freq=train_freq,
-            gradient_steps=gradient_steps,
-            action_noise=action_noise,
-            replay_buffer_class=replay_buffer_class,
-            replay_buffer_kwargs=replay_buffer_kwargs,
-            optimize_memory_usage=optimize_memory_usage,
-            n_steps=n_steps,
-            pessimism=pessimism,
-            actor_learning_rate=actor_learning_rate,
-            n_samples=n_samples,
-            policy_delay=policy_delay,
-            reference_tau=reference_tau,
-            reference_update_interval=reference_update_interval,
-            exploration_noise=exploration_noise,
-            compile=compile,
-            use_sde=use_sde,
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            policy_kwargs=policy_kwargs,
-            verbose=verbose,
-            seed=seed,
-            device=device,
-        )
+        super().__init__(policy, env, learning_rate, n_samples, **shared)
         self.epsilon = epsilon
         self.epsilon_mean = epsilon_mean
         self.epsilon_std = epsilon_std
@@ -131,18 +73,16 @@ class MPO(OffPolicyMPO):
 
     def _make_objective(self) -> MPOObjective:
         """Check the epsilons and make new duals; ``load`` fills in the saved ones."""
-        for name in ("epsilon", "epsilon_mean", "epsilon_std", "epsilon_policy"):
+        for name in ("epsilon_mean", "epsilon_std", "epsilon_policy"):
             check_positive(name, getattr(self, name), "it is a KL in nats")
-        if self.epsilon_penalty is not None:
-            check_positive("epsilon_penalty", self.epsilon_penalty, "None is for no penalty")
         check_positive("dual_learning_rate", self.dual_learning_rate, "1e-2 is usual")
-        gaussian = self._is_gaussian()
-        epsilon_kl = (
-            {"mean": self.epsilon_mean, "std": self.epsilon_std}
-            if gaussian
-            else {"joint": self.epsilon_policy}
-        )
-        penalised = gaussian and self.epsilon_penalty is not None
+        bounds = {
+            "mean": self.epsilon_mean,
+            "std": self.epsilon_std,
+            "joint": self.epsilon_policy,
+        }
+        epsilon_kl = {part: bounds[part] for part in self.actor.parts}
+        penalised = len(epsilon_kl) > 1 and self.epsilon_penalty is not None
         temperatures = ("action", "penalty") if penalised else ("action",)
         duals = Duals(
             multipliers={name: INITIAL_MULTIPLIER[name] for name in epsilon_kl},

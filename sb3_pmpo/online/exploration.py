@@ -5,6 +5,7 @@ Axes: E environments, A action dimensions.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import colorednoise
@@ -21,6 +22,10 @@ class ExplorationNoise(Protocol):
     def reset(self, env: int) -> None:
         """Start anew for one environment, at the end of its episode."""
         ...
+
+
+#: Makes the noise from the number of environments, the action dimension and a seed.
+NoiseFactory = Callable[[int, int, int], ExplorationNoise]
 
 
 class ColouredNoise:

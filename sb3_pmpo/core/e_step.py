@@ -1,4 +1,4 @@
-"""Lagrange duals of MPO: the E-step's temperature, the multipliers of the M-step's KLs.
+"""MPO's E-step and its duals: weights, the temperature that bounds them, KL multipliers.
 
 Axes: S samples, *B batch, A action dimensions.
 """
@@ -12,41 +12,56 @@ import torch as th
 from torch import nn
 
 
-def temperature_loss(
-    scores: th.Tensor,
-    temperature: th.Tensor,
-    *,
-    epsilon: float,
-    counts: th.Tensor | None = None,
+def boltzmann_weights(
+    scores: th.Tensor, temperature: th.Tensor | float, weights: th.Tensor
 ) -> th.Tensor:
-    """Compute the convex dual of the E-step (Abdolmaleki et al., 2018a, Eq. 9).
+    """Weigh the samples of the reference by ``exp(score / temperature)`` (App. G.1).
 
-    ``g(eta) = eta * epsilon + eta * E_B[log E_S[exp(Q / eta)]]``. At its minimum the weights
-    ``softmax(Q / eta)`` have a mean KL of ``epsilon`` to the samples.
+    :param scores: ``[S, *B]``.
+    :param temperature: > 0, in units of the scores.
+    :param weights: ``[S, *B]`` of the samples under the reference; they sum to 1 over S.
+    :return: ``[S, *B]`` weights that sum to 1 over S, without gradient.
+    """
+    return (scores.detach() / temperature + weights.log()).softmax(0).detach()
+
+
+def weights_kl(posterior: th.Tensor, weights: th.Tensor) -> th.Tensor:
+    """Compute the KL of the E-step's weights to those of the samples, ``[*B]`` in nats.
+
+    :param posterior: ``[S, *B]`` the E-step's; they sum to 1 over S.
+    :param weights: ``[S, *B]`` the samples'; they sum to 1 over S.
+    """
+    return (posterior * (posterior / weights).log()).nan_to_num(0.0).sum(0)
+
+
+def temperature_loss(
+    scores: th.Tensor, temperature: th.Tensor, weights: th.Tensor, *, epsilon: float
+) -> th.Tensor:
+    """Compute the convex dual of the E-step, per entry (Abdolmaleki et al., 2018a, Eq. 9).
+
+    ``g(eta) = eta * epsilon + eta * log E_S[exp(Q / eta)]``. At the minimum of its mean over the
+    batch the weights ``softmax(Q / eta)`` have a mean KL of ``epsilon`` to the samples.
 
     :param scores: ``[S, *B]`` Q values, no gradient.
     :param temperature: eta > 0 in units of the scores, a scalar, or ``[*B]`` where each batch
         entry has its own; the gradient flows to it.
+    :param weights: ``[S, *B]`` of the samples under the reference; they sum to 1 over S.
     :param epsilon: > 0, in nats.
-    :param counts: ``[S, *B]`` how many samples each candidate stands for; None for one each.
-    :return: a scalar in units of the scores.
+    :return: ``[*B]`` in units of the scores.
     """
-    logits = scores.detach() / temperature
-    if counts is None:
-        log_mean = logits.logsumexp(0) - math.log(len(logits))
-    else:
-        log_mean = (logits + counts.log()).logsumexp(0) - counts.sum(0).log()
-    return (temperature * (epsilon + log_mean)).mean()
+    log_mean = (scores.detach() / temperature + weights.log()).logsumexp(0)
+    return temperature * (epsilon + log_mean)
 
 
 def multiplier_loss(multipliers: th.Tensor, kl_per_dim: th.Tensor, *, epsilon: float) -> th.Tensor:
-    """Compute ``sum_A multiplier * (epsilon - E_B[KL])``: a multiplier grows while its KL is over.
+    """Compute ``sum_A multiplier * (epsilon - KL)``: a multiplier grows while its KL is over.
 
     :param multipliers: ``[A]``, or ``[*B, A]``, > 0; the gradient flows to them alone.
     :param kl_per_dim: ``[*B, A]`` in nats, no gradient.
     :param epsilon: > 0, what each dimension's mean KL may be.
+    :return: ``[*B]``.
     """
-    return (multipliers * (epsilon - kl_per_dim.detach())).sum(-1).mean()
+    return (multipliers * (epsilon - kl_per_dim.detach())).sum(-1)
 
 
 class Duals(nn.Module):
