@@ -19,7 +19,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
@@ -29,7 +29,6 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_pmpo.actor_critic import Actor, Critic
-from sb3_pmpo.buffers import make_replay_buffer, sync_n_step
 from sb3_pmpo.checks import check_arguments, check_finite, check_finite_actions
 from sb3_pmpo.core.duals import Duals
 from sb3_pmpo.core.preference import Candidates
@@ -49,6 +48,13 @@ from sb3_pmpo.metrics import MeanMetrics, grad_norm, sample_metrics
 from sb3_pmpo.networks import LaggedCopy, fastest_dtype
 from sb3_pmpo.objectives import Objective
 from sb3_pmpo.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, PMPOPolicy
+from sb3_pmpo.replay import (
+    Batch,
+    Replay,
+    adopt_replay_buffer,
+    close_open_episodes,
+    make_replay_buffer,
+)
 
 SelfMPOFamily = TypeVar("SelfMPOFamily", bound="OffPolicyMPO")
 NoiseFactory = Callable[[int, int, int], ExplorationNoise]
@@ -60,35 +66,6 @@ BOOTSTRAP_SAMPLES = 1
 
 #: Samples that average the value which a labeller may compare its candidates with.
 BASELINE_SAMPLES = 2
-
-
-class Batch(NamedTuple):
-    """Transitions in the shapes that the mathematics wants.
-
-    :param observations: B of them, in the observation space.
-    :param actions: ``[B, A]`` in [-1, 1], or the numbers of discrete actions.
-    :param next_observations: B of them, n steps later.
-    :param rewards: ``[B]`` discounted sums over the n steps.
-    :param dones: ``[B]`` 1 where the episode terminated.
-    :param discounts: ``[B]``, or one number for all.
-    """
-
-    observations: PyTorchObs
-    actions: th.Tensor
-    next_observations: PyTorchObs
-    rewards: th.Tensor
-    dones: th.Tensor
-    discounts: th.Tensor | float
-
-    def map(self, function: Callable[[th.Tensor], th.Tensor]) -> Batch:
-        """Apply a function to each tensor."""
-
-        def apply(field: Any) -> Any:
-            if isinstance(field, dict):
-                return {key: function(value) for key, value in field.items()}
-            return function(field) if isinstance(field, th.Tensor) else field
-
-        return Batch(*map(apply, self))
 
 
 class Moves(NamedTuple):
@@ -282,8 +259,11 @@ class OffPolicyMPO(OffPolicyAlgorithm):
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """Set as SB3 does; a HER buffer that was made without an environment takes this one."""
+        before = self.env
         super().set_env(env, force_reset)
         buffer = self.replay_buffer
+        if buffer is not None and (force_reset or self.env is not before):
+            close_open_episodes(buffer)
         if isinstance(buffer, HerReplayBuffer) and buffer.env is None:
             buffer.set_env(cast(VecEnv, self.env))
 
@@ -374,15 +354,9 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         set_learning_rate(output, body["lr"] * scale)
 
     def _sample_batch(self, batch_size: int) -> Batch:
-        data = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
-        return Batch(
-            data.observations,
-            data.actions,
-            data.next_observations,
-            data.rewards.flatten(),
-            data.dones.flatten(),
-            self.gamma if data.discounts is None else data.discounts.flatten(),
-        )
+        replay = Replay(self.replay_buffer, self.n_steps, self.gamma)  # what is current of each
+        progress = self._current_progress_remaining
+        return replay.sample(batch_size, self._vec_normalize_env, progress)
 
     def _candidates(self, observations: PyTorchObs) -> tuple[Distribution, Candidates]:
         """Let the reference propose what the policy step labels, by the critics' mean."""
@@ -562,7 +536,13 @@ class OffPolicyMPO(OffPolicyAlgorithm):
                 "anew with reset_num_timesteps=True.",
                 stacklevel=3,
             )
-        total_timesteps, callback = super()._setup_learn(
+        if reset_num_timesteps or self._last_obs is None:  # the environment will be reset
+            close_open_episodes(self.replay_buffer)
+        noise = self.action_noise
+        if noise is not None and self.n_envs > 1 and not isinstance(noise, VectorizedActionNoise):
+            self.action_noise = VectorizedActionNoise(noise, self.n_envs)
+        # Not OffPolicyAlgorithm's: it makes a termination of the end of a cut episode.
+        total_timesteps, callback = super(OffPolicyAlgorithm, self)._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
         if self._graphs is not None:  # arguments may have been changed since
@@ -591,8 +571,10 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True
     ) -> None:
         """Load a saved buffer; its n-step returns then use this model's ``gamma``, ``n_steps``."""
-        super().load_replay_buffer(path, truncate_last_traj)
-        sync_n_step(self)
+        super().load_replay_buffer(path, truncate_last_traj=False)
+        if truncate_last_traj:
+            close_open_episodes(self.replay_buffer)
+        adopt_replay_buffer(self)
 
     def _excluded_save_params(self) -> list[str]:
         derived = ["actor", "reference_actor", "critic", "critic_target", "objective", "duals"]
