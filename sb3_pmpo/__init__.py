@@ -1,5 +1,6 @@
 """sb3_pmpo: the MPO family, PMPO first, for Stable-Baselines3."""
 
+from sb3_pmpo import _moved
 from sb3_pmpo.core.losses import dpo_loss, ipo_loss
 from sb3_pmpo.core.preference import (
     Candidates,
@@ -18,6 +19,8 @@ from sb3_pmpo.core.preference import (
 from sb3_pmpo.dpo import DPO
 from sb3_pmpo.mpo import MPO
 from sb3_pmpo.pmpo import PAPER_A, PAPER_AR, PAPER_R, PMPO
+
+_moved.install()
 
 __version__ = "0.1.0"
 
