@@ -5,6 +5,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from sb3_pmpo import _moved
+
+_moved.install()
+
 __version__ = "0.1.0"
 
 #: Where each public name is. It is imported when it is used: ``import sb3_pmpo.core`` then brings

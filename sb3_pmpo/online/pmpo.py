@@ -98,8 +98,6 @@ class PMPO(OffPolicyMPO):
         mean, *rest = beta if isinstance(beta, (tuple, list)) else (beta, beta)
         if len(rest) != 1:
             raise ValueError(f"beta must be a number or a pair (mean, std), got {self.beta}")
-        objective = PMPOObjective(
-            self.alpha, mean, rest[0], labeller, decoupled, self.edge_barrier
-        )
+        objective = PMPOObjective(self.alpha, mean, rest[0], labeller, decoupled, self.edge_barrier)
         try_labeller(labeller, self.n_samples, get_action_dim(self.action_space), self.device)
         return objective

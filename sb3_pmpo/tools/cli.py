@@ -9,13 +9,13 @@ from importlib import import_module
 
 #: What each command runs, imported when it is asked for, and what the help says of it.
 COMMANDS = {
-    "train": ("sb3_pmpo.zoo.programs:train", "train an agent (rl_zoo3.train)"),
-    "enjoy": ("sb3_pmpo.zoo.programs:enjoy", "watch a trained agent (rl_zoo3.enjoy)"),
-    "tune": ("sb3_pmpo.zoo.tune:tune", "search hyperparameters (rl_zoo3.train -optimize)"),
-    "record": ("sb3_pmpo.zoo.video:record", "record an mp4 of a trained agent"),
-    "plot": ("sb3_pmpo.plots:plot", "draw learning curves from logs or TensorBoard"),
-    "sweep": ("sb3_pmpo.sweep.program:main", "train algorithms x tasks x seeds, resumable"),
-    "push": ("sb3_pmpo.zoo.hub:push", "publish a trained agent on the Hugging Face Hub"),
+    "train": ("sb3_pmpo.tools.zoo.programs:train", "train an agent (rl_zoo3.train)"),
+    "enjoy": ("sb3_pmpo.tools.zoo.programs:enjoy", "watch a trained agent (rl_zoo3.enjoy)"),
+    "tune": ("sb3_pmpo.tools.zoo.tune:tune", "search hyperparameters (rl_zoo3.train -optimize)"),
+    "record": ("sb3_pmpo.tools.zoo.video:record", "record an mp4 of a trained agent"),
+    "plot": ("sb3_pmpo.tools.plots:plot", "draw learning curves from logs or TensorBoard"),
+    "sweep": ("sb3_pmpo.tools.runs.program:main", "train algorithms x tasks x seeds, resumable"),
+    "push": ("sb3_pmpo.tools.zoo.hub:push", "publish a trained agent on the Hugging Face Hub"),
 }
 
 

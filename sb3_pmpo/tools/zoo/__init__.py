@@ -1,4 +1,4 @@
-"""PMPO, MPO and DPO in the RL Zoo: ``import sb3_pmpo.zoo; sb3_pmpo.zoo.register()``.
+"""PMPO, MPO and DPO in the RL Zoo: ``import sb3_pmpo.tools.zoo; sb3_pmpo.tools.zoo.register()``.
 
 Importing the RL Zoo changes Gymnasium's ``TimeLimit``; so this package is imported by nothing but
 the command line and users.
@@ -14,7 +14,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 import sb3_pmpo.envs  # noqa: F401  # registers the Control Suite
 from sb3_pmpo import DPO, MPO, PMPO
-from sb3_pmpo.zoo.spaces import Sampler, convert
+from sb3_pmpo.tools.zoo.spaces import Sampler, convert
 
 __all__ = ["ALGORITHMS", "register"]
 
@@ -26,11 +26,11 @@ def register() -> None:
     """Make the family known to the RL Zoo, beside its own algorithms; any number of times.
 
     ``rl_zoo3.train`` and its like take ``--algo pmpo`` afterwards, in this process, and ``train``
-    finds the settings that ship with this package: it runs :class:`sb3_pmpo.zoo.manager.Manager`.
+    finds the settings that ship with this package: it runs :class:`Manager`.
     A script that makes an ``ExperimentManager`` by itself makes a ``Manager`` instead, or hands
-    over ``config=str(sb3_pmpo.configs.config_path("pmpo"))``.
+    over ``config=str(sb3_pmpo.tools.settings.config_path("pmpo"))``.
     """
-    from sb3_pmpo.zoo.manager import Manager  # which knows ALGORITHMS
+    from sb3_pmpo.tools.zoo.manager import Manager  # which knows ALGORITHMS
 
     rl_zoo3.ALGOS.update(ALGORITHMS)
     HYPERPARAMS_SAMPLER.update({name: Sampler(name) for name in ALGORITHMS})

@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, sample_her_params
 
-from sb3_pmpo.configs import to_arguments
+from sb3_pmpo.tools.settings import to_arguments
 
 #: Share of the samples accepted, and as many rejected, by the word for it.
 _SHARES = {"half": 0.5, "quarter": 0.25}

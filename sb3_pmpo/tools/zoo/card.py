@@ -12,7 +12,7 @@ from huggingface_sb3 import ModelName
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_pmpo.envs import Wrappers, action_repeat_of, as_wrappers
-from sb3_pmpo.zoo.agents import Agent
+from sb3_pmpo.tools.zoo.agents import Agent
 
 #: The settings to train again with, in the published folder, in the Zoo's format.
 SETTINGS_FILE = "hyperparams.yml"

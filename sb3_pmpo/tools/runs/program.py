@@ -14,9 +14,9 @@ from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
-from sb3_pmpo.sweep.checkpoints import write_whole
-from sb3_pmpo.sweep.runs import Result, Run, execute, fail
-from sb3_pmpo.sweep.spec import Spec, plan_runs
+from sb3_pmpo.tools.runs.checkpoints import write_whole
+from sb3_pmpo.tools.runs.runs import Result, Run, execute, fail
+from sb3_pmpo.tools.runs.spec import Spec, plan_runs
 
 #: How often Ray begins a run again after its node or process died. Each time goes on from the last
 #: checkpoint, so many deaths are no harm; the bound stops a run that kills its process each time.
@@ -168,7 +168,7 @@ def _outcome(run: Run, exit_code: int | None) -> Result:
 
 def run_on_ray(runs: Sequence[Run], address: str, workers: int | None) -> Iterator[Outcome]:
     """Run each as a Ray task of one core; those of a node that dies begin again on another."""
-    from sb3_pmpo.ray_vec_env import connect  # says what to do where Ray is missing
+    from sb3_pmpo.tools.ray_vec_env import connect  # says what to do where Ray is missing
 
     # isort: split
     import ray

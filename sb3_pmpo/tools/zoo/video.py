@@ -13,7 +13,7 @@ from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_pmpo.zoo.agents import AgentError, acts_deterministically, find_agent, make_parser
+from sb3_pmpo.tools.zoo.agents import AgentError, acts_deterministically, find_agent, make_parser
 
 #: What Gymnasium assumes of an environment that does not say.
 DEFAULT_FPS = 30.0

@@ -24,9 +24,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_pmpo.configs import to_arguments
 from sb3_pmpo.envs import make_env
-from sb3_pmpo.sweep.checkpoints import (
+from sb3_pmpo.tools.runs.checkpoints import (
     RESULTS,
     Checkpoint,
     SaveModel,
@@ -38,7 +37,8 @@ from sb3_pmpo.sweep.checkpoints import (
     to_disk,
     write_whole,
 )
-from sb3_pmpo.zoo import register
+from sb3_pmpo.tools.settings import to_arguments
+from sb3_pmpo.tools.zoo import register
 
 
 def algorithms() -> dict[str, type[BaseAlgorithm]]:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from sb3_pmpo.zoo.manager import INTERRUPTED, sigterm_interrupts
-from sb3_pmpo.zoo.programs import run_train
-from sb3_pmpo.zoo.tuning import Options, TuningManager
+from sb3_pmpo.tools.zoo.manager import INTERRUPTED, sigterm_interrupts
+from sb3_pmpo.tools.zoo.programs import run_train
+from sb3_pmpo.tools.zoo.tuning import Options, TuningManager
 
 
 def tune(arguments: Sequence[str]) -> int:

@@ -21,11 +21,11 @@ from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_pmpo.zoo.manager import INTERRUPTED, Manager, sigterm_interrupts
-from sb3_pmpo.zoo.report import report
-from sb3_pmpo.zoo.settings import merge_settings
-from sb3_pmpo.zoo.spaces import setting_of
-from sb3_pmpo.zoo.study import Watch, open_storage, run_trials
+from sb3_pmpo.tools.zoo.manager import INTERRUPTED, Manager, sigterm_interrupts
+from sb3_pmpo.tools.zoo.report import report
+from sb3_pmpo.tools.zoo.settings import merge_settings
+from sb3_pmpo.tools.zoo.spaces import setting_of
+from sb3_pmpo.tools.zoo.study import Watch, open_storage, run_trials
 
 #: What bad hyperparameters cause: NaN and impossible arguments (ValueError), physics that diverge
 #: (dm_control's PhysicsError is a RuntimeError), memory. An error of ours is none of these.
@@ -53,7 +53,7 @@ class TuningManager(Manager):
     - A trial may be several seeds: its value is their mean, or a lower confidence bound,
       mean - std / sqrt(seeds). Seeds run one after another; what the pruner compares is the mean
       over the seeds done and the one that runs.
-    - A trial whose worker dies is taken up by another (:mod:`sb3_pmpo.zoo.study`).
+    - A trial whose worker dies is taken up by another (:mod:`sb3_pmpo.tools.zoo.study`).
     """
 
     def __init__(self, *args: Any, options: Options, **kwargs: Any) -> None:
@@ -80,7 +80,7 @@ class TuningManager(Manager):
         )
 
     def hyperparameters_optimization(self) -> None:
-        """Search, then say what was found; :func:`sb3_pmpo.zoo.report.report` has the rest."""
+        """Search, then say what was found; :func:`report` has the rest."""
         study = optuna.create_study(
             sampler=self._create_sampler(self.sampler),
             pruner=self._create_pruner(self.pruner),

@@ -21,15 +21,15 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_pmpo.zoo.agents import (
+from sb3_pmpo.tools.zoo.agents import (
     Agent,
     AgentError,
     acts_deterministically,
     find_agent,
     make_parser,
 )
-from sb3_pmpo.zoo.card import SETTINGS_FILE, Scores, make_card, training_settings, versions
-from sb3_pmpo.zoo.video import check_rendering, film
+from sb3_pmpo.tools.zoo.card import SETTINGS_FILE, Scores, make_card, training_settings, versions
+from sb3_pmpo.tools.zoo.video import check_rendering, film
 
 
 def push(arguments: Sequence[str], api: HfApi | None = None) -> int:

@@ -13,11 +13,11 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from sb3_pmpo.configs import config_path, load_borrowed, suite_ids, to_arguments
-from sb3_pmpo.layout import TensorBoardLayout
-from sb3_pmpo.zoo import ALGORITHMS
-from sb3_pmpo.zoo.settings import merge_settings
-from sb3_pmpo.zoo.spaces import setting_of
+from sb3_pmpo.tools.settings import config_path, load_borrowed, suite_ids, to_arguments
+from sb3_pmpo.tools.tensorboard import TensorBoardLayout
+from sb3_pmpo.tools.zoo import ALGORITHMS
+from sb3_pmpo.tools.zoo.settings import merge_settings
+from sb3_pmpo.tools.zoo.spaces import setting_of
 
 #: The exit status of a run that Ctrl-C or SIGTERM stopped.
 INTERRUPTED = 130

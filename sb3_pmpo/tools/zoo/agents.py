@@ -22,7 +22,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from sb3_pmpo.zoo import register
+from sb3_pmpo.tools.zoo import register
 
 
 class AgentError(ValueError):

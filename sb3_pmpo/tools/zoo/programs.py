@@ -20,8 +20,8 @@ import rl_zoo3.train
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from sb3_pmpo.zoo import register
-from sb3_pmpo.zoo.manager import Manager
+from sb3_pmpo.tools.zoo import register
+from sb3_pmpo.tools.zoo.manager import Manager
 
 LOGS = ("--folder", "logs")  # where `train` puts what the others look for
 ALGO = ("--algo", "pmpo")
@@ -32,7 +32,7 @@ THREADS = ("--num-threads", "1")
 def train(arguments: Sequence[str]) -> int:
     """Run ``rl_zoo3.train``; see :class:`Manager`. Its ``-optimize`` is ``sb3-pmpo tune``."""
     if {"-optimize", "--optimize-hyperparameters"} & set(arguments):
-        from sb3_pmpo.zoo.tune import tune  # which runs run_train
+        from sb3_pmpo.tools.zoo.tune import tune  # which runs run_train
 
         return tune(arguments)
     run_train("train", arguments, Manager)

@@ -12,10 +12,10 @@ from typing import Any
 
 import yaml
 
-from sb3_pmpo.configs import SETTINGS, load_borrowed, load_config
 from sb3_pmpo.envs import check_registered
-from sb3_pmpo.sweep.runs import Run, algorithms
-from sb3_pmpo.zoo import ALGORITHMS
+from sb3_pmpo.tools.runs.runs import Run, algorithms
+from sb3_pmpo.tools.settings import SETTINGS, load_borrowed, load_config
+from sb3_pmpo.tools.zoo import ALGORITHMS
 
 #: Arguments of the algorithms that the sweep gives itself.
 RESERVED = ("env", "seed", "tensorboard_log", "verbose", "_init_setup_model")
