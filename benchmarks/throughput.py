@@ -26,7 +26,7 @@ import torch as th
 
 from benchmarks.models import make_task
 from benchmarks.provenance import provenance
-from sb3_pmpo.off_policy import BOOTSTRAP_SAMPLES
+from sb3_pmpo.online.off_policy import BOOTSTRAP_SAMPLES
 
 RESULTS = Path(__file__).parent / "results"
 WIDTHS, BATCH, OBSERVATIONS, ACTIONS = [256, 256], 256, 24, 6

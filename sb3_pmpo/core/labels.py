@@ -25,7 +25,7 @@ from sb3_pmpo.core.samples import (
     mean_per_set,
 )
 
-#: A share of one sample below this is rounding, not a member of a set.
+#: A share of one draw below this is rounding.
 ROUNDING = 1e-4
 
 
@@ -174,7 +174,7 @@ def state_value(candidates: Candidates) -> th.Tensor:
 class quantile:  # noqa: N801  # made like a function call
     """Compare with the q-quantile of the state's scores, interpolated; a baseline.
 
-    A score lies where the samples below it end, as a share of where those below the highest end.
+    It is that of ``n_samples`` draws of which each candidate makes its share.
 
     :param q: in [0, 1]; 0.75 accepts about the best quarter and rejects the rest.
     :raises ValueError: if q is outside [0, 1].
@@ -188,16 +188,19 @@ class quantile:  # noqa: N801  # made like a function call
 
     def __call__(self, candidates: Candidates) -> th.Tensor:
         """Interpolate between the scores; ``[*B]``."""
-        scores, order = candidates.scores.sort(dim=0)
-        weights = candidates.weights.gather(0, order)
-        below = weights.cumsum(0) - weights
-        place = below / below[-1:].clamp(min=1e-12)  # [S, *B] from 0 to 1
-        last = len(scores) - 1
-        left = ((place <= self.q + 1e-6).sum(0, keepdim=True) - 1).clamp(0, last)
-        right = (left + 1).clamp(max=last)
-        width = (place.gather(0, right) - place.gather(0, left)).clamp(min=1e-12)
-        share = ((self.q - place.gather(0, left)) / width).clamp(0.0, 1.0)
-        return scores.gather(0, left).lerp(scores.gather(0, right), share).squeeze(0)
+        n_samples = candidates.n_samples
+        possible = candidates.scores.where(candidates.weights > 0.0, math.inf)
+        scores, order = possible.sort(dim=0)
+        upto = (candidates.weights * n_samples).gather(0, order).cumsum(0)  # [S, *B] draws
+        first = th.cat((th.zeros_like(upto[:1]), upto[:-1]))  # a candidate's first draw
+        last = (upto - 1.0).maximum(first)  # and its last one
+        place = self.q * (n_samples - 1)
+        left = (first <= place + ROUNDING).sum(0, keepdim=True) - 1
+        right = (left + 1).clamp(max=len(scores) - 1)
+        here, there = scores.gather(0, left), scores.gather(0, right)
+        start, width = last.gather(0, left), first.gather(0, right) - last.gather(0, left)
+        share = ((place - start) / width.clamp(min=ROUNDING)).clamp(0.0, 1.0)
+        return here.lerp(there.where(there.isfinite(), here), share).squeeze(0)
 
 
 @dataclass(frozen=True)

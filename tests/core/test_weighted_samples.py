@@ -1,6 +1,7 @@
-"""Candidates that stand for several samples, or for a fraction of one: all actions are listed.
+"""Candidates of unequal weights: all actions are listed, each with its probability.
 
-With whole counts everything must be what it is for the samples written out one by one.
+Where the weights are whole shares of 8 draws, everything must be what it is for the 8 draws written
+out one by one.
 """
 
 from __future__ import annotations
@@ -8,21 +9,23 @@ from __future__ import annotations
 import pytest
 import torch as th
 
-from sb3_pmpo.core.duals import temperature_loss
-from sb3_pmpo.core.preference import (
-    Candidates,
+from sb3_pmpo.core.e_step import boltzmann_weights, temperature_loss
+from sb3_pmpo.core.labels import (
     Labeller,
-    Preference,
     advantage,
     best_worst,
     boltzmann,
-    boltzmann_weights,
-    from_masks,
-    mean_over_samples,
     mean_score,
     quantile,
     threshold,
     top_k,
+)
+from sb3_pmpo.core.samples import (
+    Candidates,
+    Preference,
+    from_masks,
+    mean_over_samples,
+    uniform_weights,
 )
 
 # Three states with five actions each; every state has 8 samples.
@@ -52,7 +55,7 @@ def written_out(labeller: Labeller, state: int) -> Preference:
     ],
 )
 def test_whole_counts_are_repeated_samples(labeller: Labeller) -> None:
-    preference = labeller(Candidates(SCORES, counts=COUNTS.float()))
+    preference = labeller(Candidates(SCORES, weights=COUNTS / 8, n_samples=8))
     for state in range(3):
         expected = written_out(labeller, state)
         th.testing.assert_close(preference.accept[:, state], expected.accept)
@@ -60,7 +63,7 @@ def test_whole_counts_are_repeated_samples(labeller: Labeller) -> None:
 
 
 def test_counts_weigh_the_mean_and_the_deviations_of_advantage() -> None:
-    weighed = advantage()(Candidates(SCORES[:, :1], counts=COUNTS[:, :1].float()))
+    weighed = advantage()(Candidates(SCORES[:, :1], weights=COUNTS[:, :1] / 8, n_samples=8))
     expected = written_out(advantage(), 0)
     th.testing.assert_close(weighed.accept[:, 0], expected.accept)
     th.testing.assert_close(weighed.reject[:, 0], expected.reject)
@@ -69,7 +72,7 @@ def test_counts_weigh_the_mean_and_the_deviations_of_advantage() -> None:
 def test_ties_of_listed_actions_share_nothing_twice() -> None:
     """A candidate on the edge of the best k is accepted with a part of its count only."""
     counts = th.tensor([6.0, 2.0])
-    accept, reject = top_k(4)(Candidates(th.tensor([1.0, 0.0]), counts=counts))
+    accept, reject = top_k(4)(Candidates(th.tensor([1.0, 0.0]), weights=counts / 8, n_samples=8))
     th.testing.assert_close(accept, th.tensor([1.0, 0.0]))
     th.testing.assert_close(reject, th.tensor([0.5, 0.5]))
 
@@ -77,7 +80,7 @@ def test_ties_of_listed_actions_share_nothing_twice() -> None:
 def test_fractions_of_a_sample_keep_the_loss_safe() -> None:
     """Of an action that one sample in a hundred would be, a hundredth is rejected, not all."""
     counts = th.tensor([7.99, 0.01])
-    candidates = Candidates(th.tensor([1.0, 0.0]), counts=counts)
+    candidates = Candidates(th.tensor([1.0, 0.0]), weights=counts / 8, n_samples=8)
     _, reject = threshold(0.5)(candidates)
     th.testing.assert_close(reject, th.tensor([0.0, 0.01]))
     accept, reject = top_k(4)(candidates)
@@ -88,27 +91,26 @@ def test_fractions_of_a_sample_keep_the_loss_safe() -> None:
 def test_a_preference_of_ones_own_can_count() -> None:
     counts = th.tensor([[3.0], [1.0], [4.0]])
     accept = th.tensor([[True], [True], [False]])
-    preference = from_masks(accept, ~accept, counts=counts)
+    candidates = Candidates(th.zeros(3, 1), weights=counts / 8, n_samples=8)
+    preference = from_masks(accept, ~accept, candidates=candidates)
     th.testing.assert_close(preference.accept, th.tensor([[0.75], [0.25], [0.0]]))
 
 
 def test_expectations() -> None:
-    counted = Candidates(SCORES, counts=COUNTS.float())
+    counted = Candidates(SCORES, weights=COUNTS / 8, n_samples=8)
     for state in range(3):
         samples = SCORES[:, state].repeat_interleave(COUNTS[:, state])
         assert counted.mean_score()[state] == pytest.approx(samples.mean().item())
         median = quantile(0.5)(counted)[state]
-        assert median == samples.sort().values[3]  # the lower of the two in the middle
+        assert median == pytest.approx(samples.quantile(0.5).item())
         repeated = samples.unsqueeze(-1)
         temperature = th.tensor(0.7)
-        one = temperature_loss(
-            SCORES[:, [state]], temperature, epsilon=0.1, counts=COUNTS[:, [state]].float()
-        )
-        other = temperature_loss(repeated, temperature, epsilon=0.1)
+        one = temperature_loss(SCORES[:, [state]], temperature, COUNTS[:, [state]] / 8, epsilon=0.1)
+        other = temperature_loss(repeated, temperature, uniform_weights(repeated), epsilon=0.1)
         th.testing.assert_close(one, other)
 
 
 def test_weights_of_actions_that_are_never_drawn_are_zero() -> None:
-    weights = boltzmann_weights(SCORES, 1.0, COUNTS.float())
+    weights = boltzmann_weights(SCORES, 1.0, COUNTS / 8)
     assert (weights[COUNTS == 0] == 0).all()
     th.testing.assert_close(weights.sum(0), th.ones(3))

@@ -12,9 +12,10 @@ import torch as th
 from scipy.optimize import brentq
 from scipy.special import softmax, xlogy
 
-from sb3_pmpo.core.duals import Duals, multiplier_loss, temperature_loss
+from sb3_pmpo.core.e_step import Duals, multiplier_loss, temperature_loss
+from sb3_pmpo.core.labels import boltzmann, boltzmann_weights
 from sb3_pmpo.core.losses import weighted_likelihood_loss
-from sb3_pmpo.core.preference import Candidates, boltzmann, boltzmann_weights
+from sb3_pmpo.core.samples import Candidates
 from sb3_pmpo.distributions import Categorical, DiagGaussian
 from sb3_pmpo.objectives import MPOObjective
 

@@ -10,21 +10,19 @@ import torch as th
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sb3_pmpo.core.losses import pmpo_loss
-from sb3_pmpo.core.preference import (
-    Candidates,
+from sb3_pmpo.core.labels import (
     Labeller,
     advantage,
     best_worst,
     boltzmann,
-    from_labels,
-    mean_over_samples,
     mean_score,
     quantile,
     state_value,
     threshold,
     top_k,
 )
+from sb3_pmpo.core.losses import pmpo_loss
+from sb3_pmpo.core.samples import Candidates, from_labels, mean_over_samples
 
 SETTINGS = settings(max_examples=40, deadline=None, derandomize=True)
 SCORES = th.tensor([[3.0, 1.0], [1.0, 1.0], [2.0, 1.0], [-2.0, 1.0]])  # [S = 4, B = 2]

@@ -12,15 +12,8 @@ import torch as th
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sb3_pmpo.core.preference import (
-    Candidates,
-    TopK,
-    from_masks,
-    mean_over_samples,
-    mean_per_set,
-    ranking,
-    top_k,
-)
+from sb3_pmpo.core.labels import ranking, top_k
+from sb3_pmpo.core.samples import Candidates, from_masks, mean_over_samples, mean_per_set
 
 SETTINGS = settings(max_examples=40, deadline=None, derandomize=True)
 BATCHES = st.lists(st.integers(1, 3), max_size=2).map(tuple)
@@ -41,10 +34,10 @@ def distinct_scores(
     return noise.argsort(dim=0).to(dtype) * 1.5 - 2.0
 
 
-def brute_force_ranks(scores: list[float], tie_break: list[float] | None) -> list[int]:
+def brute_force_ranks(scores: list[float], outside: list[float] | None) -> list[int]:
     """Rank one state's samples by the lexicographic rule, written as a sort of Python keys."""
-    tie_break = [0.0] * len(scores) if tie_break is None else tie_break
-    best_first = sorted(range(len(scores)), key=lambda i: (-scores[i], tie_break[i], i))
+    outside = [0.0] * len(scores) if outside is None else outside
+    best_first = sorted(range(len(scores)), key=lambda i: (-scores[i], outside[i], i))
     ranks = [0] * len(scores)
     for rank, sample in enumerate(best_first):
         ranks[sample] = rank
@@ -55,17 +48,17 @@ class TestRanking:
     @SETTINGS
     @given(n_samples=st.integers(1, 8), batch=BATCHES, dtype=DTYPES, seed=SEEDS, tied=st.booleans())
     def test_is_the_lexicographic_order(self, n_samples, batch, dtype, seed, tied):
-        """Score first, then tie_break (smaller wins), then index: against a sort of keys.
+        """Score first, then outside (smaller wins), then index: against a sort of keys.
 
         Both are drawn from three values, so that ties of scores, of tie_breaks and of both occur.
         """
         generator = seeded(seed)
         scores = th.randint(3, (n_samples, *batch), generator=generator).to(dtype)
-        tie_break = th.randint(3, (n_samples, *batch), generator=generator).to(dtype)
-        rank = ranking(Candidates(scores, tie_break=tie_break if tied else None))
+        outside = th.randint(3, (n_samples, *batch), generator=generator).to(dtype)
+        rank = ranking(Candidates(scores, outside=outside if tied else None))
         assert rank.shape == scores.shape
         columns = scores.reshape(n_samples, -1).T.tolist()
-        ties = tie_break.reshape(n_samples, -1).T.tolist()
+        ties = outside.reshape(n_samples, -1).T.tolist()
         for column, tie, got in zip(
             columns, ties, rank.reshape(n_samples, -1).T.tolist(), strict=True
         ):
@@ -85,19 +78,19 @@ class TestRanking:
 
     def test_equal_scores_go_to_the_smaller_tie_break(self):
         scores = th.tensor([1.0, 1.0, 1.0, 1.0])
-        tie_break = th.tensor([0.3, 0.0, 0.2, 0.1])
-        assert ranking(Candidates(scores, tie_break=tie_break)).tolist() == [3, 0, 2, 1]
+        outside = th.tensor([0.3, 0.0, 0.2, 0.1])
+        assert ranking(Candidates(scores, outside=outside)).tolist() == [3, 0, 2, 1]
 
     def test_a_higher_score_wins_whatever_the_tie_break(self):
         scores = th.tensor([1.0, 1.0 + 1e-6])
-        tie_break = th.tensor([0.0, 1e6])
-        assert ranking(Candidates(scores, tie_break=tie_break)).tolist() == [1, 0]
+        outside = th.tensor([0.0, 1e6])
+        assert ranking(Candidates(scores, outside=outside)).tolist() == [1, 0]
 
     def test_states_are_ranked_apart(self):
-        """The tie_break of one state decides nothing in another."""
+        """The outside of one state decides nothing in another."""
         scores = th.tensor([[1.0, 1.0], [1.0, 1.0]])
-        tie_break = th.tensor([[0.0, 5.0], [1.0, 4.0]])
-        rank = ranking(Candidates(scores, tie_break=tie_break))
+        outside = th.tensor([[0.0, 5.0], [1.0, 4.0]])
+        rank = ranking(Candidates(scores, outside=outside))
         assert rank.tolist() == [[0, 1], [1, 0]]
 
     @SETTINGS
@@ -168,8 +161,8 @@ class TestTopK:
     def test_ties_at_the_border_go_to_the_smaller_tie_break(self):
         """Three actions clipped to one corner: the least far outside is accepted, not a random."""
         scores = th.tensor([5.0, 5.0, 5.0, 0.0])
-        tie_break = th.tensor([0.9, 0.1, 0.5, 0.0])
-        accept, reject = top_k(1)(Candidates(scores, tie_break=tie_break))
+        outside = th.tensor([0.9, 0.1, 0.5, 0.0])
+        accept, reject = top_k(1)(Candidates(scores, outside=outside))
         assert accept.tolist() == [0.0, 1.0, 0.0, 0.0]
         assert reject.tolist() == [0.0, 0.0, 0.0, 1.0]
 
@@ -201,7 +194,7 @@ class TestTopK:
 
     def test_is_a_value(self):
         """Two labellers of one rule are equal, so that a saved and loaded one compares equal."""
-        assert top_k(2) == TopK(2, mean_per_set)
+        assert top_k(2) == top_k(2, normalise=mean_per_set)
         assert top_k(2) != top_k(1)
 
 
