@@ -176,8 +176,8 @@ class Learner:
         self.actor, self.reference_actor, self.critic, self.critic_target = networks
         self.objective = objective
         self.device = device
-        self._critic_lag = LaggedCopy(self.critic, self.critic_target)
-        self._reference_lag = LaggedCopy(self.actor, self.reference_actor)
+        self.critic_lag = LaggedCopy(self.critic, self.critic_target)
+        self.reference_lag = LaggedCopy(self.actor, self.reference_actor)
         self.graphs = self._make_graphs() if capture and device.type == "cuda" else None
         self.prepare_optimizers()
         for optimizer in self.optimizers():
@@ -239,9 +239,9 @@ class Learner:
             errors.append(of_rows)
             if moves.policy:
                 metrics.append(self.improve(part.observations, plan.n_samples))
-            self._critic_lag.move(moves.tau)
+            self.critic_lag.move(moves.tau)
             if moves.reference_tau:
-                self._reference_lag.move(moves.reference_tau)
+                self.reference_lag.move(moves.reference_tau)
         return Updated(metrics, th.cat(errors))
 
     def improve(self, observations: Observations, n_samples: int) -> Metrics:

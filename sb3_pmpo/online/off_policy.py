@@ -170,6 +170,11 @@ class OffPolicyMPO(OffPolicyAlgorithm):
 
     # ------------------------------------------------------------------ the update
 
+    @property
+    def n_updates(self) -> int:
+        """Updates of the critics so far."""
+        return self._n_updates
+
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Do ``gradient_steps`` updates of critics and policy on batches from the buffer."""
         self.policy.set_training_mode(True)
