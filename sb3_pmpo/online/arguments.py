@@ -125,6 +125,17 @@ DEFAULTS: SharedArguments = {
     "device": "auto",
 }
 
+#: Arguments of the family that SB3's base class does not take.
+OWN = (
+    "pessimism",
+    "actor_learning_rate",
+    "policy_delay",
+    "reference_tau",
+    "reference_update_interval",
+    "exploration_noise",
+    "compile",
+)
+
 #: Every final class documents these alike.
 _FIRST = """
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a policy class.

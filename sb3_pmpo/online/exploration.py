@@ -6,10 +6,15 @@ Axes: E environments, A action dimensions.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import colorednoise
 import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import get_action_dim
 
 
 class ExplorationNoise(Protocol):
@@ -82,3 +87,37 @@ def pink_or_white_noise(n_envs: int, action_dim: int, seed: int) -> ColouredNois
     slow part, which is not there when the policy is used; white noise shows where that leads.
     """
     return ColouredNoise(n_envs, action_dim, seed, exponents=(0.0, 1.0))
+
+
+def make_noise(
+    factory: NoiseFactory | None, n_envs: int, action_space: spaces.Space
+) -> ExplorationNoise | None:
+    """Make the noise of a model, seeded by NumPy's global generator; None for independent draws.
+
+    Discrete actions have no order in which a draw could resemble the one before.
+    """
+    if factory is None or not isinstance(action_space, spaces.Box):
+        return None
+    return factory(n_envs, get_action_dim(action_space), np.random.randint(2**31))
+
+
+def draw(
+    policy: BasePolicy, observations: Any, noise: ExplorationNoise, more: ActionNoise | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the actions of a Box where the noise has them in the policy's distribution.
+
+    :param policy: with an ``actor``.
+    :param observations: ``[E, ...]`` as the environments gave them.
+    :param noise: in the place of independent draws.
+    :param more: added to the actions; None for nothing.
+    :return: the actions, in the environment's units and in [-1, 1].
+    """
+    tensors, _ = policy.obs_to_tensor(observations)
+    with th.no_grad():
+        z = th.as_tensor(noise(), device=policy.device)
+        actions = policy.actor.distribution(tensors).at_quantile(z)  # type: ignore[union-attr, operator]  # ours has one
+    scaled = actions.cpu().numpy().reshape(-1, *policy.action_space.shape)  # type: ignore[misc]  # a Box has a shape
+    if more is not None:
+        scaled = scaled + more()
+    scaled = np.clip(scaled, -1.0, 1.0).astype(np.float32)
+    return policy.unscale_action(scaled), scaled

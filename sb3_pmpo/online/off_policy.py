@@ -7,17 +7,15 @@ import pathlib
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterable
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
-import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecEnv
@@ -29,9 +27,9 @@ from sb3_pmpo.files import whole_file
 from sb3_pmpo.heap import keep_freed_memory
 from sb3_pmpo.learner import Learner, Moves, Networks, Plan
 from sb3_pmpo.objectives import Objective
-from sb3_pmpo.online.arguments import with_defaults
+from sb3_pmpo.online.arguments import OWN, with_defaults
 from sb3_pmpo.online.checks import check_arguments, check_finite, check_finite_actions
-from sb3_pmpo.online.exploration import ExplorationNoise, NoiseFactory
+from sb3_pmpo.online.exploration import ExplorationNoise, NoiseFactory, draw, make_noise
 from sb3_pmpo.online.metrics import MeanMetrics
 from sb3_pmpo.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, PMPOPolicy
 from sb3_pmpo.replay import (
@@ -39,19 +37,6 @@ from sb3_pmpo.replay import (
     adopt_replay_buffer,
     close_open_episodes,
     make_replay_buffer,
-)
-
-Self_ = TypeVar("Self_", bound="OffPolicyMPO")
-
-#: Arguments of the family that SB3's base class does not take.
-_OWN = (
-    "pessimism",
-    "actor_learning_rate",
-    "policy_delay",
-    "reference_tau",
-    "reference_update_interval",
-    "exploration_noise",
-    "compile",
 )
 
 
@@ -90,7 +75,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         **shared: Any,
     ) -> None:
         arguments = with_defaults(shared, type(self))
-        own = {name: arguments.pop(name) for name in _OWN}
+        own = {name: arguments.pop(name) for name in OWN}
         super().__init__(
             policy,
             env,
@@ -145,12 +130,8 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         self._metrics = MeanMetrics()
 
     def _make_noise(self) -> ExplorationNoise | None:
-        # Discrete actions have no order in which a draw could resemble the one before.
-        if self.exploration_noise is None or not isinstance(self.action_space, spaces.Box):
-            return None
         # From NumPy's global generator, which set_random_seed has just seeded.
-        seed = np.random.randint(2**31)
-        return self.exploration_noise(self.n_envs, get_action_dim(self.action_space), seed)
+        return make_noise(self.exploration_noise, self.n_envs, self.action_space)
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """Seed as SB3 does, and the exploration noise."""
@@ -239,22 +220,9 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         if self._noise is None or self.num_timesteps < learning_starts:
             drawn = super()._sample_action(learning_starts, action_noise, n_envs)
         else:
-            drawn = self._draw_correlated(self._noise, action_noise)
+            drawn = draw(self.policy, self._last_obs, self._noise, action_noise)
         check_finite_actions(drawn[0], self.num_timesteps)
         return drawn
-
-    def _draw_correlated(
-        self, source: ExplorationNoise, action_noise: ActionNoise | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        observations, _ = self.policy.obs_to_tensor(self._last_obs)  # type: ignore[arg-type]  # set in _setup_learn
-        with th.no_grad():
-            noise = th.as_tensor(source(), device=self.device)
-            actions = self.actor.distribution(observations).at_quantile(noise)
-            scaled = actions.cpu().numpy().reshape(-1, *self.action_space.shape)  # type: ignore[misc]  # a Box has a shape
-        if action_noise is not None:
-            scaled = scaled + action_noise()
-        scaled = np.clip(scaled, -1.0, 1.0).astype(np.float32)
-        return self.policy.unscale_action(scaled), scaled
 
     def _store_transition(
         self,
@@ -284,25 +252,6 @@ class OffPolicyMPO(OffPolicyAlgorithm):
 
     # ------------------------------------------------------------------ SB3's interface
 
-    def learn(
-        self: Self_,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int = 4,
-        tb_log_name: str | None = None,
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> Self_:
-        """Collect and train, as SB3's algorithms do; ``tb_log_name`` is the class's name."""
-        return super().learn(
-            total_timesteps,
-            callback,
-            log_interval,
-            tb_log_name or type(self).__name__,
-            reset_num_timesteps,
-            progress_bar,
-        )
-
     def _setup_learn(
         self,
         total_timesteps: int,
@@ -311,6 +260,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
+        name = type(self).__name__ if tb_log_name == "run" else tb_log_name  # SB3's default
         resumed = not reset_num_timesteps and self.num_timesteps > self.learning_starts
         if resumed and self.replay_buffer.size() == 0:
             warnings.warn(
@@ -326,7 +276,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
             self.action_noise = VectorizedActionNoise(noise, self.n_envs)
         # Not OffPolicyAlgorithm's: it makes a termination of the end of a cut episode.
         total_timesteps, callback = super(OffPolicyAlgorithm, self)._setup_learn(
-            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+            total_timesteps, callback, reset_num_timesteps, name, progress_bar
         )
         self._metrics.follow(self.logger)
         self.learner.forget_graphs()  # arguments may have been changed since
