@@ -29,8 +29,15 @@ from sb3_pmpo.learner import Learner, Moves, Networks, Plan
 from sb3_pmpo.objectives import Objective
 from sb3_pmpo.online.arguments import OWN, with_defaults
 from sb3_pmpo.online.checks import check_arguments, check_finite, check_finite_actions
-from sb3_pmpo.online.exploration import ExplorationNoise, NoiseFactory, draw, make_noise
+from sb3_pmpo.online.exploration import (
+    ExplorationNoise,
+    NoiseFactory,
+    draw,
+    make_noise,
+    seed_of,
+)
 from sb3_pmpo.online.metrics import MeanMetrics
+from sb3_pmpo.online.statistics import complete_statistics
 from sb3_pmpo.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, PMPOPolicy
 from sb3_pmpo.replay import (
     Replay,
@@ -104,7 +111,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         self.actor_lr_schedule = (
             None if self.actor_learning_rate is None else FloatSchedule(self.actor_learning_rate)
         )
-        self.set_random_seed(self.seed)
+        self.set_random_seed(seed_of(self.seed, self.num_timesteps))
         policy_class = cast(type[PMPOPolicy], self.policy_class)
         self.policy = policy_class(
             self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
@@ -128,6 +135,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         self._noise = self._make_noise()
         self._discounted_returns = np.zeros(self.n_envs)
         self._metrics = MeanMetrics()
+        self._statistics_due = True
 
     def _make_noise(self) -> ExplorationNoise | None:
         # From NumPy's global generator, which set_random_seed has just seeded.
@@ -158,6 +166,11 @@ class OffPolicyMPO(OffPolicyAlgorithm):
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Do ``gradient_steps`` updates of critics and policy on batches from the buffer."""
+        if self._statistics_due:  # a buffer may have been filled by hand, or from a file
+            complete_statistics(
+                self.policy, self.replay_buffer, self.gamma, self._vec_normalize_env
+            )
+            self._statistics_due = False
         self.policy.set_training_mode(True)
         self._set_learning_rates()
         # Made anew: buffer, n_steps and gamma may have been changed.
@@ -308,6 +321,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         if truncate_last_traj:
             close_open_episodes(self.replay_buffer)
         adopt_replay_buffer(self)
+        complete_statistics(self.policy, self.replay_buffer, self.gamma, self._vec_normalize_env)
 
     def _excluded_save_params(self) -> list[str]:
         parts = ["actor", "reference_actor", "critic", "critic_target", "objective", "duals"]
