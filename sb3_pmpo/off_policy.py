@@ -536,6 +536,8 @@ class OffPolicyMPO(OffPolicyAlgorithm):
                 "anew with reset_num_timesteps=True.",
                 stacklevel=3,
             )
+        if self.env is None:
+            raise ValueError("learn() needs an environment: call set_env(env) first")
         if reset_num_timesteps or self._last_obs is None:  # the environment will be reset
             close_open_episodes(self.replay_buffer)
         noise = self.action_noise
