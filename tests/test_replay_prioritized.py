@@ -197,7 +197,9 @@ def test_the_algorithm_takes_it(kind: str, n_steps: int, tmp_path: Path) -> None
     stored = model.replay_buffer
     assert isinstance(stored, PrioritizedDictReplayBuffer if kind == "dict" else cls)
     assert (stored.alpha, stored.beta) == (0.5, 0.3)
-    batch = model._sample_batch(8)
+    learned = stored.priorities[stored.priorities > 0]
+    assert len(np.unique(learned)) > 5  # the updates' errors came back
+    batch = Replay(stored, n_steps, 0.9).sample(8)
     assert batch.weights is not None
     Replay(stored, n_steps, 0.9).update_priorities(batch.indices, th.arange(8.0))
     model.save_replay_buffer(tmp_path / "buffer")
