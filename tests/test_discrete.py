@@ -18,7 +18,7 @@ from sb3_pmpo import DPO, MPO, PMPO, best_worst, threshold
 from sb3_pmpo.core.labels import state_value
 from sb3_pmpo.core.samples import Candidates, Preference
 from sb3_pmpo.distributions import Categorical
-from sb3_pmpo.online.off_policy import Batch
+from sb3_pmpo.core.batch import Batch
 
 CLASSES = [PMPO, MPO, DPO]
 

@@ -12,7 +12,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from toys import DictToy, Guess, Toy, assert_equal, parameters, small
 
 from sb3_pmpo import DPO, MPO, PMPO, Candidates, Preference, top_k
-from sb3_pmpo.distributions import _gram_schmidt, _unique_qr
+from sb3_pmpo.distributions.gaussian import _gram_schmidt, _unique_qr
 from sb3_pmpo.graphs import WARM_UP, set_capturable, set_learning_rate
 
 needs_gpu = pytest.mark.skipif(not th.cuda.is_available(), reason="no CUDA device")
