@@ -16,7 +16,7 @@ from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
-from toys import DictToy, Toy, assert_equal, parameters, small
+from toys import DictToy, Toy, assert_equal, parameters, sample, small
 
 from sb3_pmpo import PMPO, top_k
 from sb3_pmpo.policies import MlpPolicy
@@ -138,13 +138,14 @@ def test_changed_arguments_take_effect(tmp_path: Path) -> None:
         train_freq=(2, "episode"),
         exploration_noise=None,
     )
-    assert (loaded.replay_buffer.n_steps, loaded.replay_buffer.gamma) == (5, 0.5)
+    assert (loaded.n_steps, loaded.gamma) == (5, 0.5)
     objective = loaded.objective
     assert (objective.alpha, objective.beta_mean, objective.beta_std) == (0.75, 3.0, 4.0)
     assert objective.labeller == top_k(1)
     loaded.learn(60)
     assert loaded.critic.optimizer.param_groups[0]["lr"] == 0.5
     assert loaded.actor.optimizer.param_groups[0]["lr"] == 0.25
+    assert sample(loaded, 64).discounts.min() == 0.5**5
     assert (loaded.train_freq.frequency, loaded.train_freq.unit.value) == (2, "episode")
     assert_equal(parameters(loaded.critic), parameters(loaded.critic_target))  # tau = 1
 
@@ -167,9 +168,8 @@ def test_a_loaded_buffer_takes_the_models_gamma_and_n_steps(
     make(gamma=0.9, n_steps=2).learn(25).save_replay_buffer(tmp_path / "buffer")
     model = make(gamma=0.5, n_steps=4)
     model.load_replay_buffer(tmp_path / "buffer")
-    assert (model.replay_buffer.n_steps, model.replay_buffer.gamma) == (4, 0.5)
     assert model.replay_buffer.size() == 25
-    discounts = model._sample_batch(64).discounts
+    discounts = sample(model, 64).discounts
     assert discounts.min().item() == pytest.approx(0.5**4)
 
 
@@ -342,7 +342,7 @@ def test_hindsight_replay_saves_and_resumes(tmp_path: Path) -> None:
     loaded.learn(20, reset_num_timesteps=False)
     assert 20 <= loaded.num_timesteps - model.num_timesteps < 20 + 3  # to the end of an episode
     assert not th.equal(before["linear.weight"], loaded.actor.head.linear.weight)
-    assert set(model._sample_batch(16).observations) == {
+    assert set(sample(model, 16).observations) == {
         "observation",
         "achieved_goal",
         "desired_goal",
