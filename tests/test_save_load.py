@@ -138,11 +138,15 @@ def test_changed_arguments_take_effect(tmp_path: Path) -> None:
         train_freq=(2, "episode"),
         exploration_noise=None,
     )
+<<<<<<< HEAD
     assert (loaded.n_steps, loaded.gamma) == (5, 0.5)
+=======
+>>>>>>> main
     objective = loaded.objective
     assert (objective.alpha, objective.beta_mean, objective.beta_std) == (0.75, 3.0, 4.0)
     assert objective.labeller == top_k(1)
     loaded.learn(60)
+    assert loaded._sample_batch(64).discounts.min().item() == pytest.approx(0.5**5)
     assert loaded.critic.optimizer.param_groups[0]["lr"] == 0.5
     assert loaded.actor.optimizer.param_groups[0]["lr"] == 0.25
     assert sample(loaded, 64).discounts.min() == 0.5**5
@@ -192,16 +196,42 @@ def test_a_users_n_step_class_keeps_its_default_unless_asked(
     assert model.replay_buffer.n_steps == n_steps
 
 
-def test_n_steps_with_a_loaded_buffer_that_has_none_warns(tmp_path: Path) -> None:
+class OwnSamples(ReplayBuffer):
+    """Samples in a way of its own, and takes no ``n_steps``."""
+
+    def sample(self, batch_size: int, env: Any = None) -> Any:
+        return super().sample(batch_size, env)
+
+
+@pytest.mark.parametrize("buffer_class", [None, ReplayBuffer])
+def test_any_storage_makes_n_step_returns(
+    buffer_class: type[ReplayBuffer] | None, tmp_path: Path
+) -> None:
     trained(n_steps=1).save_replay_buffer(tmp_path / "buffer")
+    model = small(Toy(), n_steps=3, gamma=0.9, replay_buffer_class=buffer_class)
+    model.load_replay_buffer(tmp_path / "buffer")
+    assert model._sample_batch(64).discounts.min().item() == pytest.approx(0.9**3)
+
+
+def test_n_steps_with_a_class_that_samples_for_itself_warns(tmp_path: Path) -> None:
+    own = trained(replay_buffer_class=OwnSamples)
+    assert own._sample_batch(8).discounts == own.gamma
+    own.save_replay_buffer(tmp_path / "buffer")
+    with pytest.warns(UserWarning, match="`n_steps=3` is ignored: OwnSamples samples"):
+        small(Toy(), n_steps=3, replay_buffer_class=OwnSamples)
     model = small(Toy(), n_steps=3)
-    with pytest.warns(UserWarning, match="`n_steps=3` is ignored: the loaded .*ReplayBuffer"):
+    with pytest.warns(UserWarning, match="`n_steps=3` is ignored: OwnSamples samples"):
         model.load_replay_buffer(tmp_path / "buffer")
 
 
-def test_n_steps_with_a_buffer_that_has_none_warns() -> None:
-    with pytest.warns(UserWarning, match="`n_steps=3` is ignored .*ReplayBuffer"):
-        small(Toy(), n_steps=3, replay_buffer_class=ReplayBuffer)
+@pytest.mark.parametrize("buffer_class", [None, ReplayBuffer, OwnSamples])
+@pytest.mark.parametrize("name", ["n_steps", "gamma"])
+def test_arguments_that_the_buffer_does_not_take_are_refused_by_name(
+    name: str, buffer_class: type[ReplayBuffer] | None
+) -> None:
+    kwargs = {"replay_buffer_class": buffer_class, "replay_buffer_kwargs": {name: 3}}
+    with pytest.raises(ValueError, match=f"has {name}=3, which .* use {name}=3 of the algorithm"):
+        small(Toy(), **kwargs)
 
 
 # ------------------------------------------------------------------ resuming

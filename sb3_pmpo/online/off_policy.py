@@ -148,14 +148,14 @@ class OffPolicyMPO(OffPolicyAlgorithm):
             self._noise = self._make_noise()
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
-        """Set as SB3 does; a HER buffer that was made without an environment takes this one."""
+        """Set as SB3 does; the open episodes end, and a HER buffer computes rewards by this one."""
         before = self.env
         super().set_env(env, force_reset)
         buffer = self.replay_buffer
         if buffer is not None and (force_reset or self.env is not before):
             close_open_episodes(buffer)
-        if isinstance(buffer, HerReplayBuffer) and buffer.env is None:
-            buffer.set_env(cast(VecEnv, self.env))
+        if isinstance(buffer, HerReplayBuffer):
+            buffer.env = cast(VecEnv, self.env)
 
     # ------------------------------------------------------------------ the update
 
