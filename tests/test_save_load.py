@@ -138,15 +138,11 @@ def test_changed_arguments_take_effect(tmp_path: Path) -> None:
         train_freq=(2, "episode"),
         exploration_noise=None,
     )
-<<<<<<< HEAD
     assert (loaded.n_steps, loaded.gamma) == (5, 0.5)
-=======
->>>>>>> main
     objective = loaded.objective
     assert (objective.alpha, objective.beta_mean, objective.beta_std) == (0.75, 3.0, 4.0)
     assert objective.labeller == top_k(1)
     loaded.learn(60)
-    assert loaded._sample_batch(64).discounts.min().item() == pytest.approx(0.5**5)
     assert loaded.critic.optimizer.param_groups[0]["lr"] == 0.5
     assert loaded.actor.optimizer.param_groups[0]["lr"] == 0.25
     assert sample(loaded, 64).discounts.min() == 0.5**5
@@ -210,12 +206,12 @@ def test_any_storage_makes_n_step_returns(
     trained(n_steps=1).save_replay_buffer(tmp_path / "buffer")
     model = small(Toy(), n_steps=3, gamma=0.9, replay_buffer_class=buffer_class)
     model.load_replay_buffer(tmp_path / "buffer")
-    assert model._sample_batch(64).discounts.min().item() == pytest.approx(0.9**3)
+    assert sample(model, 64).discounts.min().item() == pytest.approx(0.9**3)
 
 
 def test_n_steps_with_a_class_that_samples_for_itself_warns(tmp_path: Path) -> None:
     own = trained(replay_buffer_class=OwnSamples)
-    assert own._sample_batch(8).discounts == own.gamma
+    assert sample(own, 8).discounts == own.gamma
     own.save_replay_buffer(tmp_path / "buffer")
     with pytest.warns(UserWarning, match="`n_steps=3` is ignored: OwnSamples samples"):
         small(Toy(), n_steps=3, replay_buffer_class=OwnSamples)
