@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from sb3_pmpo.actor_critic import Actor
+from sb3_pmpo.actor import Actor
 from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
