@@ -32,16 +32,16 @@ def make_task(task: str, action_repeat: int) -> Any:
 
 def make_model(algorithm: str, task: str, env: Any, seed: int, arguments: Arguments) -> Any:
     """Make an algorithm with its shipped setting and, over it, the arguments of a variant."""
-    from sb3_pmpo.tools.settings import SETTINGS, load_config, to_arguments
+    from sb3_pmpo.tools.settings import SETTINGS, load_config, merge, to_arguments
 
     base = algorithm.split("-")[0]
     settings: Arguments = {}
     if base in {"PMPO", "MPO", "DPO"}:
-        shipped = load_config(base.lower(), f"dm_control/{task}-v0")
+        shipped = load_config(f"dm_control/{task}-v0")
         # The harness sets the others itself, the same for every algorithm.
         settings = {key: shipped[key] for key in shipped.keys() - set(SETTINGS)}
     # SB3 adds to policy_kwargs.
-    settings = to_arguments(settings | copy.deepcopy(arguments))
+    settings = to_arguments(merge(settings, copy.deepcopy(arguments)))
     return algorithm_class(algorithm)("MlpPolicy", env, seed=seed, device="cpu", **settings)
 
 
