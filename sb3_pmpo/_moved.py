@@ -18,6 +18,7 @@ MOVED = {
     "sb3_pmpo.plots": "sb3_pmpo.tools.plots",
     "sb3_pmpo.ray_vec_env": "sb3_pmpo.tools.ray_vec_env",
     "sb3_pmpo.sweep": "sb3_pmpo.tools.runs",
+    "sb3_pmpo.sweep.runs": "sb3_pmpo.tools.runs.sweep",
     "sb3_pmpo.zoo": "sb3_pmpo.tools.zoo",
 }
 

@@ -219,6 +219,10 @@ def as_dict(name: str, kwargs: str | Mapping[str, Any] | None) -> dict[str, Any]
     return dict(kwargs or {})
 
 
+def _is_dict(name: str) -> bool:
+    return name.endswith("_kwargs") or name == "normalize"
+
+
 def to_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     """Turn what YAML cannot hold into what the constructors take; a new dictionary.
 
@@ -232,8 +236,8 @@ def to_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in config.items():
         if isinstance(value, str) and name in OBJECTS:
             arguments[name] = parse(name, value, OBJECTS[name])
-        elif isinstance(value, str) and (name.endswith("_kwargs") or name == "normalize"):
-            arguments[name] = as_dict(name, value)
+        elif isinstance(value, dict) or (isinstance(value, str) and _is_dict(name)):
+            arguments[name] = as_dict(name, value)  # a new one: SB3 adds to policy_kwargs
         elif isinstance(value, list) and name in ("beta", "train_freq"):
             arguments[name] = tuple(value)
     return arguments

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from sb3_pmpo.envs import check_registered, make_env
-from sb3_pmpo.tools.runs.runs import Run, algorithms
+from sb3_pmpo.tools.runs.sweep import Run, algorithms
 from sb3_pmpo.tools.settings import (
     ALGORITHMS,
     SETTINGS,
