@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import time
-from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from benchmarks import records
@@ -15,7 +14,8 @@ from benchmarks.provenance import provenance
 from benchmarks.records import Places, Row
 from benchmarks.suites import Run
 from sb3_pmpo.tools.runs import engine
-from sb3_pmpo.tools.runs.checkpoints import Checkpoint
+from sb3_pmpo.tools.runs.checkpoints import Checkpoint, lock
+from sb3_pmpo.tools.runs.engine import Job
 
 #: The seeds of the evaluation's episodes, the same for every run.
 EVALUATION_SEED = 10_000
@@ -26,52 +26,25 @@ def train(run: Run, places: Places) -> None:
 
     :raises ValueError: if the run's rows are of other arguments.
     """
-    path = places.rows(run)
+    path, folder = places.rows(run), places.checkpoints(run)
     rows = records.read(path)
     _check_arguments(rows, run)
-    if not records.is_finished(rows, run) and not engine.train(Training(run, places)):
-        print(f"{run.suite}/{run.name} is trained by another process: left to it ({path})")
-
-
-@dataclass(frozen=True)
-class Training(engine.Job):
-    """A run of a suite, as the engine wants it."""
-
-    run: Run
-    places: Places
-
-    @property
-    def state_folder(self) -> Path:
-        """Not beside the rows, which are committed."""
-        return self.places.checkpoints(self.run)
-
-    @property
-    def decisions(self) -> int:
-        """A decision is as many environment steps as its action is repeated."""
-        return self.run.steps // self.run.action_repeat
-
-    @property
-    def first_seed(self) -> int:
-        """The run's."""
-        return self.run.seed
-
-    @property
-    def algorithm_class(self) -> Any:
-        """The class that the algorithm's name starts with."""
-        return algorithm_class(self.run.algorithm)
-
-    def make_env(self, seed: int) -> Any:
-        """Make the task as the algorithm gets it."""
-        return make_task(self.run.task, self.run.action_repeat, self.run.algorithm)
-
-    def make_model(self, env: Any) -> Any:
-        """Make the algorithm with the run's arguments."""
-        run = self.run
-        return make_model(run.algorithm, run.task, env, run.seed, run.arguments)
-
-    def make_checkpoint(self, eval_env: Any) -> Checkpoint:
-        """Make the callback that measures."""
-        return Measure(self.run, self.places, eval_env)
+    if records.is_finished(rows, run):
+        return
+    job = Job(
+        folder=folder,
+        decisions=run.steps // run.action_repeat,
+        seed=run.seed,
+        make_env=lambda _: make_task(run.task, run.action_repeat, run.algorithm),
+        make_model=lambda env: make_model(run.algorithm, run.task, env, run.seed, run.arguments),
+        make_checkpoint=lambda eval_env: Measure(run, places, eval_env),
+        load=partial(algorithm_class(run.algorithm).load, device="cpu"),
+    )
+    with lock(folder) as is_free:
+        if is_free:
+            engine.train(job)
+        else:
+            print(f"{run.suite}/{run.name} is trained by another process: left to it ({path})")
 
 
 class Measure(Checkpoint):
@@ -92,8 +65,8 @@ class Measure(Checkpoint):
             provenance()
         )  # of the code as it was imported, whatever is committed meanwhile
 
-    def _on_training_start(self) -> None:
-        super()._on_training_start()
+    def started(self) -> None:
+        """Start the clock."""
         self._started = time.perf_counter()
 
     def _on_training_end(self) -> None:

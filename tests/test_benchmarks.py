@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,7 @@ def test_resuming_continues_the_model_and_its_buffer(places: Places) -> None:
         training.train(make_run(steps=steps), places)
     [checkpoint] = checkpoints.checkpoints(places.checkpoints(make_run()))
     model = PMPO.load(checkpoint / "model", env=models.make_task("cartpole-swingup", 2))
-    checkpoints.load_buffer(checkpoint / "replay_buffer.pkl", model.replay_buffer)
+    checkpoints.load_buffer(checkpoint / "replay_buffer.pkl", model)
     assert model.num_timesteps == 200
     assert model.replay_buffer.size() == 200
     assert model._n_updates == model.gradient_steps * (200 - 50)
@@ -145,6 +146,10 @@ def test_a_whole_checkpoint_is_there_whenever_the_process_is_killed(
     assert [checkpoints.steps_of(path) for path in checkpoints.checkpoints(tmp_path)] == [6]
 
 
+def holder(buffer: ReplayBuffer) -> Any:
+    return SimpleNamespace(replay_buffer=buffer)
+
+
 @pytest.mark.parametrize("is_dict", [False, True])
 def test_a_buffer_saves_what_is_in_it_only(is_dict: bool, tmp_path: Path) -> None:
     box = spaces.Box(-1, 1, (2,))
@@ -156,8 +161,8 @@ def test_a_buffer_saves_what_is_in_it_only(is_dict: bool, tmp_path: Path) -> Non
             row = np.full((1, 2), i / 100, np.float32)
             observation = {"a": row, "b": -row} if is_dict else row
             saved.add(observation, observation, row[:, :1], np.array([i]), np.array([i % 2]), [{}])
-        checkpoints.save_buffer(tmp_path / "buffer.pkl", saved)
-        checkpoints.load_buffer(tmp_path / "buffer.pkl", loaded)
+        checkpoints.save_buffer(tmp_path / "buffer.pkl", holder(saved))
+        checkpoints.load_buffer(tmp_path / "buffer.pkl", holder(loaded))
         assert (loaded.pos, loaded.full) == (saved.pos, saved.full)
         assert loaded.dones[loaded.pos - 1] == 1  # the episode that was open ends
         saved.dones[saved.pos - 1] = 1

@@ -16,7 +16,6 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_pmpo.files import clear_unfinished, copy_whole, whole
@@ -82,6 +81,9 @@ class Checkpoint(BaseCallback):
         self._folder, self._save_freq = folder, save_freq
         self._saved = 0
 
+    def started(self) -> None:
+        """Begin, or go on after a checkpoint was loaded."""
+
     def measure(self) -> None:
         """Measure what a checkpoint shall have."""
 
@@ -108,6 +110,7 @@ class Checkpoint(BaseCallback):
 
     def _on_training_start(self) -> None:
         self._saved = self.model.num_timesteps
+        self.started()
 
     def _on_rollout_start(self) -> None:
         if self.model.num_timesteps // self._save_freq > self._saved // self._save_freq:
@@ -124,9 +127,7 @@ class Checkpoint(BaseCallback):
         with whole(target) as writing:
             writing.mkdir()
             self.model.save(writing / "model.zip")
-            buffer = replay_buffer(self.model)
-            if buffer is not None:
-                save_buffer(writing / "replay_buffer.pkl", buffer)
+            save_buffer(writing / "replay_buffer.pkl", self.model)
             for name in self.files:
                 if (self._folder / name).exists():
                     shutil.copyfile(self._folder / name, writing / name)
@@ -140,47 +141,46 @@ class Checkpoint(BaseCallback):
 # ---------------------------------------------------------------------- replay buffers
 
 
-def replay_buffer(model: BaseAlgorithm) -> ReplayBuffer | None:
-    """Return a model's replay buffer, if it is of the kind that has one."""
-    return model.replay_buffer if isinstance(model, OffPolicyAlgorithm) else None
-
-
-def save_buffer(path: Path, buffer: ReplayBuffer) -> None:
-    """Pickle the filled part of a replay buffer.
+def save_buffer(path: Path, model: BaseAlgorithm) -> None:
+    """Pickle the filled part of a model's replay buffer, if it has one.
 
     The whole would write, and so make resident, the memory of a million transitions.
     """
-    size, capacity = buffer.size(), buffer.buffer_size
+    buffer = getattr(model, "replay_buffer", None)
+    if buffer is None:
+        return
 
     def filled(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: filled(each) for key, each in value.items()}
-        return value[:size] if _is_storage(value, capacity) else value
+        return value[: buffer.size()] if _is_storage(value, buffer) else value
 
-    whole_state: Any = buffer.__getstate__()  # without the environment, which a HER buffer has
-    state = {name: filled(value) for name, value in whole_state.items()}
+    # Without the environment, which a HER buffer has.
+    state = {name: filled(value) for name, value in buffer.__getstate__().items()}
     with path.open("wb") as file:
         pickle.dump(state, file, protocol=5)
 
 
-def load_buffer(path: Path, buffer: ReplayBuffer) -> None:
-    """Fill a new replay buffer with what was saved; the episode that was open ends there.
+def load_buffer(path: Path, model: BaseAlgorithm) -> None:
+    """Fill a new model's replay buffer with what was saved; the episode that was open ends there.
 
     A resumed run begins with new episodes. Without an end, returns of several steps, and goals
     taken in hindsight, would reach from one episode into another.
     """
-    with path.open("rb") as file:
-        state = pickle.load(file)
-    capacity = buffer.buffer_size
+    buffer = getattr(model, "replay_buffer", None)
+    if buffer is None:
+        return
 
     def fill(storage: Any, value: Any) -> Any:
         if isinstance(value, dict) and isinstance(storage, dict):
             return {key: fill(storage.get(key), each) for key, each in value.items()}
-        if not _is_storage(storage, capacity):
+        if not _is_storage(storage, buffer):
             return value
         storage[: len(value)] = value
         return storage
 
+    with path.open("rb") as file:
+        state = pickle.load(file)
     for name in state.keys() - {"device"}:
         setattr(buffer, name, fill(getattr(buffer, name, None), state[name]))
     if isinstance(buffer, HerReplayBuffer):
@@ -191,5 +191,5 @@ def load_buffer(path: Path, buffer: ReplayBuffer) -> None:
             buffer.timeouts[buffer.pos - 1] = 1.0
 
 
-def _is_storage(value: Any, capacity: int) -> bool:
-    return isinstance(value, np.ndarray) and value.ndim > 1 and len(value) == capacity
+def _is_storage(value: Any, buffer: ReplayBuffer) -> bool:
+    return isinstance(value, np.ndarray) and value.ndim > 1 and len(value) == buffer.buffer_size

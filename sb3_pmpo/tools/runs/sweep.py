@@ -22,7 +22,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pmpo.envs import make_env
 from sb3_pmpo.files import copy_whole, whole, whole_file
-from sb3_pmpo.tools.runs.checkpoints import Checkpoint, checkpoints
+from sb3_pmpo.tools.runs.checkpoints import Checkpoint, checkpoints, lock
 from sb3_pmpo.tools.runs.engine import Job, train
 from sb3_pmpo.tools.settings import to_arguments
 from sb3_pmpo.tools.zoo import register
@@ -52,7 +52,7 @@ class Result(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Run(Job):
+class Run:
     """What to train and where to put it; steps are decisions, of one environment."""
 
     algorithm: str
@@ -108,56 +108,6 @@ class Run(Job):
         with whole(self.folder / "error.txt") as writing:
             writing.write_text(why)
 
-    # ------------------------------------------------------------------ as the engine wants it
-
-    @property
-    def state_folder(self) -> Path:
-        """The run's."""
-        return self.folder
-
-    @property
-    def decisions(self) -> int:
-        """``n_timesteps``."""
-        return self.n_timesteps
-
-    @property
-    def first_seed(self) -> int:
-        """``seed``."""
-        return self.seed
-
-    @property
-    def algorithm_class(self) -> type[BaseAlgorithm]:
-        """The class."""
-        return algorithms()[self.algorithm]
-
-    def make_env(self, seed: int) -> VecEnv:
-        """Make one environment."""
-        return make_vec_env(partial(make_env, self.env, self.env_wrapper), n_envs=1, seed=seed)
-
-    def load_arguments(self) -> dict[str, Any]:
-        """Return where it runs and logs."""
-        device = self.hyperparameters.get("device", "cpu")
-        return {"device": device, "tensorboard_log": str(self.folder / "tensorboard")}
-
-    def make_model(self, env: VecEnv) -> BaseAlgorithm:
-        """Make the algorithm with its hyperparameters."""
-        arguments = to_arguments(self.hyperparameters) | self.load_arguments()
-        return self.algorithm_class(self.policy, env, seed=self.seed, **arguments)
-
-    def make_checkpoint(self, eval_env: VecEnv) -> Checkpoint:
-        """Make the callbacks, and note the start in ``log.txt``."""
-        return Evaluation(self, eval_env)
-
-    def finish(self, model: BaseAlgorithm) -> None:
-        """Leave the final model in place of the checkpoints."""
-        save_model(model, self.folder / "model.zip")
-        for path in (self.folder / name for name in Evaluation.files):
-            if path.exists():
-                copy_whole(path, path)  # so that they are on the disk before finished.json
-        write_json(self.folder / "finished.json", {"steps": model.num_timesteps})
-        for checkpoint in checkpoints(self.folder):
-            shutil.rmtree(checkpoint)
-
 
 def execute(run: Run) -> None:
     """Train, from the last checkpoint if there is one, until the run is finished.
@@ -168,11 +118,41 @@ def execute(run: Run) -> None:
         return
     (run.folder / "error.txt").unlink(missing_ok=True)
     try:
-        write_json(run.folder / "run.json", run.settings())
-        if not train(run, PATIENCE):
-            raise RuntimeError(f"another process trains {run.folder}: wait until it has ended")
+        _write_json(run.folder / "run.json", run.settings())
+        with lock(run.folder, PATIENCE) as is_free:
+            if not is_free:
+                raise RuntimeError(f"another process trains {run.folder}: wait until it has ended")
+            _finish(run, train(_job(run)))
     except Exception:
         run.fail(traceback.format_exc())
+
+
+def _job(run: Run) -> Job:
+    algorithm = algorithms()[run.algorithm]
+    logs = str(run.folder / "tensorboard")
+    arguments = {"device": "cpu", "tensorboard_log": logs} | to_arguments(run.hyperparameters)
+    return Job(
+        folder=run.folder,
+        decisions=run.n_timesteps,
+        seed=run.seed,
+        make_env=lambda seed: make_vec_env(
+            partial(make_env, run.env, run.env_wrapper), n_envs=1, seed=seed
+        ),
+        make_model=lambda env: algorithm(run.policy, env, seed=run.seed, **arguments),
+        make_checkpoint=partial(Evaluation, run),
+        load=partial(algorithm.load, device=arguments["device"], tensorboard_log=logs),
+    )
+
+
+def _finish(run: Run, model: BaseAlgorithm) -> None:
+    """Leave the final model in place of the checkpoints."""
+    save_model(model, run.folder / "model.zip")
+    for path in (run.folder / name for name in Evaluation.files):
+        if path.exists():
+            copy_whole(path, path)  # so that they are on the disk before finished.json
+    _write_json(run.folder / "finished.json", {"steps": model.num_timesteps})
+    for checkpoint in checkpoints(run.folder):
+        shutil.rmtree(checkpoint)
 
 
 class Evaluation(Checkpoint):
@@ -198,8 +178,8 @@ class Evaluation(Checkpoint):
         )
         self.before = [self._evaluation]
 
-    def _on_training_start(self) -> None:
-        super()._on_training_start()
+    def started(self) -> None:
+        """Note the start in ``log.txt``."""
         now, steps = time.strftime("%Y-%m-%dT%H:%M:%S%z"), self.model.num_timesteps
         with (self._folder / "log.txt").open("a") as log:
             log.write(f"{now} from step {steps} on {socket.gethostname()}, process {os.getpid()}\n")
@@ -241,8 +221,7 @@ def save_model(model: BaseAlgorithm, path: Path) -> None:
         model.save(file)
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a file in one atomic step."""
+def _write_json(path: Path, content: dict[str, Any]) -> None:
     with whole(path) as writing:
         writing.write_text(json.dumps(content, indent=2) + "\n")
 
