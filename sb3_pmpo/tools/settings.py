@@ -22,9 +22,8 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from torch import nn
 
-from sb3_pmpo import DPO, MPO, PMPO
+from sb3_pmpo import DPO, MPO, PMPO, exploration
 from sb3_pmpo.core import losses, preference
-from sb3_pmpo.exploration import pink_noise, pink_or_white_noise
 
 #: What the Zoo's ``--algo`` calls ours.
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"pmpo": PMPO, "mpo": MPO, "dpo": DPO}
@@ -93,63 +92,51 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
 class Vocabulary(NamedTuple):
     """The names that a string may hold.
 
+    :param example: for the messages.
     :param makers: called with arguments, literal or of these names.
     :param values: taken as they are.
-    :param outermost: which of all these the string as a whole may be; empty for any.
-    :param example: for the messages.
+    :param outermost: which makers the string as a whole may be a call of; empty for anything.
     """
 
+    example: str
     makers: Mapping[str, Any]
     values: Mapping[str, Any]
-    outermost: Sequence[str]
-    example: str
+    outermost: Sequence[str] = ()
 
 
-def _by_name(*functions: Any) -> dict[str, Any]:
-    return {function.__name__: function for function in functions}
+def _of(module: ModuleType, *names: str) -> dict[str, Any]:
+    return {name: getattr(module, name) for name in names}
 
 
 def _classes(module: ModuleType, *prefixes: str) -> dict[str, type]:
-    return {
-        f"{prefix}.{name}": value
-        for prefix in (*prefixes, module.__name__)
-        for name, value in vars(module).items()
-        if isinstance(value, type)
-    }
+    found = {name: value for name, value in vars(module).items() if isinstance(value, type)}
+    prefixes = (*prefixes, module.__name__)
+    return {f"{prefix}.{name}": value for prefix in prefixes for name, value in found.items()}
 
 
-_LABELLERS = _by_name(
-    preference.advantage,
-    preference.best_worst,
-    preference.boltzmann,
-    preference.threshold,
-    preference.top_k,
-)
-_PARTS = _by_name(
-    preference.mean_over_samples,
-    preference.mean_per_set,
-    preference.mean_score,
-    preference.state_value,
-)
-_LOSSES = _by_name(losses.dpo_loss, losses.ipo_loss)
-_BUFFERS = _by_name(HerReplayBuffer, NStepReplayBuffer)
-_NOISES = _by_name(pink_noise, pink_or_white_noise)
+_LABELLERS = _of(preference, "advantage", "best_worst", "boltzmann", "threshold", "top_k")
+_BASELINES = _of(preference, "mean_score", "state_value")
+_NORMALISATIONS = _of(preference, "mean_over_samples", "mean_per_set")
+_NOISES = _of(exploration, "pink_noise", "pink_or_white_noise")
+_BUFFERS = {cls.__name__: cls for cls in (HerReplayBuffer, NStepReplayBuffer)}
 
 #: Arguments that are objects, which a configuration names.
 OBJECTS = {
     "labeller": Vocabulary(
-        _LABELLERS | _by_name(preference.quantile), _PARTS, [*_LABELLERS], "top_k(2)"
+        "top_k(2)",
+        _LABELLERS | _of(preference, "quantile"),
+        _BASELINES | _NORMALISATIONS,
+        [*_LABELLERS],
     ),
-    "loss": Vocabulary({}, _LOSSES, (), "ipo_loss"),
-    "exploration_noise": Vocabulary({}, _NOISES, (), "pink_noise"),
-    "replay_buffer_class": Vocabulary({}, _BUFFERS, (), "HerReplayBuffer"),
+    "loss": Vocabulary("ipo_loss", {}, _of(losses, "dpo_loss", "ipo_loss")),
+    "exploration_noise": Vocabulary("pink_noise", {}, _NOISES),
+    "replay_buffer_class": Vocabulary("HerReplayBuffer", {}, _BUFFERS),
 }
 #: Dictionaries of arguments, in which the Zoo's configurations name classes of torch.
 _KWARGS = Vocabulary(
-    {"dict": dict},
-    _by_name(RMSpropTFLike) | _classes(nn, "nn", "th.nn") | _classes(th.optim, "th.optim"),
-    (),
     "dict(net_arch=[64, 64], activation_fn=nn.ReLU)",
+    {"dict": dict},
+    _classes(nn, "nn", "th.nn") | _classes(th.optim, "th.optim") | {"RMSpropTFLike": RMSpropTFLike},
 )
 
 
@@ -215,12 +202,10 @@ def as_dict(name: str, kwargs: str | Mapping[str, Any] | None) -> dict[str, Any]
     :raises ValueError: if it is no dictionary of literals and of torch's classes.
     """
     if isinstance(kwargs, str):
-        return dict(parse(name, kwargs, _KWARGS))
+        kwargs = parse(name, kwargs, _KWARGS)
+    if not isinstance(kwargs, Mapping | None):
+        raise ValueError(f"{name} must be a dictionary of arguments, got {kwargs!r}")
     return dict(kwargs or {})
-
-
-def _is_dict(name: str) -> bool:
-    return name.endswith("_kwargs") or name == "normalize"
 
 
 def to_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -236,7 +221,7 @@ def to_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in config.items():
         if isinstance(value, str) and name in OBJECTS:
             arguments[name] = parse(name, value, OBJECTS[name])
-        elif isinstance(value, dict) or (isinstance(value, str) and _is_dict(name)):
+        elif isinstance(value, str | dict) and (name.endswith("_kwargs") or name == "normalize"):
             arguments[name] = as_dict(name, value)  # a new one: SB3 adds to policy_kwargs
         elif isinstance(value, list) and name in ("beta", "train_freq"):
             arguments[name] = tuple(value)
@@ -286,11 +271,8 @@ def to_yaml(setting: Mapping[str, Any], env_id: str) -> str:
         written as the text that :func:`to_arguments` reads.
     :param env_id: key of the entry.
     """
-    values = {key: plain(value) for key, value in setting.items()}
-    written = {
-        key: value if _fits_yaml(value) else _as_text(value) for key, value in values.items()
-    }
-    return yaml.safe_dump({env_id: written}, sort_keys=False)
+    entry = {key: _as_yaml(plain(value)) for key, value in setting.items()}
+    return yaml.safe_dump({env_id: entry}, sort_keys=False)
 
 
 def plain(value: Any) -> Any:
@@ -302,12 +284,12 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _fits_yaml(value: Any) -> bool:
+def _as_yaml(value: Any) -> Any:
     try:
         yaml.safe_dump(value)
     except yaml.representer.RepresenterError:
-        return False
-    return True
+        return _as_text(value)
+    return value
 
 
 def _as_text(value: Any) -> str:

@@ -160,13 +160,7 @@ def _check_settings(algorithm: str, made_by: Any, settings: dict[str, Any]) -> N
                 f"hyperparams: YAML reads {name}: {value} as text; write {float(value):.1e} with "
                 "a point, as in 3.0e-4"
             )
-    _check_choice(f"a policy of {algorithm}", settings["policy"], list(made_by.policy_aliases))
     _check_positive("n_timesteps", settings["n_timesteps"])
-    wrappers = settings.get("env_wrapper", [])
-    if not isinstance(wrappers, list) or not all(isinstance(each, dict) for each in wrappers):
-        raise ValueError(
-            f"env_wrapper must be a list of {{module.name: {{arguments}}}}, got {wrappers!r}"
-        )
 
 
 def _check_values(algorithm: str, made_by: Any, task: str, settings: dict[str, Any]) -> None:
@@ -183,7 +177,7 @@ def _check_values(algorithm: str, made_by: Any, task: str, settings: dict[str, A
             # Runs may have other devices than the machine that plans them.
             model = to_arguments(arguments) | {"device": "cpu"}
             made_by(settings["policy"], env, **model)
-    except (ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as error:
+    except (AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"hyperparams: {algorithm} on {task}: {error}") from error
 
 
