@@ -33,7 +33,7 @@ def places(tmp_path: Path) -> Places:
 
 def make_run(algorithm: str = "PMPO-small", steps: int = 600, **arguments: Any) -> Run:
     # An interval of 200 environment steps is 100 decisions.
-    return Run("small", algorithm, "cartpole-swingup", 3, SMALL | arguments, steps, 200, 1, 2)
+    return Run("small", algorithm, "Pendulum-v1", 3, SMALL | arguments, steps, 200, 1, 2)
 
 
 def steps_of(rows: list[dict[str, Any]]) -> list[int]:
@@ -66,7 +66,7 @@ def test_resuming_continues_the_model_and_its_buffer(places: Places) -> None:
     for steps in (200, 400):
         training.train(make_run(steps=steps), places)
     [checkpoint] = checkpoints.checkpoints(places.checkpoints(make_run()))
-    model = PMPO.load(checkpoint / "model", env=models.make_task("cartpole-swingup", 2))
+    model = PMPO.load(checkpoint / "model", env=models.make_task("Pendulum-v1", 2))
     checkpoints.load_buffer(checkpoint / "replay_buffer.pkl", model)
     assert model.num_timesteps == 200
     assert model.replay_buffer.size() == 200
@@ -84,7 +84,7 @@ def test_a_finished_run_is_not_run_again_in_a_fresh_clone(
     rows = places.rows(run).read_bytes()
     started = []
     monkeypatch.setattr(learning, "run_locally", lambda _, jobs, __: started.extend(jobs) or [])
-    suite = Suite(("cartpole-swingup",), {"PMPO-small": SMALL}, "PMPO-small", (3, 4), steps=200)
+    suite = Suite(("Pendulum-v1",), {"PMPO-small": SMALL}, "PMPO-small", (3, 4), steps=200)
     learning.run_suites({"small": suite}, places, workers=1)
     assert [job[0].seed for job in started] == [4]
     training.train(run, places)  # neither by a process that had started already

@@ -132,7 +132,7 @@ class Checkpoint(BaseCallback):
                 if (self._folder / name).exists():
                     shutil.copyfile(self._folder / name, writing / name)
             progress = {"steps": self._saved} | self.state()
-            (writing / "progress.json").write_text(json.dumps(progress) + "\n")
+            (writing / "progress.json").write_text(json.dumps(progress, default=float) + "\n")
         for old in checkpoints(self._folder)[:-1]:
             shutil.rmtree(old)
         self.saved()

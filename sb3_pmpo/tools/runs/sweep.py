@@ -185,22 +185,18 @@ class Evaluation(Checkpoint):
             log.write(f"{now} from step {steps} on {socket.gethostname()}, process {os.getpid()}\n")
 
     def state(self) -> dict[str, Any]:
-        """Return the counter."""
-        return {"evaluation_calls": self._evaluation.n_calls}
+        """Return the counter and the results."""
+        return {name: getattr(self._evaluation, name) for name in _EVALUATED}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Give the callback the counter and the results."""
-        evaluation = self._evaluation
-        evaluation.n_calls = state["evaluation_calls"]
-        if not (self._folder / "evaluations.npz").exists():
-            return
-        with np.load(self._folder / "evaluations.npz") as saved:
-            evaluation.evaluations_timesteps = saved["timesteps"].tolist()
-            evaluation.evaluations_results = saved["results"].tolist()
-            evaluation.evaluations_length = saved["ep_lengths"].tolist()
-            if "successes" in saved:
-                evaluation.evaluations_successes = saved["successes"].tolist()
-            evaluation.best_mean_reward = float(saved["results"].mean(1).max())
+        """Give them to the callback."""
+        for name in _EVALUATED:
+            setattr(self._evaluation, name, state[name])
+
+
+#: What SB3's EvalCallback keeps from one evaluation to the next.
+_EVALUATED = ("n_calls", "best_mean_reward", "evaluations_timesteps", "evaluations_results",
+              "evaluations_length", "evaluations_successes")  # fmt: skip
 
 
 class SaveModel(BaseCallback):
