@@ -1,0 +1,1 @@
+"""What stands around the algorithms: settings, runs, the RL Zoo, plots, the command line."""
