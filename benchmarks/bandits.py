@@ -72,8 +72,8 @@ METHODS = ("PMPO-AR", "PMPO-A", "PMPO-R", "DPO", "MPO")
 def objective(method: str, policy: str, dims: int, seeds: int) -> Any:
     """Make an objective; the three of PMPO have one expected gradient."""
     from sb3_pmpo.bandit import mpo_objective
+    from sb3_pmpo.core.labels import top_k
     from sb3_pmpo.core.losses import dpo_loss
-    from sb3_pmpo.core.preference import top_k
     from sb3_pmpo.objectives import DPOObjective, PMPOObjective
 
     if method == "DPO":

@@ -26,6 +26,7 @@ from torch import nn
 from benchmarks.models import make_model, make_task
 from benchmarks.provenance import provenance
 from benchmarks.records import Places, write
+from sb3_pmpo.replay import Replay
 
 ACTION_REPEAT, N_ACTIONS, HORIZON, LAMBDA = 2, 8, 12, 0.98
 
@@ -177,17 +178,18 @@ def fresh_critic(model: Any, fresh: Any, *, grow: bool) -> None:
         actor.load_state_dict(model.reference_actor.state_dict())
     fresh.replay_buffer, newest = model.replay_buffer, model.replay_buffer.pos
     fresh.policy.set_training_mode(True)
-    fresh.set_logger(model.logger)
-    fresh._set_learning_rates()
-    fresh._scale_output_rate()
-    updates = model._n_updates
+    learner, rate = fresh.learner, fresh.lr_schedule(1.0)
+    learner.set_learning_rates(rate, rate)
+    learner.scale_rates()
+    replay = Replay(model.replay_buffer, model.n_steps, model.gamma)
+    updates = model.n_updates
     for update in range(updates):
         if grow:
             first = model.learning_starts
             fresh.replay_buffer.pos = first + (newest - first) * (update + 1) // updates
-        batch = fresh._sample_batch(fresh.batch_size)
-        fresh._critic_step(batch, fresh._td_target(batch))
-        fresh._critic_lag.move(fresh.tau)
+        batch = replay.sample(fresh.batch_size)
+        learner.critic_step(batch, learner.td_target(batch, fresh.pessimism))
+        learner.critic_lag.move(fresh.tau)
     fresh.replay_buffer.pos = newest
 
 
@@ -204,7 +206,7 @@ def agreement(critic: Any, scored: Scored) -> dict[str, float]:
         rank correlations; the correlation of the states' means.
     """
     with th.no_grad():
-        q = critic.q_values(scored.observations, scored.actions).mean(0).numpy()  # [S, B]
+        q = critic.score(scored.observations, scored.actions).numpy()  # [S, B]
     truth = scored.outcomes.mean(-1)
     ranks = [spearmanr(ours, theirs).statistic for ours, theirs in zip(q.T, truth.T, strict=True)]
     return {

@@ -32,7 +32,7 @@ def make_task(task: str, action_repeat: int) -> Any:
 
 def make_model(algorithm: str, task: str, env: Any, seed: int, arguments: Arguments) -> Any:
     """Make an algorithm with its shipped setting and, over it, the arguments of a variant."""
-    from sb3_pmpo.configs import SETTINGS, load_config, to_arguments
+    from sb3_pmpo.tools.settings import SETTINGS, load_config, to_arguments
 
     base = algorithm.split("-")[0]
     settings: Arguments = {}

@@ -26,7 +26,9 @@ import torch as th
 
 from benchmarks.models import make_task
 from benchmarks.provenance import provenance
-from sb3_pmpo.off_policy import BOOTSTRAP_SAMPLES
+from sb3_pmpo.learner import BOOTSTRAP_SAMPLES
+from sb3_pmpo.networks import fastest_dtype
+from sb3_pmpo.replay import Replay
 
 RESULTS = Path(__file__).parent / "results"
 WIDTHS, BATCH, OBSERVATIONS, ACTIONS = [256, 256], 256, 24, 6
@@ -105,15 +107,16 @@ def pmpo_floor_ms(model: Any) -> dict[str, float]:
     critics, delay = 2, model.policy_delay
     actor = mlp_flops(OBSERVATIONS, 2 * ACTIONS, BATCH)
     critic = critics * mlp_flops(OBSERVATIONS + ACTIONS, 1, BATCH)
-    rate = {dtype: gemm_rate(dtype) for dtype in (th.float32, model._fast_dtype)}
+    fast = fastest_dtype(model.device)
+    rate = {dtype: gemm_rate(dtype) for dtype in (th.float32, fast)}
     scoring = (BOOTSTRAP_SAMPLES + model.n_samples / delay) * critic
     training = 3 * critic + actor + (3 + 1) * actor / delay
     return {
         "gemm_float32_gflops": rate[th.float32],
-        "gemm_scoring_gflops": rate[model._fast_dtype],
+        "gemm_scoring_gflops": rate[fast],
         "train_gflop": training / 1e9,
         "scoring_gflop": scoring / 1e9,
-        "floor_ms": 1e3 * (training / rate[th.float32] + scoring / rate[model._fast_dtype]) / 1e9,
+        "floor_ms": 1e3 * (training / rate[th.float32] + scoring / rate[fast]) / 1e9,
     }
 
 
@@ -128,14 +131,17 @@ def update_breakdown(model: Any, n: int = 200) -> dict[str, float]:
         times.setdefault(name, []).append(1e3 * (time.perf_counter() - started))
         return result
 
+    learner, replay = model.learner, Replay(model.replay_buffer, model.n_steps, model.gamma)
+    n_samples, pessimism = model.n_samples, model.pessimism
     for _ in range(n):
-        batch = timed("sample", lambda: model._sample_batch(BATCH))
-        target = timed("td_target", lambda batch=batch: model._td_target(batch))
-        timed("critic_step", lambda batch=batch, target=target: model._critic_step(batch, target))
-        timed("rank", lambda batch=batch: model._candidates(batch.observations))
-        timed("policy_step", lambda batch=batch: model._policy_step(batch.observations))
-        timed("critic_target", lambda: model._critic_lag.move(model.tau))
-        timed("reference", lambda: model._reference_lag.move(model.reference_tau))
+        batch = timed("sample", lambda: replay.sample(BATCH))
+        seen = batch.observations
+        target = timed("td_target", lambda batch=batch: learner.td_target(batch, pessimism))
+        timed("critic_step", lambda batch=batch, target=target: learner.critic_step(batch, target))
+        timed("rank", lambda seen=seen: learner.propose(seen, n_samples))
+        timed("policy_step", lambda seen=seen: learner.improve(seen, n_samples))
+        timed("critic_target", lambda: learner.critic_lag.move(model.tau))
+        timed("reference", lambda: learner.reference_lag.move(model.reference_tau))
     medians = {name: statistics.median(values) for name, values in times.items()}
     medians["policy_step"] -= medians["rank"]  # it ranks too: leave what is its own
     return medians

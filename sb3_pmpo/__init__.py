@@ -1,25 +1,53 @@
 """sb3_pmpo: the MPO family, PMPO first, for Stable-Baselines3."""
 
-from sb3_pmpo.core.losses import dpo_loss, ipo_loss
-from sb3_pmpo.core.preference import (
-    Candidates,
-    Preference,
-    advantage,
-    best_worst,
-    boltzmann,
-    from_labels,
-    from_masks,
-    mean_score,
-    quantile,
-    state_value,
-    threshold,
-    top_k,
-)
-from sb3_pmpo.dpo import DPO
-from sb3_pmpo.mpo import MPO
-from sb3_pmpo.pmpo import PAPER_A, PAPER_AR, PAPER_R, PMPO
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from sb3_pmpo import _moved
+
+_moved.install()
 
 __version__ = "0.1.0"
+
+#: Where each public name is. It is imported when it is used: ``import sb3_pmpo.core`` then brings
+#: neither Stable-Baselines3 nor Gymnasium.
+_HOMES = {
+    "sb3_pmpo.core.labels": (
+        "advantage",
+        "best_worst",
+        "boltzmann",
+        "mean_score",
+        "quantile",
+        "state_value",
+        "threshold",
+        "top_k",
+    ),
+    "sb3_pmpo.core.losses": ("dpo_loss", "ipo_loss"),
+    "sb3_pmpo.core.samples": ("Candidates", "Preference", "from_labels", "from_masks"),
+    "sb3_pmpo.online.dpo": ("DPO",),
+    "sb3_pmpo.online.mpo": ("MPO",),
+    "sb3_pmpo.online.pmpo": ("PAPER_A", "PAPER_AR", "PAPER_R", "PMPO"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+if TYPE_CHECKING:
+    from sb3_pmpo.core.labels import (
+        advantage,
+        best_worst,
+        boltzmann,
+        mean_score,
+        quantile,
+        state_value,
+        threshold,
+        top_k,
+    )
+    from sb3_pmpo.core.losses import dpo_loss, ipo_loss
+    from sb3_pmpo.core.samples import Candidates, Preference, from_labels, from_masks
+    from sb3_pmpo.online.dpo import DPO
+    from sb3_pmpo.online.mpo import MPO
+    from sb3_pmpo.online.pmpo import PAPER_A, PAPER_AR, PAPER_R, PMPO
 
 __all__ = [
     "DPO",
@@ -44,3 +72,14 @@ __all__ = [
     "threshold",
     "top_k",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOME_OF[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,6 +2,6 @@
 
 import sys
 
-from sb3_pmpo.cli import main
+from sb3_pmpo.tools.cli import main
 
 sys.exit(main())

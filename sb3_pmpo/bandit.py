@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch as th
 
-from sb3_pmpo.core.duals import Duals
-from sb3_pmpo.core.preference import Candidates, top_k
+from sb3_pmpo.core.e_step import Duals
+from sb3_pmpo.core.labels import top_k
+from sb3_pmpo.core.samples import Candidates
 from sb3_pmpo.distributions import Categorical, DiagGaussian, FullGaussian, matvec
+from sb3_pmpo.learner import policy_step
 from sb3_pmpo.objectives import MPOObjective, Objective, PMPOObjective
 
 #: The paper's rule for 4 samples, accept and reject, with a KL that outweighs the rejections.
@@ -132,22 +134,15 @@ class Bandit:
     def tell(self, values: th.Tensor) -> None:
         """Learn from the values ``[S, *B]`` of the points last asked for; lower is better."""
         candidates = Candidates(
-            -values, self._samples, tie_break=self.reference.overshoot(self._samples)
+            -values, self._samples, outside=self.reference.overshoot(self._samples)
         )
-        loss = self.objective(self.policy(), self.reference, candidates).loss  # type: ignore[type-var]  # both are of one kind
-        # The objective averages over the runs; each is to have its own gradient.
-        n_runs = math.prod(values.shape[1:])
-        duals = self.objective.duals
-        self.optimizer.zero_grad()
-        if duals is not None:
-            duals.optimizer.zero_grad()
-        (n_runs * loss).backward()
         step = self.n_iterations % self.interval
         self.optimizer.param_groups[0]["lr"] = self.learning_rate * (1.0 - step / self.interval)
-        self.optimizer.step()
-        if duals is not None:
-            duals.optimizer.step()
-            duals.clamp_()
+        # The weights are 1: each run has its own gradient.
+        weights = values.new_ones(values.shape[1:])
+        policy_step(
+            self.objective, [self.optimizer], self.policy(), self.reference, candidates, weights
+        )
         self.n_iterations += 1
         if self.n_iterations % self.interval == 0:
             self._refresh(self.policy().detach())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import cast
 
 import torch as th
@@ -195,6 +196,7 @@ class GaussianHead(nn.Module):
                 "std_min, std_init and std_max must satisfy 0 < std_min < std_init < std_max, got "
                 f"std_min={std_min}, std_init={std_init}, std_max={std_max}"
             )
+        self.parts = DiagGaussian.parts()
         self.linear = nn.Linear(in_features, 2 * action_dim)
         nn.init.orthogonal_(self.linear.weight, gain=0.01)
         nn.init.zeros_(self.linear.bias)
@@ -224,6 +226,7 @@ class CategoricalHead(nn.Module):
         self, in_features: int, sizes: tuple[int, ...], low: float = 0.0, spacing: float = 1.0
     ) -> None:
         super().__init__()
+        self.parts = Categorical.parts()
         self.linear = nn.Linear(in_features, len(sizes) * max(sizes))
         nn.init.orthogonal_(self.linear.weight, gain=0.01)
         nn.init.zeros_(self.linear.bias)
@@ -238,6 +241,7 @@ class CategoricalHead(nn.Module):
         return Categorical(logits, self.sizes, self.low, self.spacing)
 
 
+@cache
 def fastest_dtype(device: th.device) -> th.dtype:
     """Return bfloat16 on a CPU whose matrix products are fast in it, else float32.
 

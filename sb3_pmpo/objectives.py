@@ -1,25 +1,34 @@
-"""Named policy losses: from (online, reference, samples, scores) to what is minimised.
+"""Named policy losses: from (policy, reference, candidates) to a loss per entry of the batch.
 
 Axes: S samples, *B batch, A action dimensions.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol, TypeVar
 
 import torch as th
 
-from sb3_pmpo.core.duals import Duals, multiplier_loss, temperature_loss
-from sb3_pmpo.core.losses import PairLoss, pmpo_loss, weighted_likelihood_loss
-from sb3_pmpo.core.preference import (
-    Candidates,
-    Labeller,
-    Preference,
-    best_worst,
+from sb3_pmpo.core.checks import INFINITY, check_number, check_positive
+from sb3_pmpo.core.e_step import (
+    Duals,
     boltzmann_weights,
+    multiplier_loss,
+    temperature_loss,
+    weights_kl,
 )
+from sb3_pmpo.core.labels import Labeller, best_worst, is_balanced
+from sb3_pmpo.core.losses import (
+    PairLoss,
+    check_alpha_beta,
+    instability,
+    pmpo_loss,
+    weighted_likelihood_loss,
+)
+from sb3_pmpo.core.samples import Candidates, Preference
 from sb3_pmpo.distributions import Distribution
 
 D = TypeVar("D", bound=Distribution)
@@ -28,7 +37,7 @@ D = TypeVar("D", bound=Distribution)
 class PolicyLoss(NamedTuple):
     """What a policy step minimises, and what it logs.
 
-    :param loss: scalar, with gradient.
+    :param loss: ``[*B]``, with gradient.
     :param metrics: scalars without gradient, by their name under ``train/``.
     """
 
@@ -65,13 +74,15 @@ def _score_gap(preference: Preference, candidates: Candidates) -> th.Tensor:
 class PMPOObjective:
     """Eq. 10 with labels taken from scores.
 
-    :param alpha: in [0, 1], weight of the accepted samples.
+    :param alpha: in [0, 1], weight of the accepted samples; the rejected weigh ``1 - alpha``.
     :param beta_mean: >= 0, weight of the mean's KL (of the whole KL if there is one part only).
     :param beta_std: >= 0, weight of the std's KL.
     :param labeller: who is accepted, who rejected.
     :param decoupled: fit mean and std apart (MPO's way) or together (the paper's).
     :param edge_barrier: >= 0, weight of :meth:`DiagGaussian.edge_barrier`; 0 for a mean without
         bounds.
+    :raises ValueError: for a number out of its range, or a labeller that cannot be called.
+    :warns UserWarning: if the KL's weight does not outweigh the push away from rejected samples.
     """
 
     alpha: float
@@ -82,31 +93,51 @@ class PMPOObjective:
     edge_barrier: float = 0.0
     duals: ClassVar[None] = None
 
+    def __post_init__(self) -> None:
+        for beta in (self.beta_mean, self.beta_std):
+            check_alpha_beta(self.alpha, beta)
+        hint = "it is the weight of the barrier that keeps the mean from the box's edge"
+        check_number("edge_barrier", self.edge_barrier, 0.0, INFINITY, float, hint)
+        if not callable(self.labeller):
+            raise ValueError(f"labeller must be callable, such as top_k(2), got {self.labeller!r}")
+        if not isinstance(self.decoupled, bool):
+            raise ValueError(f"decoupled must be True or False, got {self.decoupled!r}")
+        if (reason := self.instability()) is not None:
+            warnings.warn(reason, stacklevel=4)
+
+    def instability(self) -> str | None:
+        """Say why the policy may collapse, or None where the weights are safe."""
+        if not self.decoupled:
+            return instability(self.alpha, self.beta_mean)
+        balanced = is_balanced(self.labeller)
+        of_mean = instability(self.alpha, self.beta_mean, fixed_variance=balanced)
+        return of_mean or instability(self.alpha, self.beta_std)
+
     def __call__(self, online: D, reference: D, candidates: Candidates) -> PolicyLoss:
         """Compute the loss of the policy on labelled samples of the reference.
 
         :param online: the policy; the gradient flows to it alone.
         :param reference: the policy that drew the samples.
         :param candidates: the samples and their scores.
-        :return: the loss and the terms of Eq. 10 by component.
+        :return: the loss ``[*B]`` and the terms of Eq. 10 by component.
         """
         actions = _actions(candidates)
         preference = self.labeller(candidates)
         fit = online.decoupled if self.decoupled else online.joint
-        components = fit(reference, actions)
         metrics: dict[str, th.Tensor] = {}
         total = actions.new_zeros(())
-        for component, beta in zip(components, (self.beta_mean, self.beta_std), strict=False):
+        weights = (self.beta_mean, self.beta_std)
+        for component, beta in zip(fit(reference, actions), weights, strict=False):
             terms = pmpo_loss(
                 component.log_prob, preference, component.kl, alpha=self.alpha, beta=beta
             )
             total = total + terms.loss
-            metrics[f"accept_log_prob_{component.name}"] = terms.accept
-            metrics[f"reject_log_prob_{component.name}"] = terms.reject
-            metrics[f"kl_{component.name}"] = terms.kl
+            metrics[f"accept_log_prob_{component.name}"] = terms.accept.mean()
+            metrics[f"reject_log_prob_{component.name}"] = terms.reject.mean()
+            metrics[f"kl_{component.name}"] = terms.kl.mean()
         barrier = online.edge_barrier() if self.edge_barrier else None
         if barrier is not None:
-            total = total + self.edge_barrier * barrier.mean()
+            total = total + self.edge_barrier * barrier
             metrics["edge_barrier"] = barrier.detach().mean()
         metrics["accept_fraction"] = (preference.accept > 0).float().mean()
         metrics["q_gap"] = _score_gap(preference, candidates)
@@ -119,11 +150,18 @@ class DPOObjective:
 
     :param beta: > 0, weight of the implicit regulariser.
     :param loss: :func:`sb3_pmpo.core.losses.dpo_loss` or ``ipo_loss``.
+    :raises ValueError: for a ``beta`` out of its range, or a loss that cannot be called.
     """
 
     beta: float
     loss: Callable[..., PairLoss]
     duals: ClassVar[None] = None
+
+    def __post_init__(self) -> None:
+        hint = "it is the weight of the implicit KL, and nothing else holds the policy"
+        check_positive("beta", self.beta, hint)
+        if not callable(self.loss):
+            raise ValueError(f"loss must be callable, such as dpo_loss, got {self.loss!r}")
 
     def __call__(self, online: D, reference: D, candidates: Candidates) -> PolicyLoss:
         """Compute the loss of the policy on one pair a state.
@@ -131,16 +169,18 @@ class DPOObjective:
         :param online: the policy; the gradient flows to it alone.
         :param reference: the policy that drew the samples.
         :param candidates: the samples and their scores.
-        :return: the loss; the pairs' margin and accuracy; the KL, which is not in the loss.
+        :return: the loss ``[*B]``; the pairs' margin and accuracy; the KL, which is not in the
+            loss.
         """
         actions = _actions(candidates).detach()
         pairs = best_worst()(candidates)
         result = self.loss(
             online.log_prob(actions), reference.log_prob(actions), pairs, beta=self.beta
         )
+        n_pairs = result.paired.sum().clamp(min=1)
         metrics = {
-            "margin": result.margin,
-            "pair_accuracy": result.accuracy,
+            "margin": result.margin.sum() / n_pairs,
+            "pair_accuracy": (result.margin > 0).sum() / n_pairs,
             "kl_joint": online.kl_from(reference).detach().mean(),
             "q_gap": _score_gap(pairs, candidates),
         }
@@ -157,6 +197,7 @@ class MPOObjective:
     :param epsilon_kl: > 0, KL in nats that each dimension may have to the reference, by component.
     :param duals: a temperature ``action``, another ``penalty`` where there is a penalty, and
         multipliers for each component.
+    :raises ValueError: for an epsilon that is not above 0.
     """
 
     epsilon: float
@@ -164,13 +205,20 @@ class MPOObjective:
     epsilon_kl: Mapping[str, float]
     duals: Duals
 
+    def __post_init__(self) -> None:
+        check_positive("epsilon", self.epsilon, "it is a KL in nats")
+        for part, epsilon in self.epsilon_kl.items():
+            check_positive(f"epsilon_{part}", epsilon, "it is a KL in nats")
+        if self.epsilon_penalty is not None:
+            check_positive("epsilon_penalty", self.epsilon_penalty, "None is for no penalty")
+
     def __call__(self, online: D, reference: D, candidates: Candidates) -> PolicyLoss:
         """Compute the sum of the policy's loss and of the duals' losses.
 
         :param online: the policy; the gradient flows to it and to the duals.
         :param reference: the policy that drew the samples.
         :param candidates: the samples and their scores.
-        :return: the loss, its terms by component, and the duals.
+        :return: the loss ``[*B]``, its terms by component, and the duals.
         """
         weights, loss, metrics = self._e_step(candidates)
         for component in online.decoupled(reference, _actions(candidates)):
@@ -179,24 +227,24 @@ class MPOObjective:
             terms = weighted_likelihood_loss(component.log_prob, weights, kl, multipliers)
             dual = multiplier_loss(multipliers, kl, epsilon=self.epsilon_kl[name])
             loss = loss + terms.loss + dual
-            metrics[f"weighted_log_prob_{name}"] = terms.log_prob
-            metrics[f"kl_{name}"] = terms.kl
+            metrics[f"weighted_log_prob_{name}"] = terms.log_prob.mean()
+            metrics[f"kl_{name}"] = terms.kl.mean()
             metrics[f"{name}_multiplier"] = multipliers.detach().mean()
         return PolicyLoss(loss, metrics)
 
     def _e_step(self, candidates: Candidates) -> tuple[th.Tensor, th.Tensor, dict[str, th.Tensor]]:
         """Weigh the samples ``[S, *B]``; also the temperatures' loss, and what to log."""
-        scores, counts = candidates.scores, candidates.counts
+        scores, prior = candidates.scores, candidates.weights
         temperature = self.duals.temperature("action")
-        loss = temperature_loss(scores, temperature, epsilon=self.epsilon, counts=counts)
-        weights = boltzmann_weights(scores, temperature, counts)
-        share = 1.0 / len(scores) if counts is None else counts / counts.sum(0)
-        kl = (weights * ((weights / share).log())).nan_to_num(0.0).sum(0).mean()
-        metrics = {"temperature": temperature.detach().mean(), "e_step_kl": kl}
-        if self.epsilon_penalty is not None and candidates.tie_break is not None:
-            penalty = self.duals.temperature("penalty")
-            inside = -candidates.tie_break
-            loss = loss + temperature_loss(inside, penalty, epsilon=self.epsilon_penalty)
-            weights = weights + boltzmann_weights(inside, penalty)
+        loss = temperature_loss(scores, temperature, prior, epsilon=self.epsilon)
+        weights = boltzmann_weights(scores, temperature, prior)
+        metrics = {
+            "temperature": temperature.detach().mean(),
+            "e_step_kl": weights_kl(weights, prior).mean(),
+        }
+        if self.epsilon_penalty is not None and candidates.outside is not None:
+            penalty, inside = self.duals.temperature("penalty"), -candidates.outside
+            loss = loss + temperature_loss(inside, penalty, prior, epsilon=self.epsilon_penalty)
+            weights = weights + boltzmann_weights(inside, penalty, prior)
             metrics["penalty_temperature"] = penalty.detach().mean()
         return weights, loss, metrics

@@ -20,7 +20,9 @@ from stable_baselines3.common.torch_layers import (
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
-from sb3_pmpo.actor_critic import Actor, BoundedPolicy, Critic, ObservationNormaliser
+from sb3_pmpo.actor import Actor, BoundedPolicy
+from sb3_pmpo.critics import QuantileCritic, StateActionCritic
+from sb3_pmpo.features import ObservationNormaliser
 from sb3_pmpo.networks import RunningMoments
 
 NO_SDE = (
@@ -70,14 +72,16 @@ class PMPOPolicy(BoundedPolicy):
     :param std_max: upper bound of the std.
     :param n_bins: discretise a Box: each dimension has this many equally likely actions at the
         start, from bound to bound, and a categorical distribution over them; None for a Gaussian.
+    :param critic_class: makes the critics; see :mod:`sb3_pmpo.critics` for what one has to answer.
+    :param critic_kwargs: its arguments, besides ``n_critics``, ``n_quantiles`` and ``layer_norm``.
     :param use_sde: refused; SB3's SAC writes ``use_sde=False`` into the dict it is given, which
         then serves here too.
     """
 
     actor: Actor
     reference_actor: Actor
-    critic: Critic
-    critic_target: Critic
+    critic: Any  # of critic_class
+    critic_target: Any
 
     def __init__(
         self,
@@ -100,6 +104,8 @@ class PMPOPolicy(BoundedPolicy):
         std_min: float = 0.1,
         std_max: float = 1.0,
         n_bins: int | None = None,
+        critic_class: type[StateActionCritic] = QuantileCritic,
+        critic_kwargs: dict[str, Any] | None = None,
         use_sde: bool = False,
     ) -> None:
         if use_sde:
@@ -132,6 +138,8 @@ class PMPOPolicy(BoundedPolicy):
             "std_min": std_min,
             "std_max": std_max,
             "n_bins": n_bins,
+            "critic_class": critic_class,
+            "critic_kwargs": critic_kwargs,
         }
         self.net_arch = [128, 128] if net_arch is None else net_arch
         self.activation_fn = activation_fn
@@ -159,13 +167,7 @@ class PMPOPolicy(BoundedPolicy):
         self.critic_target = self.make_critic()
         self.critic_target.load_state_dict(self.critic.state_dict())
         self.actor.optimizer = self._make_optimizer(list(self.actor.parameters()), lr_schedule)
-        self.critic.optimizer = self._make_optimizer(
-            [
-                {"params": self._own_body(self.critic)},
-                {"params": list(self.critic.ensemble.output.parameters())},
-            ],
-            lr_schedule,
-        )
+        self.critic.optimizer = self._make_optimizer(self.critic.parameter_groups(), lr_schedule)
         for lagged in (self.reference_actor, self.critic_target):
             lagged.set_training_mode(False)
             lagged.requires_grad_(False)
@@ -175,16 +177,7 @@ class PMPOPolicy(BoundedPolicy):
         for actor in (self.actor, self.reference_actor):
             actor.latent_pi.compile()
         for critic in (self.critic, self.critic_target):
-            critic.ensemble.compile()
-
-    def _own_body(self, critic: Critic) -> list[nn.Parameter]:
-        """List what the critic's loss trains but for the output layer."""
-        foreign = ["ensemble.output."] + ["features_extractor."] * self.share_features_extractor
-        return [
-            parameter
-            for name, parameter in critic.named_parameters()
-            if not name.startswith(tuple(foreign))
-        ]
+            critic.compile_body()
 
     def _make_optimizer(self, parameters: list[Any], lr_schedule: Schedule) -> th.optim.Optimizer:
         kwargs = self.optimizer_kwargs
@@ -211,15 +204,14 @@ class PMPOPolicy(BoundedPolicy):
         head = {key: self._arguments[key] for key in ("std_init", "std_min", "std_max", "n_bins")}
         return Actor(**self._part_kwargs(features_extractor, 0), **head).to(self.device)
 
-    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> Critic:
+    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         """Make the critics; their loss does not train an extractor that is given."""
-        return Critic(
+        named = {key: self._arguments[key] for key in ("n_critics", "n_quantiles", "layer_norm")}
+        return self._arguments["critic_class"](
             **self._part_kwargs(features_extractor, 1),
             return_moments=self.return_moments,
-            n_critics=self._arguments["n_critics"],
-            n_quantiles=self._arguments["n_quantiles"],
-            layer_norm=self._arguments["layer_norm"],
             share_features_extractor=features_extractor is not None,
+            **named | (self._arguments["critic_kwargs"] or {}),
         ).to(self.device)
 
     def forward(self, observations: PyTorchObs, deterministic: bool = False) -> th.Tensor:

@@ -22,9 +22,9 @@ from sb3_pmpo import (
     threshold,
     top_k,
 )
-from sb3_pmpo.core.preference import Labeller
-from sb3_pmpo.exploration import pink_noise
-from sb3_pmpo.off_policy import Batch
+from sb3_pmpo.core.labels import Labeller
+from sb3_pmpo.online.exploration import pink_noise
+from sb3_pmpo.online.off_policy import Batch
 
 SNAPSHOT_ACTIONS = [[-0.45696, 1.54646], [-0.31111, 1.24932]]
 SNAPSHOT_STD = [[0.60158, 0.59213], [0.59533, 0.58286]]
@@ -76,7 +76,7 @@ def test_values_far_from_zero_are_learned_and_terminations_end_them(
 
 def test_seeded_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
     # A change that is meant to change the numbers replaces them; one that is not has a bug.
-    monkeypatch.setattr("sb3_pmpo.off_policy.fastest_dtype", lambda device: th.float32)
+    monkeypatch.setattr("sb3_pmpo.online.off_policy.fastest_dtype", lambda device: th.float32)
     model = PMPO(
         "MlpPolicy",
         Toy(low=(-2.0, 0.0), high=(1.0, 3.0)),
@@ -300,13 +300,13 @@ def test_candidates_are_scored_in_the_box_and_tied_by_the_distance_to_it() -> No
         for end in (-1.0, 1.0)
     ]
     model._policy_step(observations)
-    actions, scores, tie_break = seen[-1].actions, seen[-1].scores, seen[-1].tie_break
+    actions, scores, outside = seen[-1].actions, seen[-1].scores, seen[-1].outside
     assert actions.shape == (6, 16, 1)
     for end, q_value in zip((-1.0, 1.0), expected, strict=True):
         outside = actions[..., 0] * end > 1.0
         assert outside.any()
         th.testing.assert_close(scores[outside], q_value.expand(6, 16)[outside])
-    th.testing.assert_close(tie_break, (actions[..., 0].abs() - 1.0).clamp(min=0.0))
+    th.testing.assert_close(outside, (actions[..., 0].abs() - 1.0).clamp(min=0.0))
 
 
 def test_target_uses_discounts_and_ends_at_terminations() -> None:

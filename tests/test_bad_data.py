@@ -11,7 +11,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from toys import DictToy, Toy, assert_equal, parameters, small, toys
 
 from sb3_pmpo import PMPO
-from sb3_pmpo.exploration import pink_noise
+from sb3_pmpo.online.exploration import pink_noise
 
 
 @pytest.mark.parametrize("normalised", [False, True])

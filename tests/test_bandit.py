@@ -9,8 +9,8 @@ import pytest
 import torch as th
 
 from sb3_pmpo.bandit import Bandit, OptimizeResult, minimize, mpo_objective
+from sb3_pmpo.core.labels import top_k
 from sb3_pmpo.core.losses import dpo_loss, ipo_loss
-from sb3_pmpo.core.preference import top_k
 from sb3_pmpo.objectives import DPOObjective, PMPOObjective
 
 OBJECTIVES = {

@@ -11,9 +11,9 @@ from gymnasium import spaces
 from toys import Toy, small
 
 from sb3_pmpo import PAPER_A, PAPER_AR, PAPER_R, PMPO, advantage, top_k
-from sb3_pmpo.checks import check_finite
-from sb3_pmpo.core.preference import Labeller
+from sb3_pmpo.core.labels import Labeller
 from sb3_pmpo.objectives import PMPOObjective
+from sb3_pmpo.online.checks import check_finite
 
 NAN, INF = float("nan"), float("inf")
 

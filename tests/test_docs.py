@@ -11,8 +11,8 @@ import pytest
 from stable_baselines3.common.logger import configure
 
 from sb3_pmpo import DPO, MPO, PMPO, top_k
-from sb3_pmpo.configs import to_arguments
-from sb3_pmpo.sweep.spec import Spec, plan_runs
+from sb3_pmpo.tools.runs.spec import Spec, plan_runs
+from sb3_pmpo.tools.settings import to_arguments
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 

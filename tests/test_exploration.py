@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sb3_pmpo.exploration import ColouredNoise, pink_noise, pink_or_white_noise
+from sb3_pmpo.online.exploration import ColouredNoise, pink_noise, pink_or_white_noise
 
 
 def draw(noise: ColouredNoise, steps: int) -> np.ndarray:

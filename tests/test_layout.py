@@ -12,7 +12,7 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from toys import Toy, small
 
 from sb3_pmpo import DPO, MPO, PMPO
-from sb3_pmpo.layout import LAYOUT, TensorBoardLayout
+from sb3_pmpo.tools.tensorboard import LAYOUT, TensorBoardLayout
 
 #: Logged for the console, or only by environments that report a success.
 ELSEWHERE = {"eval/success_rate", "rollout/success_rate", "eval/mean_reward", "eval/mean_ep_length"}

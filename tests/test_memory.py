@@ -11,7 +11,7 @@ import pytest
 PROGRAM = """
 import resource, sys
 import torch as th
-from sb3_pmpo.memory import keep_freed_memory
+from sb3_pmpo.heap import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -14,7 +14,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from toys import Toy, assert_equal, parameters
 
 from sb3_pmpo import MPO, Candidates
-from sb3_pmpo.core.duals import Duals
+from sb3_pmpo.core.e_step import Duals
 from sb3_pmpo.distributions import DiagGaussian
 from sb3_pmpo.objectives import MPOObjective
 
@@ -50,7 +50,7 @@ def test_the_policy_s_gradient_is_that_of_the_weighted_samples(
     scores = th.tensor([[0.0], [1.0], [-1.0], [0.5]])
     reference = DiagGaussian(th.full((1, 1), 0.2), th.full((1, 1), 0.8))
     mean, std = (part.clone().requires_grad_() for part in reference)
-    candidates = Candidates(scores, actions, tie_break=reference.overshoot(actions))
+    candidates = Candidates(scores, actions, outside=reference.overshoot(actions))
     mpo = objective(epsilon_penalty)
     result = mpo(DiagGaussian(mean, std), reference, candidates)
     result.loss.backward()

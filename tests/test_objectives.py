@@ -13,7 +13,8 @@ import torch as th
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sb3_pmpo.core.preference import Candidates, Preference, from_masks, top_k
+from sb3_pmpo.core.labels import top_k
+from sb3_pmpo.core.samples import Candidates, Preference, from_masks
 from sb3_pmpo.distributions import DiagGaussian
 from sb3_pmpo.objectives import PMPOObjective
 

@@ -24,7 +24,7 @@ from worker_toys import WorkerToy, box_toy, dict_toy, tuple_toy
 
 ray = pytest.importorskip("ray")
 
-from sb3_pmpo.ray_vec_env import RayVecEnv, WorkerDiedError  # noqa: E402  # it needs Ray
+from sb3_pmpo.tools.ray_vec_env import RayVecEnv, WorkerDiedError  # noqa: E402  # it needs Ray
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -267,9 +267,9 @@ def _zoo_config(folder: Path, content: dict[str, Any]) -> str:
 
 def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "sb3_pmpo.ray_vec_env")
+    monkeypatch.delitem(sys.modules, "sb3_pmpo.tools.ray_vec_env")
     with pytest.raises(ImportError, match=r"pip install 'sb3_pmpo\[ray\]'"):
-        importlib.import_module("sb3_pmpo.ray_vec_env")
+        importlib.import_module("sb3_pmpo.tools.ray_vec_env")
 
 
 def test_dummy_vec_env_takes_the_same_functions() -> None:

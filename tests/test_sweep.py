@@ -18,10 +18,10 @@ import yaml
 from stable_baselines3.common.utils import set_random_seed
 
 from sb3_pmpo import PMPO, top_k
-from sb3_pmpo.cli import main
-from sb3_pmpo.sweep.checkpoints import checkpoints
-from sb3_pmpo.sweep.runs import Run, algorithms, execute
-from sb3_pmpo.sweep.spec import Spec, plan_runs
+from sb3_pmpo.tools.cli import main
+from sb3_pmpo.tools.runs.checkpoints import checkpoints
+from sb3_pmpo.tools.runs.runs import Run, algorithms, execute
+from sb3_pmpo.tools.runs.spec import Spec, plan_runs
 
 TESTS = Path(__file__).parent
 SMALL = {"policy_kwargs": {"net_arch": [8]}, "batch_size": 8, "learning_starts": 10}

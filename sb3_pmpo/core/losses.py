@@ -1,7 +1,8 @@
-"""The losses. The only place where a weight meets a log-probability.
+"""The losses, per entry of the batch. The only place where a weight meets a log-probability.
 
 Axes: S samples, *B batch. What S is selects the setting, without a branch: sampled actions per
 state (control), samples (bandit, *B empty), the minibatch (offline), completions (language).
+:func:`~sb3_pmpo.learner.policy_step` reduces a loss to a number, once, with weights if it has any.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from typing import NamedTuple
 
 import torch as th
 
-from sb3_pmpo.core.preference import Preference
+from sb3_pmpo.core.checks import INFINITY, check_number, check_positive
+from sb3_pmpo.core.samples import Preference
 
 
 class PMPOLoss(NamedTuple):
-    """The loss and its terms, each averaged over the batch; scalars.
+    """The loss and its terms, ``[*B]`` each.
 
     :param loss: what to minimise; the only one that carries a gradient.
     :param accept: mean log-probability of the accepted, ``E_acc[log pi]``.
@@ -35,13 +37,9 @@ def check_alpha_beta(alpha: float, beta: float) -> None:
 
     :raises ValueError: unless ``0 <= alpha <= 1`` and ``beta`` is finite and not negative.
     """
-    if not 0.0 <= alpha <= 1.0:
-        raise ValueError(
-            f"alpha must be in [0, 1], got {alpha}: 1 learns from accepted samples only, 0 from "
-            "rejected ones only"
-        )
-    if not (beta >= 0.0 and math.isfinite(beta)):
-        raise ValueError(f"beta must be finite and >= 0, got {beta}")
+    hint = "1 learns from accepted samples only, 0 from rejected ones only"
+    check_number("alpha", alpha, 0.0, 1.0, float, hint)
+    check_number("beta", beta, 0.0, INFINITY, float, "it is the weight of the KL")
 
 
 def instability(alpha: float, beta: float, *, fixed_variance: bool = False) -> str | None:
@@ -91,7 +89,7 @@ def _scaled(weight: float, term: th.Tensor) -> th.Tensor:
 def pmpo_loss(
     log_prob: th.Tensor, preference: Preference, kl: th.Tensor, *, alpha: float, beta: float
 ) -> PMPOLoss:
-    """Compute the PMPO loss, the negative of Eq. 10, averaged over the batch.
+    """Compute the PMPO loss, the negative of Eq. 10, per entry.
 
     ``L = -alpha * E_acc[log pi] + (1 - alpha) * E_rej[log pi] + beta * KL(pi_ref || pi)``
 
@@ -102,7 +100,7 @@ def pmpo_loss(
     :param kl: ``[*B]`` ``KL(pi_ref || pi)``, reference first, in nats; the gradient flows.
     :param alpha: in [0, 1], the weight of the accepted; the rejected weigh ``1 - alpha``.
     :param beta: >= 0, the weight of the KL.
-    :return: the loss and its terms.
+    :return: the loss and its terms, ``[*B]``.
     :raises ValueError: if ``kl`` has not the batch shape of ``log_prob``.
     """
     if kl.shape != log_prob.shape[1:]:
@@ -112,12 +110,12 @@ def pmpo_loss(
         )
     accept = weighted_log_prob(preference.accept, log_prob)
     reject = weighted_log_prob(preference.reject, log_prob)
-    loss = (_scaled(-alpha, accept) + _scaled(1.0 - alpha, reject) + _scaled(beta, kl)).mean()
-    return PMPOLoss(loss, accept.detach().mean(), reject.detach().mean(), kl.detach().mean())
+    loss = _scaled(-alpha, accept) + _scaled(1.0 - alpha, reject) + _scaled(beta, kl)
+    return PMPOLoss(loss, accept.detach(), reject.detach(), kl.detach())
 
 
 class WeightedLikelihoodLoss(NamedTuple):
-    """The loss and its terms, each averaged over the batch; scalars.
+    """The loss and its terms, ``[*B]`` each.
 
     :param loss: what to minimise; the only one that carries a gradient.
     :param log_prob: weighted mean log-probability of the samples.
@@ -132,7 +130,7 @@ class WeightedLikelihoodLoss(NamedTuple):
 def weighted_likelihood_loss(
     log_prob: th.Tensor, weights: th.Tensor, kl_per_dim: th.Tensor, multipliers: th.Tensor
 ) -> WeightedLikelihoodLoss:
-    """Compute the loss of MPO's M-step, averaged over the batch (Eq. 5, App. G.2).
+    """Compute the loss of MPO's M-step, per entry (Eq. 5, App. G.2).
 
     ``L = -sum_S weight * log pi + sum_A multiplier * KL(pi_ref || pi)``
 
@@ -142,22 +140,21 @@ def weighted_likelihood_loss(
     :param multipliers: ``[A]`` or ``[*B, A]``, >= 0, no gradient.
     """
     likelihood = weighted_log_prob(weights, log_prob)
-    loss = ((multipliers.detach() * kl_per_dim).sum(-1) - likelihood).mean()
-    kl = kl_per_dim.detach().sum(-1).mean()
-    return WeightedLikelihoodLoss(loss, likelihood.detach().mean(), kl)
+    loss = (multipliers.detach() * kl_per_dim).sum(-1) - likelihood
+    return WeightedLikelihoodLoss(loss, likelihood.detach(), kl_per_dim.detach().sum(-1))
 
 
 class PairLoss(NamedTuple):
-    """A pairwise loss and how far apart it has the pairs; scalars.
+    """A pairwise loss and how far apart it has the pairs, ``[*B]`` each.
 
-    :param loss: what to minimise; the only one that carries a gradient.
-    :param margin: mean of ``log(pi_a / ref_a) - log(pi_r / ref_r)`` over the pairs.
-    :param accuracy: share of the pairs with a margin above 0.
+    :param loss: what to minimise; the only one that carries a gradient. 0 where there is no pair.
+    :param margin: ``log(pi_a / ref_a) - log(pi_r / ref_r)``; 0 where there is no pair.
+    :param paired: where there is a pair, boolean.
     """
 
     loss: th.Tensor
     margin: th.Tensor
-    accuracy: th.Tensor
+    paired: th.Tensor
 
 
 def dpo_loss(
@@ -208,12 +205,9 @@ def _pair_loss(
     beta: float,
     of_margin: Callable[[th.Tensor, float], th.Tensor],
 ) -> PairLoss:
-    if not (beta > 0.0 and math.isfinite(beta)):
-        raise ValueError(f"beta must be finite and > 0, got {beta}: there is no other regulariser")
+    check_positive("beta", beta, "there is no other regulariser")
     log_ratio = log_prob - reference_log_prob.detach()
     margin = weighted_log_prob(preference.accept - preference.reject, log_ratio)
     paired = (preference.accept > 0).any(0) & (preference.reject > 0).any(0)
-    loss = th.where(paired, of_margin(margin, beta), 0.0).mean()
-    n_pairs = paired.sum().clamp(min=1)
-    held = th.where(paired, margin.detach(), 0.0)
-    return PairLoss(loss, held.sum() / n_pairs, (held > 0).sum() / n_pairs)
+    loss = th.where(paired, of_margin(margin, beta), 0.0)
+    return PairLoss(loss, th.where(paired, margin.detach(), 0.0), paired)

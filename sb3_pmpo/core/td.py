@@ -30,7 +30,7 @@ HUBER_THRESHOLD = 0.1
 
 @th.no_grad()
 def quantile_critic_gradient(
-    quantiles: th.Tensor, target: th.Tensor, scale: th.Tensor
+    quantiles: th.Tensor, target: th.Tensor, scale: th.Tensor, weights: th.Tensor | None = None
 ) -> th.Tensor:
     """Compute the gradient of quantile regression to the target (Dabney et al., 2018, Eq. 10).
 
@@ -45,6 +45,7 @@ def quantile_critic_gradient(
     :param quantiles: ``[N, B, K]``.
     :param target: ``[B, J]``.
     :param scale: scalar > 0 in units of the return, so that the loss has no unit.
+    :param weights: ``[B]`` of the transitions; None for 1 each.
     :return: ``[N, B, K]``, for ``quantiles.backward(gradient)``.
     """
     n_batch, n_quantiles = quantiles.shape[1:]
@@ -55,4 +56,6 @@ def quantile_critic_gradient(
     every = slopes.mean(-2)
     below = slopes.clamp_(max=0.0).mean(-2)  # where the target is lower
     pull = below.lerp_(every - below, levels.to(below))
+    if weights is not None:
+        pull.mul_(weights.unsqueeze(-1))
     return pull.mul_(-2.0 / (n_batch * n_quantiles * scale))

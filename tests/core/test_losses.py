@@ -13,6 +13,7 @@ import torch as th
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sb3_pmpo.core.labels import top_k
 from sb3_pmpo.core.losses import (
     PMPOLoss,
     check_alpha_beta,
@@ -20,13 +21,12 @@ from sb3_pmpo.core.losses import (
     pmpo_loss,
     weighted_log_prob,
 )
-from sb3_pmpo.core.preference import (
+from sb3_pmpo.core.samples import (
     Candidates,
     Preference,
     from_masks,
     mean_over_samples,
     mean_per_set,
-    top_k,
 )
 
 SETTINGS = settings(max_examples=40, deadline=None, derandomize=True)

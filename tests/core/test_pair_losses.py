@@ -8,8 +8,9 @@ from __future__ import annotations
 import pytest
 import torch as th
 
+from sb3_pmpo.core.labels import best_worst
 from sb3_pmpo.core.losses import dpo_loss, ipo_loss
-from sb3_pmpo.core.preference import Candidates, best_worst, from_labels
+from sb3_pmpo.core.samples import Candidates, from_labels
 
 LOSSES = [dpo_loss, ipo_loss]
 

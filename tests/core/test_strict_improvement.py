@@ -6,8 +6,9 @@ import torch as th
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from sb3_pmpo.core.labels import boltzmann
 from sb3_pmpo.core.losses import weighted_log_prob
-from sb3_pmpo.core.preference import Candidates, boltzmann
+from sb3_pmpo.core.samples import Candidates
 
 SETTINGS = settings(max_examples=60, deadline=None, derandomize=True)
 PROBLEM = {

@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium as gym
 import yaml
 
-from sb3_pmpo.zoo.programs import train
+from sb3_pmpo.tools.zoo.programs import train
 
 WALKER = "dm_control/walker-walk-v0"
 

@@ -15,8 +15,8 @@ from huggingface_sb3 import EnvironmentName
 from runs import WALKER, run, run_walker
 
 from sb3_pmpo import PMPO
-from sb3_pmpo.cli import main
-from sb3_pmpo.zoo.hub import push
+from sb3_pmpo.tools.cli import main
+from sb3_pmpo.tools.zoo.hub import push
 
 
 @pytest.fixture(scope="module")

@@ -22,12 +22,12 @@ from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER
 from stable_baselines3 import SAC
 from stable_baselines3.common.env_util import make_vec_env
 
-import sb3_pmpo.zoo
+import sb3_pmpo.tools.zoo
 from sb3_pmpo import DPO, MPO, PMPO, best_worst, ipo_loss, top_k
-from sb3_pmpo.cli import main
-from sb3_pmpo.configs import config_path, load_config, to_arguments
-from sb3_pmpo.zoo.manager import Manager
-from sb3_pmpo.zoo.settings import as_dict, merge_settings, to_yaml
+from sb3_pmpo.tools.cli import main
+from sb3_pmpo.tools.settings import config_path, load_config, to_arguments
+from sb3_pmpo.tools.zoo.manager import Manager
+from sb3_pmpo.tools.zoo.settings import as_dict, merge_settings, to_yaml
 
 SUITE = {f"dm_control/{domain}-{task}-v0" for domain, task in suite.ALL_TASKS if domain != "lqr"}
 TINY = ["-params", "policy_kwargs:dict(net_arch=[8])", "batch_size:16", "buffer_size:2000"]
@@ -36,7 +36,7 @@ TINY = ["-params", "policy_kwargs:dict(net_arch=[8])", "batch_size:16", "buffer_
 @pytest.fixture(autouse=True)
 def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    sb3_pmpo.zoo.register()
+    sb3_pmpo.tools.zoo.register()
 
 
 def train(*arguments: str, env: str = "Pendulum-v1") -> int:
@@ -77,7 +77,7 @@ def test_every_entry_trains_through_the_zoos_manager(algorithm: str, entry: str)
     status = main(["train", "--algo", algorithm, "--env", env, *short])
     assert status == 0
     (saved,) = Path("logs", algorithm).glob("*_1/*.zip")
-    model = sb3_pmpo.zoo.ALGORITHMS[algorithm].load(saved)
+    model = sb3_pmpo.tools.zoo.ALGORITHMS[algorithm].load(saved)
     assert model.num_timesteps == 24
     assert model._n_updates > 0  # type: ignore[attr-defined]  # they are off-policy
 
@@ -133,7 +133,7 @@ def _manager(*arguments: str, algo: str = "pmpo") -> Manager:
 
     import rl_zoo3.train
 
-    from sb3_pmpo.zoo import programs
+    from sb3_pmpo.tools.zoo import programs
 
     with programs._argv("train", ["--algo", algo, "--env", "Pendulum-v1", *arguments]):
         theirs = rl_zoo3.train.ExperimentManager
@@ -213,8 +213,8 @@ def test_what_yaml_cannot_hold_is_written_as_the_zoo_evaluates_it() -> None:
 
 def test_register_is_all_that_the_zoos_own_train_needs() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "import rl_zoo3.train; import sb3_pmpo.zoo; "
-         "sb3_pmpo.zoo.register(); sb3_pmpo.zoo.register(); rl_zoo3.train.train()",
+        [sys.executable, "-c", "import rl_zoo3.train; import sb3_pmpo.tools.zoo; "
+         "sb3_pmpo.tools.zoo.register(); sb3_pmpo.tools.zoo.register(); rl_zoo3.train.train()",
          "--algo", "mpo", "--env", "dm_control/cartpole-swingup-v0", "-n", "20", "--eval-freq",
          "-1"],
         capture_output=True,
@@ -232,7 +232,7 @@ def test_register_leaves_a_users_own_manager_in_place(monkeypatch: pytest.Monkey
         pass
 
     monkeypatch.setattr(rl_zoo3.train, "ExperimentManager", Mine)
-    sb3_pmpo.zoo.register()
+    sb3_pmpo.tools.zoo.register()
     assert rl_zoo3.train.ExperimentManager is Mine
 
 
@@ -342,7 +342,7 @@ def test_a_signal_leaves_a_usable_model(stop: signal.Signals) -> None:
 def test_sigterm_within_an_exec_leaves_the_exit_status(tmp_path: Path) -> None:
     (tmp_path / "stopped.py").write_text(
         "import contextlib, os, signal, sys, time\n"
-        "from sb3_pmpo.zoo.manager import sigterm_interrupts\n"
+        "from sb3_pmpo.tools.zoo.manager import sigterm_interrupts\n"
         "with contextlib.suppress(KeyboardInterrupt), sigterm_interrupts():\n"
         "    exec('os.kill(os.getpid(), signal.SIGTERM); time.sleep(10)')\n"
         "sys.exit(3)\n"

@@ -28,15 +28,15 @@ from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 from stable_baselines3 import SAC
 from toys import Guess, Toy
 
-import sb3_pmpo.zoo
+import sb3_pmpo.tools.zoo
 from sb3_pmpo import PMPO, advantage, top_k
-from sb3_pmpo.cli import main
-from sb3_pmpo.configs import to_arguments
 from sb3_pmpo.core.losses import instability
-from sb3_pmpo.zoo import tune as tune_command
-from sb3_pmpo.zoo.spaces import as_setting
-from sb3_pmpo.zoo.study import MAX_RETRIES, Watch, open_storage, run_trials
-from sb3_pmpo.zoo.tuning import lower_bound
+from sb3_pmpo.tools.cli import main
+from sb3_pmpo.tools.settings import to_arguments
+from sb3_pmpo.tools.zoo import tune as tune_command
+from sb3_pmpo.tools.zoo.spaces import as_setting
+from sb3_pmpo.tools.zoo.study import MAX_RETRIES, Watch, open_storage, run_trials
+from sb3_pmpo.tools.zoo.tuning import lower_bound
 
 SHORT = ["--env", "Pendulum-v1", "-n", "30", "--n-evaluations", "1", "--eval-episodes", "1"]
 SHORT += ["--n-startup-trials", "1", "--seed", "1", "--pruner", "none"]
@@ -46,7 +46,7 @@ ONE_ENTRY = "Pendulum-v1: {n_timesteps: 30, policy: MlpPolicy, learning_starts: 
 @pytest.fixture(autouse=True)
 def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    sb3_pmpo.zoo.register()
+    sb3_pmpo.tools.zoo.register()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
@@ -83,7 +83,7 @@ def test_every_draw_trains_and_the_converter_agrees(algorithm: str, n_actions: i
             assert min(beta[1:] if balanced else beta) >= 2 * (1 - alpha)
             assert instability(alpha, beta[0], fixed_variance=balanced) is None
             assert instability(alpha, beta[1]) is None
-        model = sb3_pmpo.zoo.ALGORITHMS[algorithm](
+        model = sb3_pmpo.tools.zoo.ALGORITHMS[algorithm](
             "MlpPolicy", Toy() if n_actions else Guess(spaces.Discrete(3)), device="cpu",
             **arguments | {"learning_starts": 10, "batch_size": 8, "buffer_size": 100},
         )  # fmt: skip
@@ -225,11 +225,15 @@ class Breaks:
 
 def broken(monkeypatch: pytest.MonkeyPatch, bad: dict[str, Any], first: int) -> None:
     sampler = Breaks(HYPERPARAMS_SAMPLER["pmpo"], bad, first)
-    monkeypatch.setattr(sb3_pmpo.zoo.spaces.Sampler, "__call__", lambda self, *args: sampler(*args))
+    monkeypatch.setattr(
+        sb3_pmpo.tools.zoo.spaces.Sampler, "__call__", lambda self, *args: sampler(*args)
+    )
     monkeypatch.setattr(sampler, "sampler", ORIGINAL)
 
 
-ORIGINAL = sb3_pmpo.zoo.spaces.Sampler.__call__.__get__(sb3_pmpo.zoo.spaces.Sampler("pmpo"))
+ORIGINAL = sb3_pmpo.tools.zoo.spaces.Sampler.__call__.__get__(
+    sb3_pmpo.tools.zoo.spaces.Sampler("pmpo")
+)
 
 
 def test_bad_trials_are_pruned_and_counted(

@@ -12,7 +12,7 @@ from opengl import run_with_egl
 from runs import WALKER, register_goals, run, run_walker
 
 from sb3_pmpo import PMPO
-from sb3_pmpo.cli import main
+from sb3_pmpo.tools.cli import main
 
 #: imageio leaves the pipes of its reader to the collector.
 reads_video = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -1,0 +1,89 @@
+"""What actor and critics share: normalised observations, features, and the codes of actions.
+
+Axes: B states, F features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, cast
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BaseModel
+from stable_baselines3.common.preprocessing import is_image_space, preprocess_obs
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
+
+from sb3_pmpo.networks import RunningMoments
+
+
+class ObservationNormaliser(nn.Module):
+    """Normalise the vectors of an observation; images and one-hot codes pass unchanged.
+
+    The statistics are those of the observations handed to :meth:`update`, and are part of the
+    policy's state: saved, loaded and moved with it. One instance serves all of a policy's parts.
+
+    :param observation_space: a space that SB3 supports; a Dict is normalised key by key.
+    """
+
+    CLIP = 10.0
+
+    def __init__(self, observation_space: spaces.Space) -> None:
+        super().__init__()
+        self.is_dict = isinstance(observation_space, spaces.Dict)
+        parts: dict[str, spaces.Space]
+        if isinstance(observation_space, spaces.Dict):
+            parts = observation_space.spaces
+        else:
+            parts = {"": observation_space}
+        self.keys = [key for key, space in parts.items() if self._is_vector(space)]
+        self.moments = nn.ModuleList(RunningMoments(parts[key].shape or ()) for key in self.keys)
+
+    def _by_key(self) -> Iterator[tuple[str, RunningMoments]]:
+        return zip(self.keys, cast(Iterable[RunningMoments], self.moments), strict=True)
+
+    @staticmethod
+    def _is_vector(space: spaces.Space) -> bool:
+        return isinstance(space, spaces.Box) and not is_image_space(space) and space.shape != ()
+
+    def update(self, observations: Any) -> None:
+        """Take in a batch of raw observations: arrays ``[B, ...]``, or a dict of them."""
+        for key, moments in self._by_key():
+            batch = observations[key] if self.is_dict else observations
+            moments.update(th.as_tensor(batch))
+
+    def forward(self, observations: Any) -> Any:
+        """Normalise preprocessed observations."""
+        if not self.is_dict:
+            for _, moments in self._by_key():  # one, or none
+                observations = moments.normalise(observations, clip=self.CLIP)
+            return observations
+        normalised = dict(observations)
+        for key, moments in self._by_key():
+            normalised[key] = moments.normalise(observations[key], clip=self.CLIP)
+        return normalised
+
+
+class NormalisedFeatures(BaseModel):
+    """A model that normalises what it sees before it extracts features."""
+
+    normaliser: nn.Module
+    features_extractor: BaseFeaturesExtractor
+
+    def features(self, observations: PyTorchObs) -> th.Tensor:
+        """Preprocess, normalise and extract: ``[B, F]``."""
+        preprocessed = preprocess_obs(
+            observations, self.observation_space, normalize_images=self.normalize_images
+        )
+        return self.features_extractor(self.normaliser(preprocessed))
+
+
+def n_choices(action_space: spaces.Space) -> tuple[int, ...] | None:
+    """Return the number of choices in each dimension of a discrete space; None for a Box."""
+    if isinstance(action_space, spaces.Discrete):
+        return (int(action_space.n),)
+    if isinstance(action_space, spaces.MultiDiscrete):
+        return tuple(int(n) for n in action_space.nvec)
+    return None

@@ -1,0 +1,192 @@
+"""The arguments that PMPO, MPO and DPO share: their types, their defaults, their documentation.
+
+A final class takes them as ``**shared`` and so shows what is its own. Its signature and its
+documentation list all the arguments, as :func:`lists_all` completes them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from typing import Any, TypedDict, TypeVar
+
+import torch as th
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.type_aliases import Schedule
+
+from sb3_pmpo.online.exploration import NoiseFactory, pink_or_white_noise
+
+C = TypeVar("C", bound=type)
+
+
+class SharedArguments(TypedDict, total=False):
+    """What is shared, beside ``policy``, ``env`` and ``learning_rate``.
+
+    :param buffer_size: transitions kept for replay.
+    :param learning_starts: steps of uniformly random actions before the first update.
+    :param batch_size: B, transitions an update.
+    :param tau: share by which the critic target moves at each update, in [0, 1].
+    :param gamma: discount factor, in [0, 1].
+    :param train_freq: collect this many steps between updates, or ``(n, "episode")``.
+    :param gradient_steps: updates of the critics after each collection; -1 for as many as steps
+        were collected.
+    :param action_noise: added to the policy's own exploration.
+    :param replay_buffer_class: such as ``HerReplayBuffer`` or
+        :class:`sb3_pmpo.replay.PrioritizedReplayBuffer`; None for SB3's, by the observation space.
+        A class with a ``sample`` of its own is asked for the batches of up to ``policy_delay``
+        updates in one call.
+    :param replay_buffer_kwargs: its arguments.
+    :param optimize_memory_usage: store each observation once.
+    :param n_steps: rewards that are summed before the critic takes over. A larger number spreads a
+        sparse reward faster. It also holds the policy to what older policies did, because nothing
+        corrects for that.
+    :param pessimism: how far the TD target moves from the mean of the target critics (0) to the
+        lowest of them (1). A larger number explores less. It helps where the critics overestimate.
+    :param actor_learning_rate: the actor's; None for ``learning_rate``.
+    :param policy_delay: updates of the critics for each of the policy. With ``gradient_steps=1``
+        the policy moves at every ``policy_delay``-th step.
+    :param reference_tau: share by which the reference moves to the actor at a refresh, in (0, 1].
+    :param reference_update_interval: updates between refreshes; with ``reference_tau=1`` the
+        reference is a hard copy, made anew every so many updates.
+    :param exploration_noise: makes the noise that collecting acts with, scaled by the policy's
+        std: a function of (number of environments, action dimension, seed). None for independent
+        draws.
+    :param compile: on a GPU, capture the update as a CUDA graph, which was five times as fast on an
+        H200. A change of this object's arguments reaches the update at the next :meth:`learn`, one
+        of the learning rates at once. Numbers that a labeller or a features extractor keeps in
+        Python stay as they were. On a CPU, compile the networks in place with ``torch.compile``. A
+        model saves and loads as without it.
+    :param use_sde: refused; here so that a configuration written for SAC gets a clear answer.
+    :param stats_window_size: episodes in the rolling means of return and length.
+    :param tensorboard_log: folder of the TensorBoard logs.
+    :param policy_kwargs: see :class:`sb3_pmpo.policies.PMPOPolicy`.
+    :param verbose: 0 nothing, 1 information, 2 debugging.
+    :param seed: of every generator; the same seed gives the same weights, bit for bit.
+    :param device: where to run.
+    """
+
+    buffer_size: int
+    learning_starts: int
+    batch_size: int
+    tau: float
+    gamma: float
+    train_freq: int | tuple[int, str]
+    gradient_steps: int
+    action_noise: ActionNoise | None
+    replay_buffer_class: type[ReplayBuffer] | None
+    replay_buffer_kwargs: dict[str, Any] | None
+    optimize_memory_usage: bool
+    n_steps: int
+    pessimism: float
+    actor_learning_rate: float | Schedule | None
+    policy_delay: int
+    reference_tau: float
+    reference_update_interval: int
+    exploration_noise: NoiseFactory | None
+    compile: bool
+    use_sde: bool
+    stats_window_size: int
+    tensorboard_log: str | None
+    policy_kwargs: dict[str, Any] | None
+    verbose: int
+    seed: int | None
+    device: th.device | str
+
+
+#: One value each; a final class that wants another one takes the argument itself.
+DEFAULTS: SharedArguments = {
+    "buffer_size": 1_000_000,
+    "learning_starts": 100,
+    "batch_size": 128,
+    "tau": 0.005,
+    "gamma": 0.99,
+    "train_freq": 1,
+    "gradient_steps": 4,
+    "action_noise": None,
+    "replay_buffer_class": None,
+    "replay_buffer_kwargs": None,
+    "optimize_memory_usage": False,
+    "n_steps": 1,
+    "pessimism": 0.5,
+    "actor_learning_rate": None,
+    "policy_delay": 4,
+    "reference_tau": 0.005,
+    "reference_update_interval": 1,
+    "exploration_noise": pink_or_white_noise,
+    "compile": False,
+    "use_sde": False,
+    "stats_window_size": 100,
+    "tensorboard_log": None,
+    "policy_kwargs": None,
+    "verbose": 0,
+    "seed": None,
+    "device": "auto",
+}
+
+#: Arguments of the family that SB3's base class does not take.
+OWN = (
+    "pessimism",
+    "actor_learning_rate",
+    "policy_delay",
+    "reference_tau",
+    "reference_update_interval",
+    "exploration_noise",
+    "compile",
+)
+
+#: Every final class documents these alike.
+_FIRST = """
+    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a policy class.
+    :param env: the environment, or its registered name; actions in a bounded Box, Discrete or
+        MultiDiscrete.
+    :param learning_rate: of the critics, and of the actor unless it has its own; a number, or a
+        function of the remaining progress (from 1 to 0)."""
+
+
+def lists_all(final_class: C) -> C:
+    """Complete the signature and the documentation of a final class by the shared arguments."""
+    constructor: Any = vars(final_class)["__init__"]
+    own = inspect.signature(constructor)
+    parameters = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    types = SharedArguments.__annotations__
+    shared = [
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=types[name]
+        )
+        for name, default in DEFAULTS.items()
+        if name not in own.parameters
+    ]
+    constructor.__signature__ = own.replace(parameters=_last_is_private([*parameters, *shared]))
+    documented = _parameters(SharedArguments.__doc__ or "")
+    text = "".join(documented[parameter.name] for parameter in shared)
+    before, mark, after = (final_class.__doc__ or "").partition("\n    :param ")
+    middle, raises, end = (mark + after).partition("\n    :raises ")
+    final_class.__doc__ = before + _FIRST + middle + text + raises + end
+    return final_class
+
+
+def _last_is_private(parameters: list[inspect.Parameter]) -> list[inspect.Parameter]:
+    """Put ``_init_setup_model`` at the end, where SB3 has it."""
+    return sorted(parameters, key=lambda parameter: parameter.name.startswith("_"))
+
+
+def _parameters(text: str) -> dict[str, str]:
+    """Return what a docstring says of each parameter, each with its line break before."""
+    parts = text.rstrip().split("\n    :param ")[1:]
+    return {part.partition(":")[0]: f"\n    :param {part}" for part in parts}
+
+
+def with_defaults(given: Mapping[str, Any], algorithm: type) -> dict[str, Any]:
+    """Return the shared arguments of a call, the defaults where nothing is given.
+
+    :raises TypeError: for a name that is none of the algorithm's arguments, with the closest one.
+    """
+    for name in given:
+        if name not in DEFAULTS:
+            known = [key for key in inspect.signature(algorithm).parameters if key[0] != "_"]
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(known)}"
+            raise TypeError(f"{algorithm.__name__} has no argument {name!r}: {hint}")
+    return {**DEFAULTS, **given}

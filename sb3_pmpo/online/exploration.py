@@ -1,0 +1,123 @@
+"""Temporally correlated exploration: noise in place of independent standard normal draws.
+
+Axes: E environments, A action dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import colorednoise
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import get_action_dim
+
+
+class ExplorationNoise(Protocol):
+    """A source of unit-variance noise that the policy's std scales."""
+
+    def __call__(self) -> np.ndarray:
+        """Return the next noise ``[E, A]``."""
+        ...
+
+    def reset(self, env: int) -> None:
+        """Start anew for one environment, at the end of its episode."""
+        ...
+
+
+#: Makes the noise from the number of environments, the action dimension and a seed.
+NoiseFactory = Callable[[int, int, int], ExplorationNoise]
+
+
+class ColouredNoise:
+    """Noise with a power spectrum of ``1 / f ** exponent``, in blocks, an episode at a time.
+
+    Pink noise (exponent 1) in place of white is the better default for off-policy continuous
+    control (Eberhard et al., 2023, "Pink noise is all you need", on MPO and SAC).
+
+    :param n_envs: E.
+    :param action_dim: A.
+    :param seed: of the generator.
+    :param exponents: 0 white, 1 pink, 2 red; one of them is drawn for each block.
+    :param length: steps of a block; a longer episode continues with a new block.
+    """
+
+    def __init__(
+        self,
+        n_envs: int,
+        action_dim: int,
+        seed: int,
+        exponents: tuple[float, ...] = (1.0,),
+        length: int = 1000,
+    ) -> None:
+        self._rng = np.random.default_rng(seed)
+        self._exponents = exponents
+        self._blocks = np.empty((n_envs, action_dim, length), dtype=np.float32)
+        self._step = np.full(n_envs, length)
+
+    def __call__(self) -> np.ndarray:
+        """Return the next noise ``[E, A]``, each entry of zero mean and unit variance."""
+        for env in np.flatnonzero(self._step >= self._blocks.shape[-1]):
+            self._blocks[env] = colorednoise.powerlaw_psd_gaussian(
+                self._rng.choice(self._exponents), self._blocks.shape[1:], random_state=self._rng
+            )
+            self._step[env] = 0
+        noise = self._blocks[np.arange(len(self._step)), :, self._step]
+        self._step += 1
+        return noise
+
+    def reset(self, env: int) -> None:
+        """Draw a new block for ``env`` at its next step."""
+        self._step[env] = self._blocks.shape[-1]
+
+
+def pink_noise(n_envs: int, action_dim: int, seed: int) -> ColouredNoise:
+    """Make pink noise; a picklable factory."""
+    return ColouredNoise(n_envs, action_dim, seed)
+
+
+def pink_or_white_noise(n_envs: int, action_dim: int, seed: int) -> ColouredNoise:
+    """Make noise that is pink in one half of the episodes and white in the other; picklable.
+
+    The default of the algorithms: pink noise finds more, but a policy may come to lean on its
+    slow part, which is not there when the policy is used; white noise shows where that leads.
+    """
+    return ColouredNoise(n_envs, action_dim, seed, exponents=(0.0, 1.0))
+
+
+def make_noise(
+    factory: NoiseFactory | None, n_envs: int, action_space: spaces.Space
+) -> ExplorationNoise | None:
+    """Make the noise of a model, seeded by NumPy's global generator; None for independent draws.
+
+    Discrete actions have no order in which a draw could resemble the one before.
+    """
+    if factory is None or not isinstance(action_space, spaces.Box):
+        return None
+    return factory(n_envs, get_action_dim(action_space), np.random.randint(2**31))
+
+
+def draw(
+    policy: BasePolicy, observations: Any, noise: ExplorationNoise, more: ActionNoise | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the actions of a Box where the noise has them in the policy's distribution.
+
+    :param policy: with an ``actor``.
+    :param observations: ``[E, ...]`` as the environments gave them.
+    :param noise: in the place of independent draws.
+    :param more: added to the actions; None for nothing.
+    :return: the actions, in the environment's units and in [-1, 1].
+    """
+    tensors, _ = policy.obs_to_tensor(observations)
+    with th.no_grad():
+        z = th.as_tensor(noise(), device=policy.device)
+        actions = policy.actor.distribution(tensors).at_quantile(z)  # type: ignore[union-attr, operator]  # ours has one
+    scaled = actions.cpu().numpy().reshape(-1, *policy.action_space.shape)  # type: ignore[misc]  # a Box has a shape
+    if more is not None:
+        scaled = scaled + more()
+    scaled = np.clip(scaled, -1.0, 1.0).astype(np.float32)
+    return policy.unscale_action(scaled), scaled

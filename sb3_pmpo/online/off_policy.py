@@ -1,0 +1,318 @@
+"""The seam to Stable-Baselines3: it collects, stores, logs and saves around the learner."""
+
+from __future__ import annotations
+
+import io
+import pathlib
+import warnings
+from abc import abstractmethod
+from collections.abc import Iterable
+from typing import Any, ClassVar, cast
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import FloatSchedule
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
+
+from sb3_pmpo.actor import Actor
+from sb3_pmpo.core.e_step import Duals
+from sb3_pmpo.files import whole_file
+from sb3_pmpo.heap import keep_freed_memory
+from sb3_pmpo.learner import Learner, Moves, Networks, Plan
+from sb3_pmpo.objectives import Objective
+from sb3_pmpo.online.arguments import OWN, with_defaults
+from sb3_pmpo.online.checks import check_arguments, check_finite, check_finite_actions
+from sb3_pmpo.online.exploration import ExplorationNoise, NoiseFactory, draw, make_noise
+from sb3_pmpo.online.metrics import MeanMetrics
+from sb3_pmpo.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, PMPOPolicy
+from sb3_pmpo.replay import (
+    Replay,
+    adopt_replay_buffer,
+    close_open_episodes,
+    make_replay_buffer,
+)
+
+
+class OffPolicyMPO(OffPolicyAlgorithm):
+    """Actor, lagged reference, critics: what PMPO, MPO and DPO share. Not for direct use.
+
+    :param policy: the policy, see :class:`sb3_pmpo.PMPO`.
+    :param env: the environment.
+    :param learning_rate: of critics and actor.
+    :param n_samples: S, actions the reference proposes per state.
+    :param shared: see :class:`sb3_pmpo.online.arguments.SharedArguments`.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": MlpPolicy,
+        "CnnPolicy": CnnPolicy,
+        "MultiInputPolicy": MultiInputPolicy,
+    }
+    policy: PMPOPolicy
+    actor: Actor
+    replay_buffer: ReplayBuffer
+    pessimism: float
+    actor_learning_rate: float | Schedule | None
+    policy_delay: int
+    reference_tau: float
+    reference_update_interval: int
+    exploration_noise: NoiseFactory | None
+    compile: bool
+
+    def __init__(
+        self,
+        policy: str | type[PMPOPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule,
+        n_samples: int,
+        **shared: Any,
+    ) -> None:
+        arguments = with_defaults(shared, type(self))
+        own = {name: arguments.pop(name) for name in OWN}
+        super().__init__(
+            policy,
+            env,
+            learning_rate,
+            sde_support=False,
+            supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete),
+            support_multi_env=True,
+            **arguments,
+        )
+        self.n_samples = n_samples
+        vars(self).update(own)
+        self._reference_age = 0.0  # here, not in _setup_model: a loaded model keeps its own
+
+    @abstractmethod
+    def _make_objective(self) -> Objective:
+        """Check the final class's own arguments and build its objective from them."""
+
+    def _setup_model(self) -> None:
+        # Not SB3's: that one reassigns replay_buffer_class, adds to the user's
+        # replay_buffer_kwargs (so that load(gamma=...) keeps the old gamma) and refuses n-step
+        # returns with Dict observations.
+        check_arguments(self)
+        keep_freed_memory()
+        self._noise: ExplorationNoise | None = None  # made below, after what draws before it
+        self._setup_lr_schedule()
+        self.actor_lr_schedule = (
+            None if self.actor_learning_rate is None else FloatSchedule(self.actor_learning_rate)
+        )
+        self.set_random_seed(self.seed)
+        policy_class = cast(type[PMPOPolicy], self.policy_class)
+        self.policy = policy_class(
+            self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
+        ).to(self.device)
+        self.actor, self.critic = self.policy.actor, self.policy.critic
+        self.reference_actor = self.policy.reference_actor
+        self.critic_target = self.policy.critic_target
+        self.objective = self._make_objective()
+        self.duals: Duals | None = None
+        if self.objective.duals is not None:
+            self.duals = self.objective.duals.to(self.device)
+        networks = Networks(self.actor, self.reference_actor, self.critic, self.critic_target)
+        self.learner = Learner(networks, self.objective, self.device, capture=self.compile)
+        if self.compile and self.learner.graphs is None:  # within a graph it would gain nothing
+            self.policy.compile_networks()
+        # After the policy, which takes the memory that was freed before: the buffer's zeros then
+        # lie in fresh pages, which cost nothing until they are filled.
+        if self.replay_buffer is None:
+            self.replay_buffer = make_replay_buffer(self)
+        self._convert_train_freq()
+        self._noise = self._make_noise()
+        self._discounted_returns = np.zeros(self.n_envs)
+        self._metrics = MeanMetrics()
+
+    def _make_noise(self) -> ExplorationNoise | None:
+        # From NumPy's global generator, which set_random_seed has just seeded.
+        return make_noise(self.exploration_noise, self.n_envs, self.action_space)
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """Seed as SB3 does, and the exploration noise."""
+        super().set_random_seed(seed)
+        if seed is not None and self._noise is not None:
+            self._noise = self._make_noise()
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """Set as SB3 does; a HER buffer that was made without an environment takes this one."""
+        before = self.env
+        super().set_env(env, force_reset)
+        buffer = self.replay_buffer
+        if buffer is not None and (force_reset or self.env is not before):
+            close_open_episodes(buffer)
+        if isinstance(buffer, HerReplayBuffer) and buffer.env is None:
+            buffer.set_env(cast(VecEnv, self.env))
+
+    # ------------------------------------------------------------------ the update
+
+    @property
+    def n_updates(self) -> int:
+        """Updates of the critics so far."""
+        return self._n_updates
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        """Do ``gradient_steps`` updates of critics and policy on batches from the buffer."""
+        self.policy.set_training_mode(True)
+        self._set_learning_rates()
+        # Made anew: buffer, n_steps and gamma may have been changed.
+        replay = Replay(self.replay_buffer, self.n_steps, self.gamma)
+        while gradient_steps > 0:
+            together = min(gradient_steps, self.policy_delay)
+            batch = replay.sample(
+                together * batch_size, self._vec_normalize_env, self._current_progress_remaining
+            )
+            plan = self._plan(together)
+            metrics, errors = self.learner(batch, plan)
+            replay.update_priorities(batch.indices, errors)
+            for values in metrics:
+                self._metrics.add(values)
+            self._count(plan)
+            gradient_steps -= together
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        for name, value in self._metrics.means().items():
+            self.logger.record(f"train/{name}", value)
+
+    def _plan(self, number: int) -> Plan:
+        """Say what each of the next updates moves besides the critics; the first moves it all."""
+        updates = range(self._n_updates, self._n_updates + number)
+        moves = tuple(
+            Moves(
+                policy=update % self.policy_delay == 0,
+                tau=self.tau,
+                reference_tau=self.reference_tau
+                if (update + 1) % self.reference_update_interval == 0
+                else 0.0,
+            )
+            for update in updates
+        )
+        return Plan(moves, self.n_samples, self.pessimism)
+
+    def _count(self, plan: Plan) -> None:
+        """Count the updates that were done."""
+        for moves in plan.updates:
+            self._n_updates += 1
+            self._reference_age = (self._reference_age + 1.0) * (1.0 - moves.reference_tau)
+            self._metrics.add_number("reference_age", self._reference_age)
+
+    def _set_learning_rates(self) -> None:
+        progress = self._current_progress_remaining
+        critic_rate = self.lr_schedule(progress)
+        actor_rate = self.actor_lr_schedule(progress) if self.actor_lr_schedule else critic_rate
+        self.learner.set_learning_rates(critic_rate, actor_rate)
+        self.logger.record("train/learning_rate", critic_rate)
+        self.logger.record("train/actor_learning_rate", actor_rate)
+
+    # ------------------------------------------------------------------ collecting
+
+    def _sample_action(
+        self,
+        learning_starts: int,
+        action_noise: ActionNoise | None = None,
+        n_envs: int = 1,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Draw actions as SB3 does, with the policy's own noise correlated in time."""
+        if self._noise is None or self.num_timesteps < learning_starts:
+            drawn = super()._sample_action(learning_starts, action_noise, n_envs)
+        else:
+            drawn = draw(self.policy, self._last_obs, self._noise, action_noise)
+        check_finite_actions(drawn[0], self.num_timesteps)
+        return drawn
+
+    def _store_transition(
+        self,
+        replay_buffer: ReplayBuffer,
+        buffer_action: np.ndarray,
+        new_obs: np.ndarray | dict[str, np.ndarray],
+        reward: np.ndarray,
+        dones: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """Refuse what is not finite, gather the policy's statistics, then store as SB3 does."""
+        normalize = self._vec_normalize_env
+        raw_obs = new_obs if normalize is None else normalize.get_original_obs()
+        raw_reward = reward if normalize is None else normalize.get_original_reward()
+        check_finite(raw_obs, raw_reward, infos, self.num_timesteps)
+        self.policy.update_statistics(new_obs, self._advance_returns(reward, dones))
+        if self._noise is not None:
+            for env in np.flatnonzero(dones):
+                self._noise.reset(int(env))
+        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+
+    def _advance_returns(self, reward: np.ndarray, dones: np.ndarray) -> np.ndarray:
+        """Add the rewards to each environment's discounted return so far; ``[n_envs]``."""
+        returns = self.gamma * self._discounted_returns + reward
+        self._discounted_returns = np.where(dones, 0.0, returns)
+        return returns
+
+    # ------------------------------------------------------------------ SB3's interface
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        name = type(self).__name__ if tb_log_name == "run" else tb_log_name  # SB3's default
+        resumed = not reset_num_timesteps and self.num_timesteps > self.learning_starts
+        if resumed and self.replay_buffer.size() == 0:
+            warnings.warn(
+                f"Training resumes at step {self.num_timesteps} with an empty replay buffer: the "
+                "first updates see almost no data. Call load_replay_buffer() first, or collect "
+                "anew with reset_num_timesteps=True.",
+                stacklevel=3,
+            )
+        if reset_num_timesteps or self._last_obs is None:  # the environment will be reset
+            close_open_episodes(self.replay_buffer)
+        noise = self.action_noise
+        if noise is not None and self.n_envs > 1 and not isinstance(noise, VectorizedActionNoise):
+            self.action_noise = VectorizedActionNoise(noise, self.n_envs)
+        # Not OffPolicyAlgorithm's: it makes a termination of the end of a cut episode.
+        total_timesteps, callback = super(OffPolicyAlgorithm, self)._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, name, progress_bar
+        )
+        self._metrics.follow(self.logger)
+        self.learner.forget_graphs()  # arguments may have been changed since
+        # VecNormalize has clipped what was infinite and spread what was NaN by now.
+        raw_obs = self._last_obs if self._vec_normalize_env is None else self._last_original_obs
+        check_finite(raw_obs, np.zeros(self.n_envs), [], self.num_timesteps)  # type: ignore[arg-type]  # set by super()
+        return total_timesteps, callback
+
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """Save as SB3 does, in one atomic step: a crash leaves the file that was there."""
+        with whole_file(path, "zip") as file:
+            super().save(file, exclude, include)
+
+    def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
+        """Save as SB3 does, in one atomic step: a crash leaves the file that was there."""
+        with whole_file(path, "pkl") as file:
+            super().save_replay_buffer(file)
+
+    def load_replay_buffer(
+        self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True
+    ) -> None:
+        """Load a saved buffer; its n-step returns then use this model's ``gamma``, ``n_steps``."""
+        super().load_replay_buffer(path, truncate_last_traj=False)
+        if truncate_last_traj:
+            close_open_episodes(self.replay_buffer)
+        adopt_replay_buffer(self)
+
+    def _excluded_save_params(self) -> list[str]:
+        parts = ["actor", "reference_actor", "critic", "critic_target", "objective", "duals"]
+        return [*super()._excluded_save_params(), *parts, "learner", "_noise", "_metrics"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        duals = [] if self.duals is None else ["duals", "duals.optimizer"]
+        return ["policy", "actor.optimizer", "critic.optimizer", *duals], []

@@ -1,0 +1,39 @@
+"""The command line: ``sb3-pmpo <command> ...``, or ``python -m sb3_pmpo <command> ...``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+#: What each command runs, imported when it is asked for, and what the help says of it.
+COMMANDS = {
+    "train": ("sb3_pmpo.tools.zoo.programs:train", "train an agent (rl_zoo3.train)"),
+    "enjoy": ("sb3_pmpo.tools.zoo.programs:enjoy", "watch a trained agent (rl_zoo3.enjoy)"),
+    "tune": ("sb3_pmpo.tools.zoo.tune:tune", "search hyperparameters (rl_zoo3.train -optimize)"),
+    "record": ("sb3_pmpo.tools.zoo.video:record", "record an mp4 of a trained agent"),
+    "plot": ("sb3_pmpo.tools.plots:plot", "draw learning curves from logs or TensorBoard"),
+    "sweep": ("sb3_pmpo.tools.runs.program:main", "train algorithms x tasks x seeds, resumable"),
+    "push": ("sb3_pmpo.tools.zoo.hub:push", "publish a trained agent on the Hugging Face Hub"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="sb3-pmpo",
+        description="PMPO, MPO and DPO for Stable-Baselines3, over the RL Zoo's programs.",
+        epilog="sb3-pmpo <command> --help lists a command's own arguments.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for name, (_, text) in COMMANDS.items():
+        commands.add_parser(name, help=text, add_help=False)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    command = parser.parse_args(given[:1]).command
+    module, _, function = COMMANDS[command][0].partition(":")
+    try:
+        run = getattr(import_module(module), function)
+    except ModuleNotFoundError as error:
+        parser.error(f"{command} needs {error.name!r}: pip install 'sb3_pmpo[train]'")
+    return int(run(given[1:]))

@@ -1,0 +1,172 @@
+"""Trained agents in the Zoo's log folders: find one, make its environment, load it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import rl_zoo3.import_envs  # noqa: F401  # registers the Zoo's environments
+import torch as th
+import yaml
+from huggingface_sb3 import EnvironmentName
+from rl_zoo3 import ALGOS
+from rl_zoo3.exp_manager import ExperimentManager
+from rl_zoo3.utils import StoreDict, create_test_env, get_model_path, get_saved_hyperparams
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+
+from sb3_pmpo.tools.zoo import register
+
+
+class AgentError(ValueError):
+    """An agent that cannot be used as asked; the message is for the one who asked."""
+
+
+@dataclass(frozen=True)
+class Agent:
+    """What the Zoo keeps of a training run.
+
+    :param algorithm: what the Zoo calls it, ``"pmpo"``.
+    :param env_name: of the environment; its ``gym_id`` is Gymnasium's.
+    :param folder: of the run.
+    :param model_path: the model that was asked for: the last, the best, or a checkpoint.
+    :param label: which of these it is, for the name of a file.
+    :param settings: the Zoo's hyperparameters.
+    :param env_kwargs: what the environment is made with.
+    :param arguments: what ``train`` was called with.
+    """
+
+    algorithm: str
+    env_name: EnvironmentName
+    folder: Path
+    model_path: Path
+    label: str
+    settings: dict[str, Any]
+    env_kwargs: dict[str, Any]
+    arguments: dict[str, Any]
+
+    @property
+    def settings_folder(self) -> Path:
+        """Where the Zoo keeps ``config.yml``, ``args.yml`` and VecNormalize's statistics."""
+        return self.folder / self.env_name
+
+    @property
+    def algorithm_class(self) -> type[BaseAlgorithm]:
+        """The algorithm's class."""
+        return ALGOS[self.algorithm]
+
+    def make_env(self, *, n_envs: int, seed: int, render: bool) -> VecEnv:
+        """Make the environment as it was in training, with frozen VecNormalize statistics."""
+        return create_test_env(
+            self.env_name.gym_id,
+            n_envs=n_envs,
+            stats_path=str(self.settings_folder),
+            seed=seed,
+            should_render=False,  # which would open a window
+            hyperparams=deepcopy(self.settings),
+            env_kwargs=self.env_kwargs | ({"render_mode": "rgb_array"} if render else {}),
+            vec_env_cls=DummyVecEnv,
+        )
+
+    def load(self, env: VecEnv, *, seed: int, device: str) -> BaseAlgorithm:
+        """Load the model, off-policy ones with a replay buffer of one transition."""
+        custom = {"learning_rate": 0.0, "lr_schedule": _zero, "clip_range": _zero}
+        options: dict[str, Any] = {"seed": seed}
+        if issubclass(self.algorithm_class, OffPolicyAlgorithm):
+            options |= {"buffer_size": 1, "optimize_memory_usage": False}
+        return self.algorithm_class.load(
+            self.model_path,
+            env=env,
+            device=device,
+            custom_objects=custom,  # those that another version of Python may have pickled
+            **options,
+        )
+
+
+def _zero(progress_remaining: float) -> float:
+    return 0.0
+
+
+def make_parser(command: str, description: str) -> argparse.ArgumentParser:
+    """Make a parser of the arguments by which all the Zoo's programs choose an agent."""
+    register()
+    parser = argparse.ArgumentParser(prog=f"sb3-pmpo {command}", description=description)
+    add: Callable[..., Any] = parser.add_argument
+    add("--algo", default="pmpo", choices=list(ALGOS), help="algorithm (default: pmpo)")
+    add("--env", type=EnvironmentName, required=True, help="environment id")
+    add("-f", "--folder", default="logs", help="folder that train wrote (default: logs)")
+    add("--exp-id", type=int, default=0, help="number of the run (0: the latest, -1: no number)")
+    add("--load-best", action="store_true", help="load the best model instead of the last")
+    add("--load-checkpoint", type=int, metavar="STEPS", help="load this checkpoint")
+    add("--load-last-checkpoint", action="store_true", help="load the last checkpoint")
+    add("--deterministic", action="store_true", help="act without noise (default, Atari aside)")
+    add("--stochastic", action="store_true", help="sample the actions")
+    add("--seed", type=int, default=0, help="random seed (default: 0)")
+    add("--device", default="auto", help="PyTorch device (default: auto)")
+    add("--num-threads", type=int, default=1, help="threads of PyTorch (default: 1)")
+    add("--env-kwargs", nargs="+", action=StoreDict, help="arguments of the environment, key:value")
+    add("--gym-packages", nargs="+", default=[], help="modules that register environments")
+    return parser
+
+
+def find_agent(args: argparse.Namespace) -> Agent:
+    """Find the agent that the arguments of :func:`make_parser` ask for.
+
+    Modules that training was given as ``--gym-packages`` are imported, and the seed is set.
+
+    :raises AgentError: if there is none.
+    """
+    set_random_seed(args.seed)
+    if args.num_threads > 0:
+        th.set_num_threads(args.num_threads)
+    try:
+        label, model_path, folder = get_model_path(
+            args.exp_id,
+            args.folder,
+            args.algo,
+            args.env,
+            args.load_best,
+            args.load_checkpoint,
+            args.load_last_checkpoint,
+        )
+    except (AssertionError, ValueError) as error:
+        raise AgentError(
+            f"{error}; -f names the folder that train wrote, now {args.folder!r}"
+        ) from error
+    settings, _ = get_saved_hyperparams(str(Path(folder) / args.env), test_mode=True)
+    arguments = _saved_arguments(Path(folder) / args.env / "args.yml")
+    for module in (*arguments.get("gym_packages", ()), *args.gym_packages):
+        importlib.import_module(module)
+    # As enjoy has it: what train was called with replaces the configuration's.
+    saved = arguments.get("env_kwargs")
+    env_kwargs = settings.pop("env_kwargs", {}) if saved is None else saved
+    return Agent(
+        algorithm=args.algo,
+        env_name=args.env,
+        folder=Path(folder),
+        model_path=Path(model_path),
+        label=label,
+        settings=settings,
+        env_kwargs=dict(env_kwargs or {}) | (args.env_kwargs or {}),
+        arguments=arguments,
+    )
+
+
+def _saved_arguments(path: Path) -> dict[str, Any]:
+    # The Zoo wrote it, as an OrderedDict, which the safe loader does not know.
+    return dict(yaml.load(path.read_text(), yaml.UnsafeLoader)) if path.is_file() else {}
+
+
+def acts_deterministically(args: argparse.Namespace) -> bool:
+    """Say whether to act without noise: yes, unless asked otherwise or on Atari and MiniGrid."""
+    games = ExperimentManager.is_atari(args.env.gym_id) or ExperimentManager.is_minigrid(
+        args.env.gym_id
+    )
+    return not (args.stochastic or (games and not args.deterministic))

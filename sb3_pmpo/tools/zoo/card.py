@@ -1,0 +1,231 @@
+"""The model card of a published agent: what it scores, how to load it, how to train it again."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from typing import Any, NamedTuple
+
+import yaml
+from huggingface_hub import EvalResult, ModelCardData
+from huggingface_sb3 import ModelName
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+
+from sb3_pmpo.envs import Wrappers, action_repeat_of, as_wrappers
+from sb3_pmpo.tools.zoo.agents import Agent
+
+#: The settings to train again with, in the published folder, in the Zoo's format.
+SETTINGS_FILE = "hyperparams.yml"
+
+_PACKAGES = (
+    *("sb3_pmpo", "stable_baselines3", "sb3_contrib", "rl_zoo3", "torch", "numpy", "gymnasium"),
+    *("mujoco", "dm_control", "shimmy"),
+)
+
+
+class Scores(NamedTuple):
+    """What an evaluation found; the names are those of ``results.json``."""
+
+    mean_reward: float
+    std_reward: float
+    n_eval_episodes: int
+    is_deterministic: bool
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.mean_reward:.2f} +/- {self.std_reward:.2f}"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of what an agent depends on, where it is installed."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def card_data(agent: Agent, scores: Scores) -> ModelCardData:
+    """Return what the Hub reads of a model card, the scores among it."""
+    env_id = agent.env_name.gym_id
+    return ModelCardData(
+        library_name="stable-baselines3",
+        pipeline_tag="reinforcement-learning",
+        tags=[env_id, "deep-reinforcement-learning", "stable-baselines3", "sb3_pmpo"],
+        model_name=agent.algorithm_class.__name__,
+        eval_results=[
+            EvalResult(
+                task_type="reinforcement-learning",
+                task_name="reinforcement-learning",
+                dataset_type=env_id,
+                dataset_name=env_id,
+                metric_type="mean_reward",
+                metric_name="mean_reward",
+                metric_value=str(scores),
+            )
+        ],
+    )
+
+
+def training_settings(agent: Agent) -> str | None:
+    """Return the settings in the Zoo's format, for ``--conf-file``; None if YAML cannot hold them.
+
+    :return: with the environment's arguments and the budget that ``train`` was called with.
+    """
+    settings = {key: value for key, value in agent.settings.items() if key != "normalize_kwargs"}
+    if not settings.get("normalize"):
+        settings.pop("normalize", None)
+    if agent.arguments.get("n_timesteps", -1) > 0:
+        settings["n_timesteps"] = agent.arguments["n_timesteps"]
+    if agent.env_kwargs:
+        settings["env_kwargs"] = agent.env_kwargs
+    try:
+        return yaml.safe_dump({agent.env_name.gym_id: _plain(settings)}, sort_keys=False)
+    except yaml.representer.RepresenterError:
+        return None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return value
+
+
+def make_card(agent: Agent, scores: Scores, repo_id: str, *, video: bool) -> str:
+    """Write the model card.
+
+    :param repo_id: where the agent is published, ``"organization/name"``.
+    :param video: whether there is a ``replay.mp4``.
+    :return: the text of ``README.md``, with its metadata.
+    """
+    env_id, name = agent.env_name.gym_id, agent.algorithm_class.__name__
+    settings = training_settings(agent)
+    episodes = f"{scores.n_eval_episodes} episodes, seed {scores.seed}"
+    noise = "without" if scores.is_deterministic else "with"
+    repeat = action_repeat_of(agent.settings.get("env_wrapper"))
+    repeated = f" Each decision is applied {repeat} times." if repeat > 1 else ""
+    installed = "\n".join(f"| {key} | {value} |" for key, value in versions().items())
+    return f"""---
+{card_data(agent, scores).to_yaml()}
+---
+
+# {name} on {env_id}
+
+A {name} agent of sb3_pmpo, an add-on of
+[Stable-Baselines3](https://github.com/DLR-RM/stable-baselines3), trained with the
+[RL Zoo](https://github.com/DLR-RM/rl-baselines3-zoo).
+{_VIDEO if video else ""}
+## Score
+
+**{scores}** (mean and standard deviation of the return over {episodes}, {noise} action noise;
+`{agent.model_path.name}` of the run). Returns are the environment's own, not normalised.{repeated}
+
+## Use
+
+```bash
+pip install 'sb3_pmpo[train]' huggingface_hub
+```
+
+A model is a pickle, and loading one runs its code: load models of people you trust.
+
+```python
+{_snippet(agent, scores, repo_id)}```
+
+## Train
+
+{_training(agent, settings)}
+## Versions
+
+The score was measured with
+
+| package | version |
+|---|---|
+{installed}
+"""
+
+
+_VIDEO = """
+<video src="replay.mp4" controls autoplay loop muted></video>
+
+[replay.mp4](replay.mp4)
+"""
+
+
+def _training(agent: Agent, settings: str | None) -> str:
+    if settings is None:
+        return (
+            "The settings hold Python objects, which no YAML file holds as text; `config.yml` has "
+            f"them pickled:\n\n```\n{dict(agent.settings)}\n```\n"
+        )
+    command = f"sb3-pmpo train --algo {agent.algorithm} --env {agent.env_name.gym_id}"
+    command += f" --conf-file {SETTINGS_FILE}"
+    if agent.arguments.get("seed", -1) >= 0:
+        command += f" --seed {agent.arguments['seed']}"
+    if packages := agent.arguments.get("gym_packages"):
+        command += f" --gym-packages {' '.join(packages)}"
+    return (
+        f"```bash\n{command}\n```\n\n{SETTINGS_FILE} is in this repository. What it does not name "
+        f"is the default of the version below.\n\n```yaml\n{settings}```\n"
+    )
+
+
+def _snippet(agent: Agent, scores: Scores, repo_id: str) -> str:
+    """Write Python that loads the agent and measures its score again."""
+    cls, env_id, kwargs = agent.algorithm_class, agent.env_name.gym_id, agent.env_kwargs
+    imports, wrapping = _wrap_lines(as_wrappers(agent.settings.get("env_wrapper")))
+    vec_imports, vec_wrapping = _vec_lines(agent.settings)
+    imports += vec_imports
+    for module in agent.arguments.get("gym_packages", ()):
+        imports.append(f"import {module}")
+    make = f"{env_id!r}, seed={scores.seed}"
+    make += ", wrapper_class=wrap" if wrapping else ""
+    make += f", env_kwargs={kwargs}" if kwargs else ""
+    small = ", buffer_size=1" if issubclass(cls, OffPolicyAlgorithm) else ""  # enough to act
+    lines = [
+        "from huggingface_hub import snapshot_download",
+        "from stable_baselines3.common.env_util import make_vec_env",
+        "from stable_baselines3.common.evaluation import evaluate_policy",
+        f"from {cls.__module__.partition('.')[0]} import {cls.__name__}",
+        *imports,
+        "",
+        *(["", "def wrap(env):", *(f"    {line}" for line in wrapping), "    return env", "", ""])
+        * bool(wrapping),
+        f"folder = snapshot_download({repo_id!r})",
+        f"env = make_vec_env({make})",
+        *vec_wrapping,
+        f'model = {cls.__name__}.load(f"{{folder}}/{ModelName(agent.algorithm, agent.env_name)}",'
+        f" env=env{small})",
+        f"env.seed({scores.seed})  # loading has seeded it as training did",
+        "mean, std = evaluate_policy(model, env, "
+        f"n_eval_episodes={scores.n_eval_episodes}, deterministic={scores.is_deterministic})",
+        'print(f"{mean:.2f} +/- {std:.2f}")',
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _wrap_lines(wrappers: Wrappers) -> tuple[list[str], list[str]]:
+    imports, lines = [], []
+    for entry in wrappers:
+        for path, arguments in entry.items():
+            module, _, name = path.rpartition(".")
+            imports.append(f"from {module} import {name}")
+            given = "".join(f", {key}={value!r}" for key, value in arguments.items())
+            lines.append(f"env = {name}(env{given})")
+    return imports, lines
+
+
+def _vec_lines(settings: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Write what the Zoo wraps around the vectorised environment."""
+    imports, lines = _wrap_lines(as_wrappers(settings.get("vec_env_wrapper")))
+    if settings.get("normalize"):
+        imports.append("from stable_baselines3.common.vec_env import VecNormalize")
+        lines.append('env = VecNormalize.load(f"{folder}/vec_normalize.pkl", env)')
+        lines.append("env.training = env.norm_reward = False")
+    if settings.get("frame_stack"):
+        imports.append("from stable_baselines3.common.vec_env import VecFrameStack")
+        lines.append(f"env = VecFrameStack(env, {settings['frame_stack']})")
+    return imports, lines

@@ -1,0 +1,97 @@
+"""What a study found: the best trial as an entry to paste, plots, and what went wrong."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.importance import PedAnovaImportanceEvaluator
+from optuna.trial import TrialState
+from optuna.visualization import matplotlib as plots
+
+from sb3_pmpo.tools.zoo.settings import to_yaml
+
+
+def report(
+    study: optuna.Study,
+    env_id: str,
+    setting_of: Callable[[dict[str, Any]], dict[str, Any]],
+    folder: Path,
+    storage: str | None,
+    *,
+    with_plots: bool,
+) -> None:
+    """Print and write what a study found.
+
+    :param study: the study.
+    :param env_id: key of the entry.
+    :param setting_of: turns a trial's parameters into an entry.
+    :param folder: where the files go.
+    :param storage: as the user named it.
+    :param with_plots: whether to draw history and importances.
+    :raises SystemExit: with status 1, if no trial completed.
+    """
+    count_trials(study)
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if not complete:
+        errors = [t.user_attrs["error"] for t in study.trials if "error" in t.user_attrs]
+        last = f"; the last error was {errors[-1]}" if errors else ""
+        raise SystemExit(f"no trial completed{last}")
+    folder.mkdir(parents=True, exist_ok=True)
+    best = study.best_trial
+    path = folder / f"{study.study_name}_best.yml"
+    entry = to_yaml(setting_of(best.params), env_id)
+    text = f"# Trial {best.number} of {len(study.trials)}, value {best.value:.6g}.\n{entry}"
+    path.write_text(text)
+    table = folder / f"{study.study_name}_trials.csv"
+    study.trials_dataframe().to_csv(table, index=False)
+    print(f"\nThe best trial as a setting, to paste, or with --conf-file {path}:\n\n{text}")
+    print(f"All trials:  {table}")
+    if with_plots:
+        for name, figure in draw(study, folder).items():
+            print(f"{name + ':':12} {figure}")
+    if storage is not None:
+        print(f"Dashboard:   pip install optuna-dashboard && optuna-dashboard {storage}")
+
+
+def count_trials(study: optuna.Study) -> None:
+    """Print how many trials completed, were pruned, were bad and why, or lost their worker."""
+    trials = study.get_trials(deepcopy=False)
+    states = Counter(trial.state.name for trial in trials)
+    bad = Counter(
+        trial.user_attrs["error"].splitlines()[0] for trial in trials if "error" in trial.user_attrs
+    )
+    pruned = states["PRUNED"] - bad.total()
+    print(
+        f"{len(trials)} trials: {states['COMPLETE']} complete, {pruned} pruned, {bad.total()} bad, "
+        f"{states['FAIL']} without their worker, {states['RUNNING'] + states['WAITING']} left"
+    )
+    for error, count in bad.most_common(3):
+        print(f"  {count} x {error}")
+
+
+def draw(study: optuna.Study, folder: Path) -> dict[str, Path]:
+    """Draw the values by trial, and how much each parameter mattered, if that can be said yet."""
+    drawn = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        warnings.filterwarnings("ignore", "The number of trials is too small", UserWarning)
+        axes = plots.plot_optimization_history(study)
+        drawn["History"] = _save(axes, folder / f"{study.study_name}_history.png")
+        try:
+            axes = plots.plot_param_importances(study, PedAnovaImportanceEvaluator())
+        except (ValueError, RuntimeError, ZeroDivisionError) as error:
+            print(f"Importances: too few trials to say ({error})")
+        else:
+            drawn["Importances"] = _save(axes, folder / f"{study.study_name}_importances.png")
+    return drawn
+
+
+def _save(axes: Any, path: Path) -> Path:
+    axes.figure.set_layout_engine("constrained")
+    axes.figure.savefig(path, dpi=110)
+    return path

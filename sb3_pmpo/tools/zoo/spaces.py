@@ -1,0 +1,151 @@
+"""What tuning searches: a sampler and a converter for each algorithm, as the Zoo has them.
+
+A sampler suggests plain numbers and words, which the study stores; :func:`as_setting` turns them
+into what a YAML entry says, and a converter into the constructor's arguments. The ranges lie around
+the defaults, about a factor of ten wide for rates and half as much for what multiplies the cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, sample_her_params
+
+from sb3_pmpo.tools.settings import to_arguments
+
+#: Share of the samples accepted, and as many rejected, by the word for it.
+_SHARES = {"half": 0.5, "quarter": 0.25}
+NET_ARCH = {"small": [128, 128], "medium": [256, 256], "large": [512, 512]}
+
+
+def _suggest_shared(trial: optuna.Trial) -> None:
+    # Adam at 1e-3 is the default; 3e-3 already diverges on some tasks, 1e-4 learns nothing in 50k.
+    trial.suggest_float("learning_rate", 1e-4, 3e-3, log=True)
+    # Horizons of 20 to 300 decisions: the suite's episodes have 500 with an action repeat of 2.
+    trial.suggest_float("one_minus_gamma", 0.003, 0.05, log=True)
+    trial.suggest_int("batch_size_pow", 6, 9)
+    # Half-lives of 35 to 350 updates for the critic target and for the reference policy.
+    trial.suggest_float("tau", 0.002, 0.02, log=True)
+    trial.suggest_float("reference_tau", 0.002, 0.02, log=True)
+    # Longer returns are faster to learn and more off-policy; 1 is best on dense rewards.
+    trial.suggest_int("n_steps", 1, 5)
+    # TD targets from the critics' mean to the lowest: the tasks differ in what they want.
+    trial.suggest_float("pessimism", 0.0, 1.0)
+    # Updates a decision, one of them of the policy too: more is better and slower.
+    trial.suggest_int("gradient_steps", 1, 8)
+    trial.suggest_categorical("net_arch", list(NET_ARCH))
+
+
+def _suggest_pmpo(trial: optuna.Trial, n_actions: int) -> None:
+    _suggest_shared(trial)
+    trial.suggest_int("n_samples_pow", 2, 5)  # 4, the paper's, to 32
+    # The share accepted, and as many rejected, the rest between them left out; or all by weight,
+    # for which a categorical's weights have not been measured.
+    trial.suggest_categorical("labels", [*_SHARES, *(["advantage"] if n_actions else [])])
+    # Which feedback: alpha 0.5, 1 or 0.
+    trial.suggest_categorical("feedback", ["both", "accept", "reject"])
+    # beta above that at which the loss gets unsafe: the same range is the same pull to the
+    # reference for all three. The std's is the stiffer, or exploration is over too soon.
+    trial.suggest_float("beta_margin", 0.1, 4.0, log=True)
+    trial.suggest_float("beta_std_margin", 2.0, 50.0, log=True)
+
+
+def _suggest_mpo(trial: optuna.Trial, n_actions: int) -> None:
+    _suggest_shared(trial)
+    trial.suggest_int("n_samples_pow", 3, 5)  # 8 to 32: the E-step weighs a distribution
+    trial.suggest_float("epsilon", 0.03, 0.3, log=True)  # 0.1 in the literature
+    if n_actions:
+        # From Acme's 0.0025 and 1e-6, made for millions of updates, to ten times the defaults.
+        trial.suggest_float("epsilon_mean", 0.0025, 0.1, log=True)
+        trial.suggest_float("epsilon_std", 1e-6, 1e-3, log=True)
+    else:
+        trial.suggest_float("epsilon_policy", 3e-4, 3e-2, log=True)
+
+
+def _suggest_dpo(trial: optuna.Trial, n_actions: int) -> None:
+    _suggest_shared(trial)
+    # More samples make the pair's best better and its worst worse.
+    trial.suggest_int("n_samples_pow", 1, 4)
+    trial.suggest_float("beta", 2.0, 80.0, log=True)  # 20 in the paper
+
+
+_SUGGEST: dict[str, Callable[[optuna.Trial, int], None]] = {
+    "pmpo": _suggest_pmpo,
+    "mpo": _suggest_mpo,
+    "dpo": _suggest_dpo,
+}
+
+
+def as_setting(params: dict[str, Any]) -> dict[str, Any]:
+    """Turn a trial's parameters into what an entry of ``zoo_configs`` says.
+
+    :param params: a trial's ``params``.
+    :return: numbers, strings, lists and dictionaries only.
+    """
+    setting = dict(params)
+    setting["gamma"] = 1.0 - setting.pop("one_minus_gamma")
+    setting["policy_delay"] = setting["gradient_steps"]
+    setting["policy_kwargs"] = {"net_arch": list(NET_ARCH[setting.pop("net_arch")])}
+    for name in ("batch_size", "n_samples"):
+        setting[name] = 2 ** setting.pop(f"{name}_pow")
+    if "feedback" in setting:
+        alpha = {"both": 0.5, "accept": 1.0, "reject": 0.0}[setting.pop("feedback")]
+        labels, safe = setting.pop("labels"), 2.0 * (1.0 - alpha)
+        if labels == "advantage":
+            setting["labeller"], safe_mean = "advantage()", max(0.0, 1.0 - 2.0 * alpha)
+        else:
+            n_accepted = max(1, int(_SHARES[labels] * setting["n_samples"]))
+            setting["labeller"], safe_mean = f"top_k({n_accepted})", safe
+        setting["alpha"] = alpha
+        margins = (setting.pop("beta_margin"), setting.pop("beta_std_margin"))
+        setting["beta"] = [safe_mean + margins[0], safe + margins[1]]
+    her = {key: setting.pop(key) for key in _HER if key in setting}
+    if her:
+        setting["replay_buffer_kwargs"] = her
+    return setting
+
+
+_HER = ("n_sampled_goal", "goal_selection_strategy")
+
+
+def setting_of(algorithm: str, params: dict[str, Any]) -> dict[str, Any]:
+    """Turn a trial's parameters into a setting, of any of the Zoo's algorithms.
+
+    :param algorithm: what the Zoo calls it.
+    :param params: a trial's ``params``.
+    """
+    if algorithm in _SUGGEST:
+        return as_setting(params)
+    return HYPERPARAMS_CONVERTER[algorithm](params)
+
+
+def convert(sampled_params: dict[str, Any]) -> dict[str, Any]:
+    """Turn a trial's parameters into the constructor's arguments."""
+    return to_arguments(as_setting(sampled_params))
+
+
+class Sampler:
+    """Suggests an algorithm's arguments, in the shape that the Zoo calls samplers.
+
+    :param algorithm: ``"pmpo"``, ``"mpo"`` or ``"dpo"``.
+    """
+
+    def __init__(self, algorithm: str) -> None:
+        self._suggest = _SUGGEST[algorithm]
+
+    def __call__(
+        self, trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Suggest; ``n_actions`` is the Box's number of dimensions, 0 for discrete actions."""
+        self._suggest(trial, n_actions)
+        if additional_args.get("using_her_replay_buffer"):
+            sample_her_params(trial, {}, {})
+        arguments = convert(trial.params)
+        if "replay_buffer_kwargs" in arguments:
+            arguments["replay_buffer_kwargs"] = {
+                **additional_args["her_kwargs"],
+                **arguments["replay_buffer_kwargs"],
+            }
+        return arguments

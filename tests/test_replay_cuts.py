@@ -1,0 +1,206 @@
+"""Episodes that were cut: no window, next observation or goal reaches over the cut.
+
+Axes: T steps stored, E environments.
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
+
+from sb3_pmpo.replay import (
+    PrioritizedHerReplayBuffer,
+    PrioritizedReplayBuffer,
+    Replay,
+    close_open_episodes,
+)
+from tests.toys import small
+from tests.transitions import ACTION, KINDS, VECTOR, Log, make_buffer
+
+
+class Diary(gym.Env):
+    """Observes the number of its episode and of the step in it; never ends within 30 steps.
+
+    :param goals: observe them as HER wants it, the achieved goal being the observation.
+    """
+
+    episodes = 0  # over all diaries, so that a number never comes twice
+
+    def __init__(self, goals: bool = False) -> None:
+        self.goals = goals
+        page = spaces.Box(0, 1e6, (2,), np.float32)
+        names = ("observation", "achieved_goal", "desired_goal")
+        self.observation_space = spaces.Dict(dict.fromkeys(names, page)) if goals else page
+        self.action_space = spaces.Box(-1, 1, (1,), np.float32)
+
+    def _observe(self) -> Any:
+        page = np.array([self.episode, self.step_in_episode], np.float32)
+        if not self.goals:
+            return page
+        return {"observation": page, "achieved_goal": page, "desired_goal": page * 0 + 7}
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> Any:
+        super().reset(seed=seed)
+        Diary.episodes += 1
+        self.episode, self.step_in_episode = Diary.episodes, 0
+        return self._observe(), {}
+
+    def step(self, action: np.ndarray) -> Any:
+        self.step_in_episode += 1
+        return self._observe(), 1.0, False, self.step_in_episode == 30, {}
+
+    def compute_reward(self, achieved: Any, desired: Any, infos: Any) -> Any:
+        return np.ones(len(achieved))
+
+
+def diaries(goals: bool = False) -> DummyVecEnv:
+    return DummyVecEnv([lambda: Diary(goals)] * 2)
+
+
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "box": {},
+    "efficient": {
+        "optimize_memory_usage": True,
+        "replay_buffer_kwargs": {"handle_timeout_termination": False},
+    },
+    "n-step of SB3": {"replay_buffer_class": NStepReplayBuffer},
+    "prioritized": {"replay_buffer_class": PrioritizedReplayBuffer},
+    "prioritized, efficient": {
+        "replay_buffer_class": PrioritizedReplayBuffer,
+        "optimize_memory_usage": True,
+        "replay_buffer_kwargs": {"handle_timeout_termination": False},
+    },
+    "her": {"replay_buffer_class": HerReplayBuffer},
+    "prioritized her": {"replay_buffer_class": PrioritizedHerReplayBuffer},
+}
+
+
+def assert_within_episodes(model: Any, n_steps: int) -> None:
+    replay = Replay(model.replay_buffer, n_steps, 0.9)
+    batch = replay.sample(2000)
+    before, after = batch.observations, batch.next_observations
+    if isinstance(before, dict):
+        achieved = before["desired_goal"][:, 0]
+        assert ((achieved == 7) | (achieved == before["observation"][:, 0])).all()
+        before, after = before["observation"], after["observation"]
+    going_on = batch.dones == 0
+    assert (after[:, 0] == before[:, 0])[going_on].all()
+    steps = (after - before)[going_on, 1]
+    assert steps.min() >= 1
+    assert steps.max() == n_steps
+    if isinstance(batch.discounts, float):
+        assert (steps == 1).all()
+    else:
+        np.testing.assert_allclose(batch.discounts[going_on], 0.9**steps, rtol=1e-5)
+    # A cut is no termination; SB3's memory-efficient buffers take time limits for one.
+    assert not batch.dones.any() or model.optimize_memory_usage
+    assert (before[~going_on, 1] >= 30 - n_steps).all()
+
+
+@pytest.mark.parametrize("n_steps", [1, 3])
+@pytest.mark.parametrize("kind", ARGUMENTS)
+@pytest.mark.filterwarnings("ignore:.*consider using `buffer_size")
+def test_nothing_reaches_over_a_reset(kind: str, n_steps: int, tmp_path: Path) -> None:
+    goals = "her" in kind
+    arguments = ARGUMENTS[kind]
+    if kind == "n-step of SB3":
+        arguments = arguments | {"replay_buffer_kwargs": {"n_steps": n_steps, "gamma": 0.9}}
+    model = small(
+        diaries(goals), "MultiInputPolicy" if goals else "MlpPolicy", gamma=0.9, n_steps=n_steps,
+        gradient_steps=0, **arguments,
+    )  # fmt: skip
+    for steps in (22, 90, 6, 2):
+        model.learn(steps)  # anew each time
+        assert_within_episodes(model, n_steps) if steps > 6 or model.num_timesteps == 0 else None
+    model.learn(20, reset_num_timesteps=False)  # this one goes on
+    newest = model.replay_buffer.pos - 11
+    assert not model.replay_buffer.dones[newest].any()
+    model.set_env(diaries(goals))
+    model.learn(20, reset_num_timesteps=False)
+    model.save_replay_buffer(tmp_path / "buffer")
+    other = small(
+        diaries(goals), "MultiInputPolicy" if goals else "MlpPolicy", gamma=0.9, n_steps=n_steps,
+        gradient_steps=0, **arguments,
+    )  # fmt: skip
+    other.load_replay_buffer(tmp_path / "buffer")
+    other.learn(20, reset_num_timesteps=False)
+    for each in (model, other):
+        assert_within_episodes(each, n_steps)
+    for _ in range(9):  # round the ring
+        other.learn(94)
+        assert_within_episodes(other, n_steps)
+
+
+def test_a_buffer_loaded_to_go_on_is_left_open(tmp_path: Path) -> None:
+    model = small(diaries(), gradient_steps=0)
+    model.learn(20).save_replay_buffer(tmp_path / "buffer")
+    model.load_replay_buffer(tmp_path / "buffer", truncate_last_traj=False)
+    model.learn(20, reset_num_timesteps=False)
+    assert not model.replay_buffer.dones.any()
+    assert_within_episodes(model, 3)
+
+
+@pytest.mark.parametrize("prioritized", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_closing_marks_what_is_open_once(kind: str, prioritized: bool) -> None:
+    buffer = make_buffer(kind, 6, 2, prioritized)
+    close_open_episodes(buffer)  # nothing is in it
+    log = Log(kind, 9, 2, seed=0, cuts=0.0)
+    log.terminated[-1] = [True, False]
+    log.truncated[-1] = False
+    log.fill(buffer)
+    others = np.arange(6) != 2
+    before = pickle.dumps([buffer.dones[others], buffer.timeouts[others]])
+    for _ in range(2):
+        close_open_episodes(buffer)
+        assert buffer.dones[2].astype(bool).tolist() == [True, True]
+        assert (buffer.dones * (1 - buffer.timeouts))[2] == pytest.approx([1.0, 0.0])
+        assert pickle.dumps([buffer.dones[others], buffer.timeouts[others]]) == before
+    if kind == "her":
+        assert (buffer._current_ep_start == buffer.pos).all()
+        assert (buffer.ep_length[2] > 0).all()
+
+
+def test_a_cut_that_was_overwritten_is_forgotten() -> None:
+    log = Log("efficient", 40, 1, seed=0, cuts=0.0)
+    log.terminated[:] = False
+    log.cuts[[3, 4, 20]] = True
+    log.ended = log.cuts[:, None] | log.terminated
+    buffer = log.fill(make_buffer("efficient", 10, 1))
+    assert not buffer.dones.any()
+    close_open_episodes(buffer)
+    assert [*vars(buffer)["observations_after_cuts"]] == [(9, 0)]
+    buffer.dones[9] = 1.0  # as a termination that is stored there would
+    assert Replay(buffer, 2, 0.9).sample(50).dones.sum() > 0
+
+
+def test_a_class_with_sampling_of_its_own_does_not_bootstrap_from_another_episode() -> None:
+    class Own(ReplayBuffer):
+        def sample(self, batch_size: int, env: Any = None) -> Any:
+            return super().sample(batch_size, env)
+
+    buffer = Own(10, VECTOR, ACTION, "cpu", 1, True, handle_timeout_termination=False)
+    log = Log("efficient", 5, 1, seed=1, cuts=0.0)
+    log.terminated[:] = False
+    close_open_episodes(log.fill(buffer))
+    assert buffer.dones[:5, 0].tolist() == [0, 0, 0, 0, 1]
+    assert not buffer.timeouts.any()
+
+
+def test_a_termination_after_a_cut_in_the_same_entry_is_one() -> None:
+    buffer = make_buffer("box", 4, 1, handle_timeout_termination=False)
+    log = Log("box", 8, 1, seed=0, cuts=0.0)
+    log.terminated[:], log.truncated[:] = False, False
+    log.cuts[3], log.terminated[7] = True, True
+    log.fill(buffer)
+    assert buffer.sample(50).dones.max() == 1.0
+    assert Replay(buffer, 2, 0.9).sample(50).dones.max() == 1.0
