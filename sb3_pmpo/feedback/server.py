@@ -26,7 +26,7 @@ COOKIE = "sb3_pmpo_token"
 #: Nothing is loaded from elsewhere, and no other page may frame this one.
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; style-src 'unsafe-inline' 'self'; "
-    "script-src 'unsafe-inline' 'self'; frame-ancestors 'none'",
+    "script-src 'unsafe-inline' 'self'; img-src 'self' data:; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
