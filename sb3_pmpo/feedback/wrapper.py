@@ -19,7 +19,7 @@ class FeedbackWrapper(gym.Wrapper):
 
     :param env: the environment.
     :param annotator: a safety rule, a unit test, a verifier: ``annotator(observation, action,
-        info)`` returns 1 (accepted), -1 (rejected) or 0 (no opinion, nothing is kept).
+        info)`` returns 1 (accepted), -1 (rejected) or 0 (no opinion: the step counts for the KL).
     :param feedback: where answers go; several environments may share one.
     :param source: the annotator's name in the log.
     """
@@ -50,7 +50,6 @@ class FeedbackWrapper(gym.Wrapper):
         label = self.annotator(self._seen, action, info)
         if label not in (-1, 0, 1):
             raise ValueError(f"the annotator must return 1, 0 or -1, got {label!r}")
-        if label:
-            self.feedback.add(self._seen, action, int(label), source=self.source)
+        self.feedback.add(self._seen, action, int(label), source=self.source)
         self._seen = deepcopy(observation)
         return observation, reward, terminated, truncated, info

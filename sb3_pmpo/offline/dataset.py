@@ -194,6 +194,10 @@ class LabelledDataset:
             take(self.observations, index), self.actions.take(index), self.labels[index], weights
         )
 
+    def labels_and_weights(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the labels, and the rows' weights if there are any."""
+        return self.labels, self.weights
+
     # ------------------------------------------------------------------ other labels
 
     def with_labels(self, labels: Any, weights: Any = None) -> LabelledDataset:

@@ -23,7 +23,7 @@ from stable_baselines3.common.torch_layers import (
 )
 from torch import nn
 
-from sb3_pmpo.actor_critic import ObservationNormaliser
+from sb3_pmpo.features import ObservationNormaliser
 from sb3_pmpo.offline.columns import Columns, DatasetError, take
 from sb3_pmpo.offline.dataset import LabelledDataset
 from sb3_pmpo.offline.tensors import channels_first_space, to_tensors

@@ -167,7 +167,7 @@ def test_a_program_labels_what_was_seen() -> None:
     for action in (0.9, 0.1, -0.9):
         wrapped.step(np.array([action], np.float32))
     np.testing.assert_array_equal(asked[0], first)
-    assert everything(buffer).labels.tolist() == [1, -1]
+    assert everything(buffer).labels.tolist() == [1, 0, -1]
     assert buffer.shares() == {"rule": 1.0}
     wrapped.annotator = lambda *_: 2
     with pytest.raises(ValueError, match="must return 1, 0 or -1, got 2"):
