@@ -103,3 +103,32 @@ def from_d4rl_like(
         action_space=action_space,
         **found,
     )
+
+
+def concatenate(datasets: list[LabelledDataset]) -> LabelledDataset:
+    """Put data sets of the same spaces behind each other, in memory: what was seen, done and said.
+
+    Rewards and episodes are left out.
+
+    :raises DatasetError: if the spaces differ.
+    """
+    first = datasets[0]
+    for other in datasets[1:]:
+        for name in ("observation_space", "action_space"):
+            one, two = getattr(first, name), getattr(other, name)
+            if one.shape != two.shape or type(one) is not type(two):
+                raise DatasetError(f"the data sets must have one {name}, got {one} and {two}")
+    rows = [part.rows(np.arange(len(part))) for part in datasets]
+    seen: Any = [part.observations for part in rows]
+    if isinstance(seen[0], dict):
+        joined = {key: np.concatenate([part[key] for part in seen]) for key in seen[0]}
+    else:
+        joined = np.concatenate(seen)
+    return LabelledDataset(
+        joined,
+        np.concatenate([part.actions for part in rows]),
+        np.concatenate([part.labels for part in rows]),
+        weights=np.concatenate([part.weights for part in rows]),
+        observation_space=first.observation_space,
+        action_space=first.action_space,
+    )

@@ -28,10 +28,7 @@ from sb3_pmpo.offline.dataset import LabelledDataset
 
 def _zoo(module: str) -> Any:
     """Import what finds agents and films them; it needs the extra ``[train]``."""
-    try:
-        return import_module(f"sb3_pmpo.tools.zoo.{module}")
-    except ModuleNotFoundError:
-        return import_module(f"sb3_pmpo.zoo.{module}")
+    return import_module(f"sb3_pmpo.tools.zoo.{module}")
 
 
 def main(arguments: Sequence[str]) -> int:
