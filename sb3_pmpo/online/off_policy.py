@@ -6,10 +6,11 @@ import io
 import pathlib
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, cast
 
 import numpy as np
+import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -136,6 +137,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         self._discounted_returns = np.zeros(self.n_envs)
         self._metrics = MeanMetrics()
         self._statistics_due = True
+        self._feedback: Callable[[], dict[str, th.Tensor]] | None = None
 
     def _make_noise(self) -> ExplorationNoise | None:
         # From NumPy's global generator, which set_random_seed has just seeded.
@@ -185,6 +187,8 @@ class OffPolicyMPO(OffPolicyAlgorithm):
             replay.update_priorities(batch.indices, errors)
             for values in metrics:
                 self._metrics.add(values)
+            if self._feedback is not None and any(moves.policy for moves in plan.updates):
+                self._metrics.add(self._feedback())
             self._count(plan)
             gradient_steps -= together
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
@@ -325,7 +329,8 @@ class OffPolicyMPO(OffPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         parts = ["actor", "reference_actor", "critic", "critic_target", "objective", "duals"]
-        return [*super()._excluded_save_params(), *parts, "learner", "_noise", "_metrics"]
+        made = ["learner", "_noise", "_metrics", "_feedback"]
+        return [*super()._excluded_save_params(), *parts, *made]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         duals = [] if self.duals is None else ["duals", "duals.optimizer"]

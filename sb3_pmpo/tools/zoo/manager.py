@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pprint import pprint
 from typing import Any, NoReturn
 
@@ -40,10 +41,13 @@ class Manager(ExperimentManager):
     - TensorBoard's *Custom Scalars* tab groups our algorithms' diagnostics.
     - With ``--save-freq`` and ``--save-replay-buffer``, checkpoints save the buffer too.
     - SIGTERM stops a run as Ctrl-C does; whatever stops it, the model so far is saved.
+
+    :param learn: what trains the model, with the arguments of SB3's ``learn``; None for that.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, learn: Callable[..., Any] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._learn = learn
         self._borrowed = False
         if kwargs.get("config") is None:
             is_ours, is_suite = self.algo in ALGORITHMS, self.env_name.gym_id in suite_ids()
@@ -116,7 +120,8 @@ class Manager(ExperimentManager):
         )
         try:
             with sigterm_interrupts():
-                model.learn(
+                learn = model.learn if self._learn is None else partial(self._learn, model)
+                learn(
                     self.n_timesteps,
                     callback=self.callbacks or None,
                     reset_num_timesteps=not self.continue_training,
