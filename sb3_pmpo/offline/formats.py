@@ -121,7 +121,7 @@ def concatenate(datasets: list[LabelledDataset]) -> LabelledDataset:
     rows = [part.rows(np.arange(len(part))) for part in datasets]
     seen: Any = [part.observations for part in rows]
     if isinstance(seen[0], dict):
-        joined = {key: np.concatenate([part[key] for part in seen]) for key in seen[0]}
+        joined: Any = {key: np.concatenate([part[key] for part in seen]) for key in seen[0]}
     else:
         joined = np.concatenate(seen)
     return LabelledDataset(
