@@ -23,8 +23,8 @@ NORMALISATIONS = {"batch": mean_over_samples, "set": mean_per_set}
 
 def main(arguments: Sequence[str]) -> int:
     """Read data and labels, learn, save as ``train`` does; other arguments are ``train``'s."""
-    from sb3_pmpo.tools.zoo.manager import Manager
     from sb3_pmpo.tools.zoo.launch import run_train
+    from sb3_pmpo.tools.zoo.manager import Manager
 
     parser = _parser()
     args, rest = parser.parse_known_args(arguments)
