@@ -5,6 +5,7 @@ Axes: B states, F features.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
-from sb3_pmpo.networks import RunningMoments
+from sb3_pmpo.networks import RunningMoments, has_absurd_readings
 
 
 class ObservationNormaliser(nn.Module):
@@ -53,6 +54,23 @@ class ObservationNormaliser(nn.Module):
         for key, moments in self._by_key():
             batch = observations[key] if self.is_dict else observations
             moments.update(th.as_tensor(batch))
+
+    def begin_anew(self, observations: Any) -> None:
+        """Forget what was seen and take the statistics of these ``[T, ...]``, or a dict of them."""
+        for key, moments in self._by_key():
+            moments.begin_anew(th.as_tensor(observations[key] if self.is_dict else observations))
+
+    def sees_absurd_readings(self, observations: Any) -> bool:
+        """Say whether some of these ``[T, ...]``, or of a dict of them, cannot be true."""
+        return any(
+            has_absurd_readings(th.as_tensor(observations[key] if self.is_dict else observations))
+            for key, _ in self._by_key()
+        )
+
+    @property
+    def count(self) -> float:
+        """How many observations were seen; infinite where nothing is normalised."""
+        return min((float(moments.count) for _, moments in self._by_key()), default=math.inf)
 
     def forward(self, observations: Any) -> Any:
         """Normalise preprocessed observations."""

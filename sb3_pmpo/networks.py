@@ -17,6 +17,11 @@ from torch.nn import functional as F
 
 from sb3_pmpo.distributions import NO_BIN, Categorical, DiagGaussian
 
+#: A value further than this from the mean, in standard deviations of what came before, counts as if
+#: it were there. One absurd reading then leaves the statistics as they are. Values that really are
+#: that large soon widen the deviation, by a factor of up to this each.
+OUTLIER = 30.0
+
 
 class RunningMoments(nn.Module):
     """Mean and variance of all the vectors seen, in float buffers that save with the policy.
@@ -37,16 +42,56 @@ class RunningMoments(nn.Module):
     @th.no_grad()
     def update(self, batch: th.Tensor) -> None:
         """Take in a batch ``[B, *shape]`` (Chan et al., 1979, parallel moments)."""
-        batch_var, batch_mean = th.var_mean(batch.to(self.mean), dim=0, correction=0)
+        batch = batch.to(self.mean)
+        width = OUTLIER * self.var.sqrt()
+        # What was constant so far has no deviation to be measured by.
+        width = th.where((self.var > 0.0) & (self.count > 1.0), width, th.inf)
+        batch = batch.clamp(self.mean - width, self.mean + width)
+        batch_var, batch_mean = th.var_mean(batch, dim=0, correction=0)
         self.count += len(batch)
         share = len(batch) / self.count  # the first batch's is 1, which discards var = 1
         spread = (batch_mean - self.mean).square() * (share * (1.0 - share))
         self.var.lerp_(batch_var, share).add_(spread)
         self.mean.lerp_(batch_mean, share)
 
+    @th.no_grad()
+    def begin_anew(self, vectors: th.Tensor) -> None:
+        """Forget what was seen and take the moments of all these vectors ``[T, *shape]``."""
+        vectors = vectors.to(self.mean)
+        middle, width = _middle_half(vectors)
+        reach = th.where(_is_absurd(vectors), OUTLIER * width, th.inf)
+        kept = vectors.clamp(middle - reach, middle + reach)
+        var, mean = th.var_mean(kept, dim=0, correction=0)
+        self.var.copy_(var)
+        self.mean.copy_(mean)
+        self.count.fill_(float(len(vectors)))
+
     def normalise(self, x: th.Tensor, *, clip: float) -> th.Tensor:
         """Shift and scale to zero mean and unit variance, then clip to ``+-clip``."""
         return ((x - self.mean) * (self.var + 1e-8).rsqrt()).clamp(-clip, clip)
+
+
+#: So many widths of the middle half from the middle is no reading of a sensor.
+ABSURD = 1e6
+
+
+def _middle_half(vectors: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    """Return the median of ``[T, *shape]`` and the distance between its quartiles."""
+    low, middle, high = (
+        vectors.kthvalue(1 + int(q * (len(vectors) - 1)), dim=0).values for q in (0.25, 0.5, 0.75)
+    )
+    return middle, high - low
+
+
+def _is_absurd(vectors: th.Tensor) -> th.Tensor:
+    """Say of which features ``[*shape]`` some reading of ``[T, *shape]`` cannot be true."""
+    middle, width = _middle_half(vectors)
+    return (width > 0.0) & ((vectors - middle).abs().amax(0) > ABSURD * width)
+
+
+def has_absurd_readings(vectors: th.Tensor) -> bool:
+    """Say whether some of the readings ``[T, *shape]`` cannot be true."""
+    return bool(_is_absurd(vectors.float()).any())
 
 
 class EnsembleLinear(nn.Module):

@@ -231,6 +231,30 @@ class PMPOPolicy(BoundedPolicy):
             self.normaliser.update(observations)
         self.return_moments.update(th.as_tensor(returns).unsqueeze(-1))
 
+    def begin_statistics_anew(self, observations: Any, returns: Any) -> None:
+        """Forget what was collected, and take the statistics of these instead.
+
+        :param observations: ``[T, ...]`` as the policy sees them, or a dict of such.
+        :param returns: ``[T]`` discounted returns so far, in units of the reward.
+        """
+        if isinstance(self.normaliser, ObservationNormaliser):
+            self.normaliser.begin_anew(observations)
+        self.return_moments.begin_anew(th.as_tensor(returns).unsqueeze(-1))
+
+    def sees_absurd_readings(self, observations: Any) -> bool:
+        """Say whether some of the observations ``[T, ...]``, or a dict of them, cannot be true."""
+        if isinstance(self.normaliser, ObservationNormaliser):
+            return self.normaliser.sees_absurd_readings(observations)
+        return False
+
+    @property
+    def statistics_count(self) -> float:
+        """How many observations and returns the statistics are of."""
+        of_returns = float(self.return_moments.count)
+        if isinstance(self.normaliser, ObservationNormaliser):
+            return min(self.normaliser.count, of_returns)
+        return of_returns
+
     def set_training_mode(self, mode: bool) -> None:
         """Switch actor and critic between training and evaluation; the lagged copies stay put."""
         self.actor.set_training_mode(mode)

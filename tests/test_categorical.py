@@ -102,20 +102,20 @@ class TestCategorical:
             assert (actions >= 0).all()
             assert (actions < th.tensor([2, 4])).all()
 
-    def test_all_actions_are_listed_with_their_expected_numbers(self):
+    def test_all_actions_are_listed_with_their_probabilities(self):
         policy = categorical((3,), (2, 3), seed=4)
-        actions, counts = policy.propose(8)
+        actions, weights = policy.propose(8)
         listed = [tuple(row) for row in actions[:, 0].int().tolist()]
         assert listed == list(itertools.product(range(2), range(3)))
-        th.testing.assert_close(counts.sum(0), th.full((3,), 8.0))
-        th.testing.assert_close(counts, 8.0 * policy.log_prob(actions).detach().exp())
+        th.testing.assert_close(weights.sum(0), th.ones(3))
+        th.testing.assert_close(weights, policy.log_prob(actions).detach().exp())
 
     def test_many_actions_are_sampled(self):
         policy = categorical((), (2,) * 6, seed=5)  # 64 joint actions
         assert MAX_LISTED < 64
-        actions, counts = policy.propose(8)
+        actions, weights = policy.propose(8)
         assert actions.shape == (8, 6)
-        assert counts is None
+        assert weights.tolist() == [1 / 8] * 8
 
     def test_bin_centres_reach_both_bounds(self):
         head = CategoricalHead(4, (5, 5), -1.0, 2.0 / 4)

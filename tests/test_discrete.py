@@ -15,10 +15,10 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from toys import Guess, Toy, assert_equal, parameters, small, toys
 
 from sb3_pmpo import DPO, MPO, PMPO, best_worst, threshold
+from sb3_pmpo.core.batch import Batch
 from sb3_pmpo.core.labels import state_value
 from sb3_pmpo.core.samples import Candidates, Preference
 from sb3_pmpo.distributions import Categorical
-from sb3_pmpo.online.off_policy import Batch
 
 CLASSES = [PMPO, MPO, DPO]
 
@@ -106,7 +106,11 @@ def test_the_discretised_policy_learns_the_identity(algorithm: type) -> None:
 
 
 @pytest.mark.parametrize("pessimism", [0.0, 0.5, 1.0])
-def test_labels_take_the_critics_mean_and_td_targets_less(pessimism: float) -> None:
+def test_labels_take_the_critics_mean_and_td_targets_less(
+    pessimism: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("critics", "learner"):
+        monkeypatch.setattr(f"sb3_pmpo.{module}.fastest_dtype", lambda _: th.float32)
     seen: list[Candidates] = []
 
     def labeller(candidates: Candidates) -> Preference:
@@ -118,7 +122,6 @@ def test_labels_take_the_critics_mean_and_td_targets_less(pessimism: float) -> N
         algorithm=PMPO, env=Guess(spaces.Discrete(3)), labeller=labeller, pessimism=pessimism
     )
     model.learn(60)
-    model._fast_dtype = th.float32
     for parameter in model.critic_target.ensemble.parameters():
         parameter.data += th.randn_like(parameter)  # let the critics disagree
     observations = th.rand(16, 1, 3)
@@ -128,12 +131,14 @@ def test_labels_take_the_critics_mean_and_td_targets_less(pessimism: float) -> N
     quantiles = model.critic_target.ensemble(features, codes, quantiles=True)  # [N, 3, 16, K]
     q_values = quantiles.mean(-1)
 
-    model._policy_step(observations)
+    model.learner.improve(observations, model.n_samples)
     candidates = seen[-1]
     th.testing.assert_close(candidates.scores, q_values.mean(0))
+    th.testing.assert_close(candidates.weights, probability)
+    assert candidates.n_samples == model.n_samples
     th.testing.assert_close(candidates.value(), (probability * q_values.mean(0)).sum(0))
     batch = Batch(None, None, observations, th.zeros(16), th.zeros(16), 1.0)
-    following = model._td_target(batch)  # [16, K]
+    following = model.learner.td_target(batch, pessimism)  # [16, K]
     from_mean_to_lowest = th.lerp(q_values.mean(0), q_values.amin(0), pessimism)
     th.testing.assert_close(following.mean(-1), (probability * from_mean_to_lowest).sum(0))
     spread = quantiles.mean(0) - q_values.mean(0).unsqueeze(-1)  # is the critics' mean, as it was

@@ -279,11 +279,12 @@ class TestPropose:
     @given(**SHAPES)
     def test_right_angles(self, n_samples, batch, n_actions, dtype, seed):
         policy = gaussian((*batch, n_actions), dtype, seed)
-        actions, counts = policy.propose(n_samples)
+        actions, weights = policy.propose(n_samples)
         assert actions.shape == (n_samples, *batch, n_actions)
         assert actions.dtype == dtype
         assert not actions.requires_grad
-        assert counts is None
+        assert weights.shape == (n_samples, *batch)
+        assert th.equal(weights, th.full_like(weights, 1 / n_samples))
         noise = ((actions - policy.mean) / policy.std).detach().movedim(0, -2)  # [*B, S, A]
         for group in noise.split(n_actions, dim=-2):
             unit = group / group.norm(dim=-1, keepdim=True)

@@ -53,7 +53,8 @@ def test_the_policy_s_gradient_is_that_of_the_weighted_samples(
     candidates = Candidates(scores, actions, outside=reference.overshoot(actions))
     mpo = objective(epsilon_penalty)
     result = mpo(DiagGaussian(mean, std), reference, candidates)
-    result.loss.backward()
+    assert result.loss.shape == (1,)
+    result.loss.sum().backward()
     weights = (scores[:, 0] / 0.5).softmax(0)
     if epsilon_penalty is not None:
         weights = weights + th.tensor([0.0, 0.0, 0.0, -0.3 / 0.1]).softmax(0)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch as th
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from sb3_pmpo.core.labels import top_k
 from sb3_pmpo.core.samples import Candidates, Preference, from_masks
 from sb3_pmpo.distributions import DiagGaussian
+from sb3_pmpo.learner import policy_step
 from sb3_pmpo.objectives import PMPOObjective
 
 SETTINGS = settings(max_examples=30, deadline=None, derandomize=True)
@@ -28,6 +30,9 @@ SHAPES = {
     "seed": st.integers(0, 2**31 - 1),
 }
 FLOOR = 0.01
+
+#: Where the instability that the objective warns of is the point.
+unsafe = pytest.mark.filterwarnings("ignore:beta=.*the policy may collapse:UserWarning")
 
 Score = Callable[[th.Tensor], th.Tensor]
 
@@ -75,11 +80,11 @@ class TestValueAndGradient:
         online, reference, candidates = problem(n_samples, batch, n_actions, dtype, seed)
         objective = pmpo(0.5, (1.0, 20.0), n_samples // 2, decoupled=decoupled)
         loss, metrics = objective(online, reference, candidates)
-        assert loss.shape == ()
+        assert loss.shape == batch
         assert loss.dtype == dtype
-        assert loss.isfinite()
+        assert loss.isfinite().all()
         assert all(value.shape == () and value.isfinite() for value in metrics.values())
-        for gradient in th.autograd.grad(loss, online):
+        for gradient in th.autograd.grad(loss.sum(), online):
             assert gradient.isfinite().all()
 
     @SETTINGS
@@ -94,7 +99,7 @@ class TestValueAndGradient:
         online, reference, candidates = problem(n_samples, batch, n_actions, dtype, seed)
         objective = pmpo(alpha, (beta_mean, beta_std), n_samples // 2, decoupled=decoupled)
         loss, _ = objective(online, reference, candidates)
-        d_mean, d_std = th.autograd.grad(loss, online)
+        d_mean, d_std = th.autograd.grad(loss.sum(), online)
 
         accept, reject = objective.labeller(candidates)
         c = (-alpha * accept + (1 - alpha) * reject).to(dtype).unsqueeze(-1)
@@ -105,9 +110,8 @@ class TestValueAndGradient:
         by_mean = (c * (x - m)).sum(0) / width**2 + beta_mean * (m - m_ref) / width**2
         by_std = (c * ((x - center) ** 2 / s**2 - 1)).sum(0) / s
         by_std = by_std + beta_of_std * (1 / s - (s_ref**2 + (center - m_ref) ** 2) / s**3)
-        n_states = math.prod(batch)
-        th.testing.assert_close(d_mean, by_mean / n_states, rtol=1e-3, atol=1e-3)
-        th.testing.assert_close(d_std, by_std / n_states, rtol=1e-3, atol=5e-3)
+        th.testing.assert_close(d_mean, by_mean, rtol=1e-3, atol=1e-3)
+        th.testing.assert_close(d_std, by_std, rtol=1e-3, atol=5e-3)
 
     def test_the_joint_optimum_in_closed_form(self):
         """The loss is a weighted likelihood: with ``w = 2 alpha - 1 + beta > 0`` its stationary
@@ -148,7 +152,7 @@ class TestValueAndGradient:
         by_beta = {}
         for beta in ((1.0, 1.0), (9.0, 1.0), (1.0, 9.0)):
             loss, _ = pmpo(0.5, beta, 2, decoupled=True)(online, reference, candidates)
-            by_beta[beta] = th.autograd.grad(loss, online)
+            by_beta[beta] = th.autograd.grad(loss.sum(), online)
         base, stiff_mean, stiff_std = by_beta.values()
         assert th.equal(stiff_mean[1], base[1])
         assert not th.allclose(stiff_mean[0], base[0])
@@ -160,6 +164,7 @@ class TestValueAndGradient:
         one, other = (pmpo(0.5, (1.0, b), 2)(online, reference, candidates) for b in (0.0, 99.0))
         assert th.equal(one.loss, other.loss)
 
+    @unsafe
     @pytest.mark.parametrize("decoupled", [True, False])
     def test_a_reference_refreshed_at_every_update_makes_beta_void(self, decoupled):
         """At ``theta = theta_ref`` the gradient of the loss does not depend on beta at all."""
@@ -167,7 +172,7 @@ class TestValueAndGradient:
         found = []
         for beta in (0.0, 2.0, 1000.0):
             loss, _ = pmpo(0.0, beta, 2, decoupled=decoupled)(online, online, candidates)
-            found.append(th.autograd.grad(loss, online))
+            found.append(th.autograd.grad(loss.sum(), online))
         for weak, strong in zip(found[0], found[-1], strict=True):
             th.testing.assert_close(weak, strong)
             assert not th.allclose(weak, th.zeros_like(weak))
@@ -180,7 +185,7 @@ class TestBlockedGradients:
         online, reference, candidates = problem(4, (3,), 2, th.float32, 0)
         scores = candidates.scores.requires_grad_()
         loss, _ = pmpo(0.5, 1.0, 2, decoupled=decoupled)(online, reference, candidates)
-        loss.backward()
+        loss.sum().backward()
         assert online.mean.grad is not None
         assert online.std.grad is not None
         assert reference.mean.grad is None
@@ -192,7 +197,7 @@ class TestBlockedGradients:
         online, reference, candidates = problem(4, (3,), 2, th.float32, 0)
         actions = candidates.actions.requires_grad_()
         loss, _ = pmpo(0.5, 1.0, 2, decoupled=decoupled)(online, reference, candidates)
-        loss.backward()
+        loss.sum().backward()
         assert actions.grad is None
 
     def test_none_reaches_a_labellers_weights(self):
@@ -201,7 +206,7 @@ class TestBlockedGradients:
         accept, reject = th.rand(2, 4, 3, generator=seeded(1)).requires_grad_().unbind()
         weights = Preference(accept.detach().requires_grad_(), reject.detach().requires_grad_())
         objective = PMPOObjective(0.5, 1.0, 1.0, lambda _: weights)
-        objective(online, reference, candidates).loss.backward()
+        objective(online, reference, candidates).loss.sum().backward()
         assert weights.accept.grad is None
         assert weights.reject.grad is None
 
@@ -226,7 +231,7 @@ class TestMetrics:
     def test_values(self):
         """Scores 0, 1, 2, 5: one accepted of four, the gap 5 - 0; the KL is the closed form."""
         online, reference, candidates = problem(4, (), 2, th.float32, 0)
-        candidates = candidates._replace(scores=th.tensor([1.0, 5.0, 0.0, 2.0]))
+        candidates = replace(candidates, scores=th.tensor([1.0, 5.0, 0.0, 2.0]))
         loss, metrics = pmpo(0.25, 2.0, 1)(online, reference, candidates)
         log_prob = online.log_prob(candidates.actions)
         assert metrics["accept_fraction"].item() == 0.25
@@ -246,17 +251,18 @@ class TestMetrics:
         plain, _ = pmpo(0.5, 1.0, 2)(online, reference, candidates)
         objective = PMPOObjective(0.5, 1.0, 1.0, top_k(2), False, edge_barrier=0.3)
         loss, metrics = objective(online, reference, candidates)
-        barrier = 2.0 * x.cosh().log().sum(-1).mean()
-        th.testing.assert_close(loss - plain, 0.3 * barrier, atol=0.02, rtol=0.0)
-        th.testing.assert_close(metrics["edge_barrier"], barrier.detach(), atol=0.05, rtol=0.0)
-        (slope,) = th.autograd.grad(loss - plain, x)
-        expected = 0.3 * 2.0 * x.tanh() / 3.0  # full where tanh's own slope is 2e-5
+        barrier = 2.0 * x.cosh().log().sum(-1)
+        th.testing.assert_close(loss - plain, 0.3 * barrier, atol=0.06, rtol=0.0)
+        mean = barrier.detach().mean()
+        th.testing.assert_close(metrics["edge_barrier"], mean, atol=0.05, rtol=0.0)
+        (slope,) = th.autograd.grad((loss - plain).sum(), x)
+        expected = 0.3 * 2.0 * x.tanh()  # full where tanh's own slope is 2e-5
         th.testing.assert_close(slope, expected.detach(), rtol=0.05, atol=1e-6)
 
     def test_refuses_candidates_without_actions(self):
         online, reference, candidates = problem(4, (3,), 2, th.float32, 0)
         with pytest.raises(ValueError, match=r"candidates\.actions is None.*needs the samples"):
-            pmpo(0.5, 1.0, 2)(online, reference, candidates._replace(actions=None))
+            pmpo(0.5, 1.0, 2)(online, reference, replace(candidates, actions=None))
 
     @pytest.mark.parametrize("decoupled", [True, False])
     def test_no_labels_leave_the_kl(self, decoupled):
@@ -267,12 +273,13 @@ class TestMetrics:
         loss, metrics = objective(online, reference, candidates)
         if decoupled:
             mean, std = online.decoupled(reference, candidates.actions)
-            th.testing.assert_close(loss, (2.0 * mean.kl + 5.0 * std.kl).mean())
+            th.testing.assert_close(loss, 2.0 * mean.kl + 5.0 * std.kl)
         else:
-            th.testing.assert_close(loss, 2.0 * online.kl_from(reference).mean())
+            th.testing.assert_close(loss, 2.0 * online.kl_from(reference))
         assert metrics["accept_fraction"].item() == 0.0
         assert metrics["q_gap"].item() == 0.0
-        assert all(gradient.isfinite().all() for gradient in th.autograd.grad(loss, online))
+        for gradient in th.autograd.grad(loss.sum(), online):
+            assert gradient.isfinite().all()
 
 
 N_REPEATS = 20_000
@@ -315,7 +322,7 @@ def repeated_gradients(
     actions = th.randn(4, N_REPEATS, 2, generator=seeded(0), dtype=th.float64)
     candidates = Candidates(score(actions), actions)
     loss, _ = objective(DiagGaussian(mean, std), reference, candidates)
-    return N_REPEATS * th.cat(th.autograd.grad(loss, (mean, std)), dim=-1)
+    return th.cat(th.autograd.grad(loss.sum(), (mean, std)), dim=-1)
 
 
 def z_scores(difference: th.Tensor) -> th.Tensor:
@@ -341,6 +348,7 @@ class TestControlVariate:
         assert (z_scores(both - accept).abs() < 5).all()
         assert (z_scores(reject - accept).abs() < 5).all()
 
+    @unsafe
     def test_a_wrong_beta_is_noticed(self, place, decoupled):
         """Away from the reference only: at it the KL has no gradient, whatever beta."""
         accept = repeated_gradients(pmpo(1.0, 0.0, 2, decoupled=decoupled), place)
@@ -394,7 +402,7 @@ def test_variance_ratio_of_the_mean_from_order_statistics():
     for alpha, beta in ((0.5, 1.0), (1.0, 0.0)):
         online = DiagGaussian(mean, reference.std)
         loss, _ = pmpo(alpha, beta, 2)(online, reference, candidates)
-        variance.append((50_000 * th.autograd.grad(loss, mean)[0]).var().item())
+        variance.append(th.autograd.grad(loss.sum(), mean)[0].var().item())
     assert variance[1] == pytest.approx(0.33585, rel=0.03)
     assert variance[0] / variance[1] == pytest.approx(0.2556, rel=0.03)
 
@@ -418,12 +426,13 @@ class Learner:
     def policy(self) -> DiagGaussian:
         return DiagGaussian(self.mean, FLOOR + th.nn.functional.softplus(self.rho))
 
-    def step(self, loss: th.Tensor) -> None:
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
+    def step(
+        self, objective: PMPOObjective, reference: DiagGaussian, candidates: Candidates
+    ) -> None:
+        policy_step(objective, [self.optimizer], self.policy(), reference, candidates)
 
 
+@unsafe
 class TestCollapse:
     """One-dimensional linear Q, reference N(0, s_ref), half accepted: with samples symmetric
     about 0, ``E_acc[x^2] = E_rej[x^2] = s_ref^2``, ``E_acc x = -E_rej x = mu``, so the joint
@@ -441,7 +450,7 @@ class TestCollapse:
         candidates = Candidates(actions.squeeze(-1), actions)
         learner = Learner(reference.mean, self.S_REF, learning_rate=0.02)
         for _ in range(n_updates):
-            learner.step(objective(learner.policy(), reference, candidates).loss)
+            learner.step(objective, reference, candidates)
         return learner.policy().detach()
 
     def optimal_variance(self, w: float) -> float:
@@ -531,11 +540,12 @@ def optimise(
                 reference = DiagGaussian(*(p.clone() for p in learner.policy().detach()))
             actions = reference.sample(32)
             candidates = Candidates(score(actions), actions)
-            learner.step(objective(learner.policy(), reference, candidates).loss)
+            learner.step(objective, reference, candidates)
     return learner.policy().detach()
 
 
 class TestConvergence:
+    @unsafe
     @pytest.mark.parametrize(
         ("alpha", "beta", "decoupled"),
         [

@@ -89,6 +89,16 @@ def pink_or_white_noise(n_envs: int, action_dim: int, seed: int) -> ColouredNois
     return ColouredNoise(n_envs, action_dim, seed, exponents=(0.0, 1.0))
 
 
+def seed_of(seed: int | None, steps: int) -> int | None:
+    """Derive the seed of a run that goes on after some steps; a new run has its own.
+
+    With the same seed a resumed run would meet its first episodes and its first noise again.
+    """
+    if seed is None or steps == 0:
+        return seed
+    return int(np.random.SeedSequence([seed, steps]).generate_state(1)[0])
+
+
 def make_noise(
     factory: NoiseFactory | None, n_envs: int, action_space: spaces.Space
 ) -> ExplorationNoise | None:

@@ -30,8 +30,15 @@ from sb3_pmpo.learner import Learner, Moves, Networks, Plan
 from sb3_pmpo.objectives import Objective
 from sb3_pmpo.online.arguments import OWN, with_defaults
 from sb3_pmpo.online.checks import check_arguments, check_finite, check_finite_actions
-from sb3_pmpo.online.exploration import ExplorationNoise, NoiseFactory, draw, make_noise
+from sb3_pmpo.online.exploration import (
+    ExplorationNoise,
+    NoiseFactory,
+    draw,
+    make_noise,
+    seed_of,
+)
 from sb3_pmpo.online.metrics import MeanMetrics
+from sb3_pmpo.online.statistics import complete_statistics
 from sb3_pmpo.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, PMPOPolicy
 from sb3_pmpo.replay import (
     Replay,
@@ -105,7 +112,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         self.actor_lr_schedule = (
             None if self.actor_learning_rate is None else FloatSchedule(self.actor_learning_rate)
         )
-        self.set_random_seed(self.seed)
+        self.set_random_seed(seed_of(self.seed, self.num_timesteps))
         policy_class = cast(type[PMPOPolicy], self.policy_class)
         self.policy = policy_class(
             self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
@@ -129,6 +136,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         self._noise = self._make_noise()
         self._discounted_returns = np.zeros(self.n_envs)
         self._metrics = MeanMetrics()
+        self._statistics_due = True
         self._feedback: Callable[[], dict[str, th.Tensor]] | None = None
 
     def _make_noise(self) -> ExplorationNoise | None:
@@ -142,14 +150,14 @@ class OffPolicyMPO(OffPolicyAlgorithm):
             self._noise = self._make_noise()
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
-        """Set as SB3 does; a HER buffer that was made without an environment takes this one."""
+        """Set as SB3 does; the open episodes end, and a HER buffer computes rewards by this one."""
         before = self.env
         super().set_env(env, force_reset)
         buffer = self.replay_buffer
         if buffer is not None and (force_reset or self.env is not before):
             close_open_episodes(buffer)
-        if isinstance(buffer, HerReplayBuffer) and buffer.env is None:
-            buffer.set_env(cast(VecEnv, self.env))
+        if isinstance(buffer, HerReplayBuffer):
+            buffer.env = cast(VecEnv, self.env)
 
     # ------------------------------------------------------------------ the update
 
@@ -160,6 +168,11 @@ class OffPolicyMPO(OffPolicyAlgorithm):
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Do ``gradient_steps`` updates of critics and policy on batches from the buffer."""
+        if self._statistics_due:  # a buffer may have been filled by hand, or from a file
+            complete_statistics(
+                self.policy, self.replay_buffer, self.gamma, self._vec_normalize_env
+            )
+            self._statistics_due = False
         self.policy.set_training_mode(True)
         self._set_learning_rates()
         # Made anew: buffer, n_steps and gamma may have been changed.
@@ -312,6 +325,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         if truncate_last_traj:
             close_open_episodes(self.replay_buffer)
         adopt_replay_buffer(self)
+        complete_statistics(self.policy, self.replay_buffer, self.gamma, self._vec_normalize_env)
 
     def _excluded_save_params(self) -> list[str]:
         parts = ["actor", "reference_actor", "critic", "critic_target", "objective", "duals"]

@@ -81,7 +81,7 @@ class Prioritized(Chooses):
         """Draw in proportion to the priorities, one from each of B equal parts of their sum."""
         total = self._tree.total
         if total == 0.0:
-            raise ValueError(
+            raise RuntimeError(
                 "there is nothing to replay yet: collect first; a HER buffer replays complete "
                 "episodes only, so learning_starts must be greater than the longest episode"
             )

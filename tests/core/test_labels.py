@@ -96,8 +96,8 @@ def test_advantage_moves_a_mean_by_the_covariance_of_score_and_action() -> None:
     mean = th.zeros(5, dtype=th.float64, requires_grad=True)  # the reference's std is 1
     beta = 0.2
     log_prob, kl = -0.5 * (noise - mean).square(), 0.5 * mean.square()
-    pmpo_loss(log_prob, preference, kl, alpha=0.5, beta=beta).loss.backward()
-    step = -5.0 * mean.grad / beta  # the loss is quadratic with curvature beta / 5
+    pmpo_loss(log_prob, preference, kl, alpha=0.5, beta=beta).loss.sum().backward()
+    step = -mean.grad / beta  # each state's loss is quadratic with curvature beta
     deviation = slope * (noise - noise.mean(0))
     th.testing.assert_close(step, (deviation * noise).mean(0) / deviation.abs().mean() / beta)
     assert step[0] == 0.0
@@ -126,8 +126,9 @@ def test_each_side_sums_to_one_or_is_empty_and_the_loss_is_finite(
         total = weights.sum(0)
         th.testing.assert_close(total, (total > 0).to(total))
     loss = pmpo_loss(log_prob, preference, th.zeros(batch), alpha=0.5, beta=1.0).loss
-    assert loss.isfinite()
-    assert th.autograd.grad(loss, log_prob)[0].isfinite().all()
+    assert loss.shape == batch
+    assert loss.isfinite().all()
+    assert th.autograd.grad(loss.sum(), log_prob)[0].isfinite().all()
 
 
 def test_best_worst_is_top_one() -> None:

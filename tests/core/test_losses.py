@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 
+import numpy as np
 import pytest
 import torch as th
 from hypothesis import given, settings
@@ -70,18 +71,18 @@ class TestValueAndGradient:
         beta=BETAS,
     )
     def test_analytic_gradient(self, n_samples, batch, dtype, seed, alpha, beta):
-        """Eq. 10, per state of B: ``dL/dlog_prob = (-alpha w_acc + (1 - alpha) w_rej) / B``
-        and ``dL/dkl = beta / B``."""
+        """Eq. 10, of each entry alone: ``dL/dlog_prob = -alpha w_acc + (1 - alpha) w_rej`` and
+        ``dL/dkl = beta``; a weighted sum of the entries weighs their gradients."""
         log_prob, preference, kl = problem(n_samples, batch, dtype, seed)
         loss = pmpo_loss(log_prob, preference, kl, alpha=alpha, beta=beta).loss
-        assert loss.shape == ()
-        assert loss.isfinite()
+        assert loss.shape == batch
+        assert loss.isfinite().all()
         assert loss.dtype == dtype
-        d_log_prob, d_kl = gradients(loss, log_prob, kl)
-        n_states = math.prod(batch)
+        entries = th.rand(batch, generator=seeded(seed + 1)).to(dtype)
+        d_log_prob, d_kl = gradients((entries * loss).sum(), log_prob, kl)
         expected = -alpha * preference.accept + (1 - alpha) * preference.reject
-        th.testing.assert_close(d_log_prob, (expected / n_states).to(dtype))
-        th.testing.assert_close(d_kl, th.full(batch, beta / n_states, dtype=dtype))
+        th.testing.assert_close(d_log_prob, (entries * expected).to(dtype))
+        th.testing.assert_close(d_kl, beta * entries)
 
     @pytest.mark.parametrize(
         ("alpha", "beta", "n_accept", "n_reject"),
@@ -107,22 +108,19 @@ class TestValueAndGradient:
     @SETTINGS
     @given(n_samples=st.integers(1, 8), seed=SEEDS, alpha=ALPHAS, beta=BETAS)
     def test_value_is_eq_10_in_plain_python(self, n_samples, seed, alpha, beta):
-        """Means over each set of each state, then the mean over states, in loops."""
+        """Means over each set of each state, in loops."""
         log_prob, preference, kl = problem(n_samples, (3,), th.float64, seed)
         terms = pmpo_loss(log_prob, preference, kl, alpha=alpha, beta=beta)
-        losses, accepts, rejects = [], [], []
         for state in range(3):
             means = []
             for weights in (preference.accept, preference.reject):
                 chosen = [log_prob[i, state].item() for i in range(n_samples) if weights[i, state]]
                 means.append(sum(chosen) / len(chosen) if chosen else 0.0)
-            accepts.append(means[0])
-            rejects.append(means[1])
-            losses.append(-alpha * means[0] + (1 - alpha) * means[1] + beta * kl[state].item())
-        assert terms.loss.item() == pytest.approx(sum(losses) / 3, rel=1e-5, abs=1e-6)
-        assert terms.accept.item() == pytest.approx(sum(accepts) / 3, rel=1e-5, abs=1e-6)
-        assert terms.reject.item() == pytest.approx(sum(rejects) / 3, rel=1e-5, abs=1e-6)
-        assert terms.kl.item() == pytest.approx(kl.mean().item())
+            expected = -alpha * means[0] + (1 - alpha) * means[1] + beta * kl[state].item()
+            assert terms.loss[state].item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+            assert terms.accept[state].item() == pytest.approx(means[0], rel=1e-5, abs=1e-6)
+            assert terms.reject[state].item() == pytest.approx(means[1], rel=1e-5, abs=1e-6)
+        assert th.equal(terms.kl, kl)
 
     def test_accepted_alone_is_eq_6(self):
         """alpha = 1, beta = 0: the mean log-likelihood of the accepted, to be maximised."""
@@ -169,7 +167,8 @@ class TestValueAndGradient:
         before = pmpo_loss(log_prob, preference, kl, alpha=0.5, beta=1.0).loss
         after = pmpo_loss(permuted, weights, kl, alpha=0.5, beta=1.0).loss
         th.testing.assert_close(after, before)
-        (d_before,), (d_after,) = gradients(before, log_prob), gradients(after, permuted)
+        (d_before,) = gradients(before.sum(), log_prob)
+        (d_after,) = gradients(after.sum(), permuted)
         th.testing.assert_close(d_after, d_before[order])
 
     def test_one_program_for_states_and_no_states(self):
@@ -179,7 +178,24 @@ class TestValueAndGradient:
         weights = Preference(preference.accept[:, None], preference.reject[:, None])
         control = pmpo_loss(log_prob[:, None], weights, kl[None], alpha=0.5, beta=1.0)
         for left, right in zip(bandit, control, strict=True):
-            th.testing.assert_close(left, right)
+            assert left.shape == ()
+            th.testing.assert_close(left[None], right)
+
+    def test_each_entry_is_the_loss_of_its_state_alone(self):
+        """No state's loss depends on who stands beside it."""
+        log_prob, preference, kl = problem(6, (2, 3), th.float64, 4)
+        together = pmpo_loss(log_prob, preference, kl, alpha=0.3, beta=1.0)
+        for i, j in np.ndindex(2, 3):
+            own = Preference(preference.accept[:, i, j], preference.reject[:, i, j])
+            alone = pmpo_loss(log_prob[:, i, j], own, kl[i, j], alpha=0.3, beta=1.0)
+            for left, right in zip(together, alone, strict=True):
+                th.testing.assert_close(left[i, j], right)
+
+    def test_refuses_a_kl_of_another_shape(self):
+        """A KL that is not summed over the dimensions would broadcast in silence."""
+        log_prob, preference, _ = problem(4, (3,), th.float32, 0)
+        with pytest.raises(ValueError, match=r"batch shape \(3,\).*got \(3, 2\): sum it"):
+            pmpo_loss(log_prob, preference, th.zeros(3, 2), alpha=0.5, beta=1.0)
 
 
 class TestBlockedGradients:
@@ -187,7 +203,8 @@ class TestBlockedGradients:
         log_prob = th.randn(4, 2, generator=seeded(0), requires_grad=True)
         accept, reject = (th.rand(4, 2, generator=seeded(i), requires_grad=True) for i in (1, 2))
         kl = th.rand(2, requires_grad=True)
-        pmpo_loss(log_prob, Preference(accept, reject), kl, alpha=0.5, beta=1.0).loss.backward()
+        terms = pmpo_loss(log_prob, Preference(accept, reject), kl, alpha=0.5, beta=1.0)
+        terms.loss.sum().backward()
         assert accept.grad is None
         assert reject.grad is None
         assert log_prob.grad is not None
@@ -197,7 +214,7 @@ class TestBlockedGradients:
         terms = pmpo_loss(log_prob, preference, kl, alpha=0.5, beta=1.0)
         carriers = [n for n in PMPOLoss._fields if getattr(terms, n).requires_grad]
         assert carriers == ["loss"]
-        assert all(term.shape == () for term in terms)
+        assert all(term.shape == (2,) for term in terms)
 
 
 class TestEmptySets:
@@ -218,15 +235,15 @@ class TestEmptySets:
         terms = pmpo_loss(log_prob, preference, kl, alpha=0.5, beta=2.0)
         expected = 2.0 * kl
         if has_accept:
-            expected = expected - 0.5 * (normalise(accept) * log_prob).sum(0)
+            expected = expected - 0.5 * (normalise(accept / 4, 4) * log_prob).sum(0)
         else:
-            assert terms.accept.item() == 0.0
+            assert (terms.accept == 0.0).all()
         if has_reject:
-            expected = expected + 0.5 * (normalise(reject) * log_prob).sum(0)
+            expected = expected + 0.5 * (normalise(reject / 4, 4) * log_prob).sum(0)
         else:
-            assert terms.reject.item() == 0.0
-        th.testing.assert_close(terms.loss, expected.mean())
-        d_log_prob, d_kl = gradients(terms.loss, log_prob, kl)
+            assert (terms.reject == 0.0).all()
+        th.testing.assert_close(terms.loss, expected)
+        d_log_prob, d_kl = gradients(terms.loss.sum(), log_prob, kl)
         assert d_log_prob.isfinite().all()
         assert d_kl.isfinite().all()
         assert (d_log_prob[~(accept | reject)] == 0).all()
@@ -236,7 +253,7 @@ class TestEmptySets:
         reject = th.tensor([[False, False], [True, False]])
         log_prob = th.tensor([[-1.0, -7.0], [-2.0, -9.0]])
         terms = pmpo_loss(log_prob, from_masks(accept, reject), th.zeros(2), alpha=0.5, beta=1.0)
-        assert terms.loss.item() == pytest.approx((0.5 - 1.0) / 2)
+        assert terms.loss.tolist() == [0.5 * 1.0 - 0.5 * 2.0, 0.0]
 
     @pytest.mark.parametrize("value", [-math.inf, math.inf, math.nan])
     def test_a_sample_in_no_set_is_silent(self, value):
@@ -284,7 +301,7 @@ class TestDtype:
         terms = pmpo_loss(log_prob, preference, th.zeros(2), alpha=0.5, beta=1.0)
         assert terms.loss.dtype == th.float32
         exact = pmpo_loss(log_prob.double(), preference, th.zeros(2), alpha=0.5, beta=1.0)
-        assert terms.loss.item() == pytest.approx(exact.loss.item(), rel=1e-5)
+        th.testing.assert_close(terms.loss, exact.loss.float(), rtol=1e-5, atol=1e-6)
 
 
 class TestStability:
@@ -420,12 +437,12 @@ class TestCheck:
 
     @pytest.mark.parametrize("alpha", [-0.1, 1.1, math.nan, math.inf])
     def test_refuses_alpha(self, alpha):
-        message = re.escape(f"alpha must be in [0, 1], got {alpha}")
+        message = re.escape(f"alpha must be a number >= 0.0 and <= 1.0, got {alpha}: 1 learns")
         with pytest.raises(ValueError, match=message):
             check_alpha_beta(alpha, 1.0)
 
     @pytest.mark.parametrize("beta", [-0.1, math.nan, math.inf, -math.inf])
     def test_refuses_beta(self, beta):
-        message = re.escape(f"beta must be finite and >= 0, got {beta}")
+        message = re.escape(f"beta must be a number >= 0.0, got {beta}: it is the weight of")
         with pytest.raises(ValueError, match=message):
             check_alpha_beta(0.5, beta)

@@ -28,24 +28,27 @@ def test_gradient_by_hand(loss_of) -> None:
     log_prob, reference, scores = problem()
     pairs = best_worst()(Candidates(scores))
     result = loss_of(log_prob, reference, pairs, beta=beta)
-    (gradient,) = th.autograd.grad(result.loss, log_prob)
+    (gradient,) = th.autograd.grad(result.loss.sum(), log_prob)
     ratio = (log_prob - reference).detach()
     best, worst = scores.argmax(0), scores.argmin(0)
     columns = th.arange(5)
     margin = ratio[best, columns] - ratio[worst, columns]
     slope = -beta * th.sigmoid(-beta * margin) if loss_of is dpo_loss else -1 + 2 * beta * margin
     expected = th.zeros_like(ratio)
-    expected[best, columns] = slope / 5
-    expected[worst, columns] = -slope / 5
+    expected[best, columns] = slope
+    expected[worst, columns] = -slope
     th.testing.assert_close(gradient, expected)
-    th.testing.assert_close(result.margin, margin.mean())
-    th.testing.assert_close(result.accuracy, (margin > 0).double().mean(), check_dtype=False)
+    th.testing.assert_close(result.margin, margin)
+    log_sigmoid = -th.log1p(th.exp(-beta * margin))
+    loss = -log_sigmoid if loss_of is dpo_loss else -margin + beta * margin.square()
+    th.testing.assert_close(result.loss, loss)
+    assert result.paired.all()
 
 
 @pytest.mark.parametrize("loss_of", LOSSES)
 def test_no_gradient_reaches_the_reference(loss_of) -> None:
     log_prob, reference, scores = problem()
-    loss_of(log_prob, reference, best_worst()(Candidates(scores)), beta=1.0).loss.backward()
+    loss_of(log_prob, reference, best_worst()(Candidates(scores)), beta=1.0).loss.sum().backward()
     assert log_prob.grad is not None
     assert reference.grad is None
 
@@ -58,9 +61,11 @@ def test_half_a_pair_contributes_nothing(loss_of, labels: list[int]) -> None:
     pairs = from_labels(th.stack([th.tensor(labels), pair], dim=1))
     result = loss_of(log_prob[:, :2], reference[:, :2], pairs, beta=1.0)
     alone = loss_of(log_prob[:, 1], reference[:, 1], from_labels(pair), beta=1.0)
-    th.testing.assert_close(result.loss, alone.loss / 2)
-    th.testing.assert_close(result.margin, alone.margin)
-    (gradient,) = th.autograd.grad(result.loss, log_prob)
+    assert result.paired.tolist() == [False, True]
+    assert result.loss[0] == result.margin[0] == 0.0
+    th.testing.assert_close(result.loss[1], alone.loss)
+    th.testing.assert_close(result.margin[1], alone.margin)
+    (gradient,) = th.autograd.grad(result.loss.sum(), log_prob)
     assert (gradient[:, 0] == 0).all()
     assert (gradient[[1, 3], 1] != 0).all()
 
@@ -113,5 +118,7 @@ def test_ipo_regularises_the_variance_where_pmpo_does_the_mean() -> None:
 @pytest.mark.parametrize("beta", [0.0, -1.0, float("inf"), float("nan")])
 def test_beta_must_regularise(loss_of, beta: float) -> None:
     log_prob, reference, scores = problem()
-    with pytest.raises(ValueError, match="beta must be finite and > 0"):
+    with pytest.raises(
+        ValueError, match="beta must be (a number >= 0.0|> 0), got .*: there is no other"
+    ):
         loss_of(log_prob, reference, best_worst()(Candidates(scores)), beta=beta)

@@ -50,7 +50,7 @@ class TestRanking:
     def test_is_the_lexicographic_order(self, n_samples, batch, dtype, seed, tied):
         """Score first, then outside (smaller wins), then index: against a sort of keys.
 
-        Both are drawn from three values, so that ties of scores, of tie_breaks and of both occur.
+        Both are drawn from three values, so that ties of scores, of distances and of both occur.
         """
         generator = seeded(seed)
         scores = th.randint(3, (n_samples, *batch), generator=generator).to(dtype)
@@ -76,12 +76,12 @@ class TestRanking:
     def test_best_first(self):
         assert ranking(Candidates(th.tensor([0.1, 3.0, -2.0]))).tolist() == [1, 0, 2]
 
-    def test_equal_scores_go_to_the_smaller_tie_break(self):
+    def test_equal_scores_go_to_the_nearer_to_the_box(self):
         scores = th.tensor([1.0, 1.0, 1.0, 1.0])
         outside = th.tensor([0.3, 0.0, 0.2, 0.1])
         assert ranking(Candidates(scores, outside=outside)).tolist() == [3, 0, 2, 1]
 
-    def test_a_higher_score_wins_whatever_the_tie_break(self):
+    def test_a_higher_score_wins_however_far_outside(self):
         scores = th.tensor([1.0, 1.0 + 1e-6])
         outside = th.tensor([0.0, 1e6])
         assert ranking(Candidates(scores, outside=outside)).tolist() == [1, 0]
@@ -131,7 +131,7 @@ class TestTopK:
             assert weights.shape == scores.shape
             assert weights.isfinite().all()
             assert ((weights > 0).sum(0) == k).all()
-            th.testing.assert_close(weights.sum(0), th.ones(batch))
+            th.testing.assert_close(weights.sum(0), th.ones(batch, dtype=dtype))
         assert not ((accept > 0) & (reject > 0)).any()
         best = scores.topk(k, dim=0).values.sort(dim=0).values
         worst = scores.topk(k, dim=0, largest=False).values.sort(dim=0).values
@@ -158,7 +158,7 @@ class TestTopK:
         accept, reject = top_k(k)(Candidates(scores))
         th.testing.assert_close((accept + reject) / 2, th.full_like(scores, 1 / (2 * k)))
 
-    def test_ties_at_the_border_go_to_the_smaller_tie_break(self):
+    def test_ties_at_the_border_go_to_the_nearer_to_the_box(self):
         """Three actions clipped to one corner: the least far outside is accepted, not a random."""
         scores = th.tensor([5.0, 5.0, 5.0, 0.0])
         outside = th.tensor([0.9, 0.1, 0.5, 0.0])
@@ -205,8 +205,8 @@ class TestMasks:
         """Per set: weights sum to 1, or to 0 for an empty set. Over samples: to ``|set| / S``."""
         labels = th.randint(-1, 2, (n_samples, *batch), generator=seeded(seed))
         for mask in (labels == 1, labels == -1):
-            size = mask.sum(0)
-            per_set, over_samples = mean_per_set(mask), mean_over_samples(mask)
+            size, mass = mask.sum(0), mask / n_samples
+            per_set, over_samples = (f(mass, n_samples) for f in (mean_per_set, mean_over_samples))
             assert per_set.shape == over_samples.shape == mask.shape
             assert ((per_set > 0) == mask).all()
             assert ((over_samples > 0) == mask).all()
@@ -216,15 +216,15 @@ class TestMasks:
 
     @pytest.mark.parametrize("normalise", [mean_per_set, mean_over_samples])
     def test_an_empty_set_weighs_exactly_nothing(self, normalise):
-        assert normalise(th.zeros(4, 3, dtype=th.bool)).tolist() == [[0.0] * 3] * 4
+        assert normalise(th.zeros(4, 3), 4).tolist() == [[0.0] * 3] * 4
 
     @pytest.mark.parametrize("normalise", [mean_per_set, mean_over_samples])
     def test_from_masks_normalises_both_sets(self, normalise):
         accept = th.tensor([True, True, False, False])
         reject = th.tensor([False, False, False, True])
         preference = from_masks(accept, reject, normalise=normalise)
-        assert th.equal(preference.accept, normalise(accept))
-        assert th.equal(preference.reject, normalise(reject))
+        assert th.equal(preference.accept, normalise(accept / 4, 4))
+        assert th.equal(preference.reject, normalise(reject / 4, 4))
 
     def test_from_masks_takes_means_per_set_by_default(self):
         """Eq. 10 as written: three accepted against one rejected weigh 1/3 and 1."""
