@@ -12,6 +12,7 @@ import json
 import sys
 import warnings
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from sb3_pmpo.feedback import FeedbackBuffer
 PLAN: dict[str, Any] = json.loads(Path(__file__).with_name("demos.json").read_text())
 RESULTS = Path("benchmarks/results/demos.csv")
 METHODS = ("before", "reject", "clone", "penalty")
+FIELDS = ("demo", "method", "seed", "return", "rejected", "commit", "machine", "versions")
 
 
 class Penalty(gym.Wrapper):
@@ -132,14 +134,12 @@ def main() -> None:
     """Make the rows that are missing."""
     th.set_num_threads(1)
     kind = sys.argv[1] if len(sys.argv) > 1 else "veto"
-    rows = records.read(RESULTS) if RESULTS.exists() else []
+    rows = records.read(RESULTS)
     done = {(row["demo"], row["method"], str(row["seed"])) for row in rows}
     judge = make_judge(kind)
     print(kind, vars(judge), flush=True)
-    for seed in PLAN["seeds"]:
-        for method in METHODS:
-            if (kind, method, str(seed)) in done:
-                continue
+    for method, seed in product(METHODS, PLAN["seeds"]):  # the slow ones last
+        if (kind, method, str(seed)) not in done:
             if method == "before":
                 model = load(seed)
             elif method == "penalty":
@@ -149,7 +149,7 @@ def main() -> None:
             found = {"demo": kind, "method": method, "seed": seed, **evaluate(model, judge, seed)}
             print(found, flush=True)
             rows.append(found | provenance())
-            records.write(RESULTS, rows)
+            records.write(RESULTS, rows, FIELDS)
 
 
 if __name__ == "__main__":
