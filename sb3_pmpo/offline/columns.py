@@ -11,8 +11,12 @@ import numpy as np
 #: Rows that a pass over a column reads at a time.
 CHUNK = 65_536
 
-#: A page fault maps up to 16 pages of a file that the system has cached.
-_FAULT_BYTES = 65_536
+#: A page fault maps up to so much of a file that the system has cached, where it keeps it in large
+#: pieces (Linux 6.18, ext4: 1.6 MB a row in the mean).
+_FAULT_BYTES = 2**21
+
+#: Rows that are read between two looks at how much is mapped.
+_ROWS = 32
 
 #: Mapped pages count as this process's memory until they are given back; so many may stay.
 _RESIDENT_BYTES = 2**27
@@ -60,8 +64,13 @@ class Column:
 
         :param rows: ``[B]`` integers in ``[0, N)``.
         """
-        values = np.array(self.array[rows], subok=False)
-        self._count(len(rows) * _FAULT_BYTES)
+        if self._mapping is None:
+            return np.array(self.array[rows], subok=False)
+        values = np.empty((len(rows), *self.row_shape), self.dtype)
+        for start in range(0, len(rows), _ROWS):
+            part = slice(start, start + _ROWS)
+            values[part] = self.array[rows[part]]
+            self._count(_ROWS * _FAULT_BYTES)
         return values
 
     def chunks(self, size: int = CHUNK) -> Iterator[tuple[int, np.ndarray]]:
