@@ -76,6 +76,27 @@ def test_it_does_not_depend_on_the_unit_of_the_box() -> None:
     assert other.mean / scale == pytest.approx(one.mean, rel=1e-4, abs=1e-9)
 
 
+@pytest.mark.parametrize("full_covariance", [True, False])
+def test_the_barrier_holds_the_mean_in_the_box(full_covariance: bool) -> None:
+    """What is best is in the corner: without a barrier the mean, which has no bounds, leaves."""
+    ends = []
+    for weight in (0.0, 0.1):
+        objective = PMPOObjective(0.5, 1.0, 1.0, top_k(2), edge_barrier=weight)
+        low, high = th.full((2,), -5.0).double(), th.full((2,), 5.0).double()
+        search = Bandit(
+            low, high, th.zeros(2).double(), objective=objective,
+            full_covariance=full_covariance, reference_update_interval=25,
+        )  # fmt: skip
+        with th.random.fork_rng(devices=[]):
+            th.manual_seed(0)
+            for _ in range(200):
+                search.tell(-search.ask().sum(-1))
+        ends.append(search.reference.mean)
+        assert search.reference.mean.isfinite().all()
+    assert (ends[0] > 1.0).any()
+    assert (ends[1].abs() < ends[0].abs()).all()
+
+
 def test_runs_in_step_are_the_runs_alone() -> None:
     """Each of several runs has the gradient that it would have alone."""
     low, high = -5.0 * th.ones(2, dtype=th.float64), 5.0 * th.ones(2, dtype=th.float64)
