@@ -26,7 +26,7 @@ from sb3_pmpo.actor import Actor
 from sb3_pmpo.core.e_step import Duals
 from sb3_pmpo.files import whole_file
 from sb3_pmpo.heap import keep_freed_memory
-from sb3_pmpo.learner import Learner, Moves, Networks, Plan
+from sb3_pmpo.learner import Learner, Networks, Plan, plan_updates
 from sb3_pmpo.objectives import Objective
 from sb3_pmpo.online.arguments import OWN, with_defaults
 from sb3_pmpo.online.checks import check_arguments, check_finite, check_finite_actions
@@ -139,6 +139,8 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         self._statistics_due = True
         self._feedback: Callable[[], dict[str, th.Tensor]] | None = None
 
+    n_updates = property(lambda self: self._n_updates, doc="Updates of the critics so far.")
+
     def _make_noise(self) -> ExplorationNoise | None:
         # From NumPy's global generator, which set_random_seed has just seeded.
         return make_noise(self.exploration_noise, self.n_envs, self.action_space)
@@ -161,18 +163,10 @@ class OffPolicyMPO(OffPolicyAlgorithm):
 
     # ------------------------------------------------------------------ the update
 
-    @property
-    def n_updates(self) -> int:
-        """Updates of the critics so far."""
-        return self._n_updates
-
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Do ``gradient_steps`` updates of critics and policy on batches from the buffer."""
         if self._statistics_due:  # a buffer may have been filled by hand, or from a file
-            complete_statistics(
-                self.policy, self.replay_buffer, self.gamma, self._vec_normalize_env
-            )
-            self._statistics_due = False
+            self._complete_statistics()
         self.policy.set_training_mode(True)
         self._set_learning_rates()
         # Made anew: buffer, n_steps and gamma may have been changed.
@@ -195,20 +189,21 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         for name, value in self._metrics.means().items():
             self.logger.record(f"train/{name}", value)
 
+    def _complete_statistics(self) -> None:
+        complete_statistics(self.policy, self.replay_buffer, self.gamma, self._vec_normalize_env)
+        self._statistics_due = False
+
     def _plan(self, number: int) -> Plan:
-        """Say what each of the next updates moves besides the critics; the first moves it all."""
-        updates = range(self._n_updates, self._n_updates + number)
-        moves = tuple(
-            Moves(
-                policy=update % self.policy_delay == 0,
-                tau=self.tau,
-                reference_tau=self.reference_tau
-                if (update + 1) % self.reference_update_interval == 0
-                else 0.0,
-            )
-            for update in updates
+        """Say what each of the next updates moves."""
+        return plan_updates(
+            range(self._n_updates, self._n_updates + number),
+            policy_delay=self.policy_delay,
+            tau=self.tau,
+            reference_tau=self.reference_tau,
+            reference_update_interval=self.reference_update_interval,
+            n_samples=self.n_samples,
+            pessimism=self.pessimism,
         )
-        return Plan(moves, self.n_samples, self.pessimism)
 
     def _count(self, plan: Plan) -> None:
         """Count the updates that were done."""
@@ -325,7 +320,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         if truncate_last_traj:
             close_open_episodes(self.replay_buffer)
         adopt_replay_buffer(self)
-        complete_statistics(self.policy, self.replay_buffer, self.gamma, self._vec_normalize_env)
+        self._complete_statistics()
 
     def _excluded_save_params(self) -> list[str]:
         parts = ["actor", "reference_actor", "critic", "critic_target", "objective", "duals"]
