@@ -18,6 +18,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_pmpo.networks import RunningMoments, has_absurd_readings
+from sb3_pmpo.storage.models import SavesAlone
 
 
 class ObservationNormaliser(nn.Module):
@@ -84,7 +85,7 @@ class ObservationNormaliser(nn.Module):
         return normalised
 
 
-class NormalisedFeatures(BaseModel):
+class NormalisedFeatures(SavesAlone, BaseModel):
     """A model that normalises what it sees before it extracts features."""
 
     normaliser: nn.Module
