@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 import torch as th
@@ -16,10 +16,12 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_pmpo.core.e_step import Duals
 from sb3_pmpo.files import whole_file
+from sb3_pmpo.online import checkpoints
 from sb3_pmpo.online.statistics import complete_statistics
 from sb3_pmpo.policies import PMPOPolicy
 from sb3_pmpo.replay import adopt_replay_buffer, close_open_episodes
 from sb3_pmpo.storage.buffers import load_buffer, save_buffer
+from sb3_pmpo.storage.checkpoints import read_checkpoint
 from sb3_pmpo.storage.models import ModelFile, save_model
 
 #: Not saved: parts of the policy, and what is made anew from the arguments.
@@ -109,6 +111,54 @@ class Persistent(OffPolicyAlgorithm):
             close_open_episodes(self.replay_buffer)
         adopt_replay_buffer(self)
         complete_statistics(self.policy, self.replay_buffer, self.gamma, self._vec_normalize_env)
+
+    def save_checkpoint(
+        self, folder: str | pathlib.Path, *, files: Mapping[str, pathlib.Path] | None = None
+    ) -> None:
+        """Save all that learning goes on from, bit for bit, in the place of the checkpoint before.
+
+        Model, replay buffer, VecNormalize's statistics, generators and the episodes in progress are
+        one unit: a kill at any moment leaves this checkpoint or the one before. Of the buffer, what
+        is new is written. Entries that were changed by hand are not seen; save to another folder
+        then. To be called between rollouts, as
+        :class:`sb3_pmpo.online.checkpoints.SaveCheckpoints` does while learning.
+
+        :param folder: of the checkpoint; it is made if it is not there.
+        :param files: more of the run that must agree with it, by name, to be copied into it.
+        """
+        checkpoints.save(self, folder, files or {})
+
+    @classmethod
+    def load_checkpoint(
+        cls,
+        folder: str | pathlib.Path,
+        env: GymEnv,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        *,
+        trust: bool = False,
+        **kwargs: Any,
+    ) -> Self:
+        """Load a checkpoint: ``learn(n, reset_num_timesteps=False)`` goes on from it.
+
+        :param folder: that :meth:`save_checkpoint` was given.
+        :param env: made as the one that the checkpoint was saved with. Where its state cannot be
+            put back, a warning says so, and new episodes begin.
+        :param device: where to run.
+        :param custom_objects: as :meth:`load` takes them.
+        :param trust: load any pickle that its files hold.
+        :param kwargs: arguments to change.
+        :raises FileNotFoundError: if there is no checkpoint.
+        :raises ValueError: if it is one of other environments.
+        :raises sb3_pmpo.storage.pickles.UntrustedFileError: for a pickle that you did not write and
+            that is not known to be harmless.
+        """
+        found = read_checkpoint(folder)
+        path = found.path("model")
+        model = cls.load(path, env, device, custom_objects, False, False, trust=trust, **kwargs)
+        checkpoints.resume(model, found, trust=trust)
+        adopt_replay_buffer(model)
+        return model
 
     def _take_replay_buffer(self, buffer: ReplayBuffer) -> None:
         if "handle_timeout_termination" not in vars(buffer):  # SB3 before 2.1
