@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.preprocessing import is_image_space, preprocess_obs
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
@@ -85,7 +84,7 @@ class ObservationNormaliser(nn.Module):
         return normalised
 
 
-class NormalisedFeatures(SavesAlone, BaseModel):
+class NormalisedFeatures(SavesAlone):
     """A model that normalises what it sees before it extracts features."""
 
     normaliser: nn.Module

@@ -39,9 +39,7 @@ def save_buffer(buffer: ReplayBuffer, path: str | Path | io.BufferedIOBase) -> N
             file.close()
 
 
-def load_buffer(
-    path: str | Path | io.BufferedIOBase, *, trust: bool = False
-) -> ReplayBuffer:
+def load_buffer(path: str | Path | io.BufferedIOBase, *, trust: bool = False) -> ReplayBuffer:
     """Load a buffer that :func:`save_buffer`, an earlier version or SB3 saved.
 
     :param path: of the file, or an open one.
@@ -99,7 +97,7 @@ def _written(buffer: ReplayBuffer, container: Container) -> Container:
         name: array[:rows] if len(array) == size else array
         for name, array in container.columns.items()
     }
-    lengths = {name: size for name, array in columns.items() if len(array) != len(
-        container.columns[name])}
+    lengths = {
+        name: size for name, array in columns.items() if len(array) != len(container.columns[name])
+    }
     return container._replace(columns=columns, lengths=lengths)
-

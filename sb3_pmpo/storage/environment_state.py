@@ -118,16 +118,19 @@ def set_attributes(part: Any, state: dict[str, Any]) -> None:
         elif kind == "data":
             physics.set_data_state(vars(part)["model"], present, value)
         else:
-            physics.set_model_state(present.model.ptr, value[0])  # type: ignore[union-attr]  # it is there where it was told
-            physics.set_data_state(present.model.ptr, present.data.ptr, value[1])  # type: ignore[union-attr]  # as above
+            physics.set_model_state(present.model.ptr, value[0])
+            physics.set_data_state(present.model.ptr, present.data.ptr, value[1])
 
 
 def _set_value(part: Any, name: str, present: Any, value: Any) -> None:
     """Set in place where others may hold the same array or generator."""
-    if isinstance(value, np.random.Generator) and isinstance(present, np.random.Generator):
-        if type(present.bit_generator) is type(value.bit_generator):
-            present.bit_generator.state = value.bit_generator.state
-            return
+    if (
+        isinstance(value, np.random.Generator)
+        and isinstance(present, np.random.Generator)
+        and type(present.bit_generator) is type(value.bit_generator)
+    ):
+        present.bit_generator.state = value.bit_generator.state
+        return
     if isinstance(value, np.random.RandomState) and isinstance(present, np.random.RandomState):
         present.set_state(value.get_state())
         return

@@ -11,11 +11,12 @@ import io
 import json
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import torch as th
+from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.save_util import open_path, save_to_zip_file
 from stable_baselines3.common.utils import get_device
 
@@ -159,14 +160,8 @@ def read_bytes(path: str | Path | io.BufferedIOBase, suffix: str) -> bytes:
 # ---------------------------------------------------------------------- policies alone
 
 
-class SavesAlone:
-    """Gives a policy, or a part of one, ``save`` and ``load`` that need no pickle for what is plain.
-
-    To be inherited from before SB3's class.
-    """
-
-    _get_constructor_parameters: Callable[[], dict[str, Any]]
-    state_dict: Callable[[], dict[str, Any]]
+class SavesAlone(BaseModel):
+    """A policy, or a part of one, whose ``save`` and ``load`` need no pickle for what is plain."""
 
     def save(self, path: str) -> None:
         """Save it alone.

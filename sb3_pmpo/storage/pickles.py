@@ -16,9 +16,10 @@ import pickle
 import pickletools
 import secrets
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import FunctionType, ModuleType
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import cloudpickle
 
@@ -83,8 +84,8 @@ def _make_key() -> bytes | None:
         pass
     except (OSError, RuntimeError) as error:
         warnings.warn(
-            f"the key that signs your pickles cannot be kept at {key_path()} ({error}): this file "
-            f"will need trust=True to be loaded. Let {KEY_VARIABLE} name a file that can be written",
+            f"the key that signs your pickles cannot be kept at {key_path()} ({error}), so this "
+            f"file will need trust=True: let {KEY_VARIABLE} name a file that can be written",
             stacklevel=2,
         )
         return None
@@ -159,6 +160,8 @@ class _Harmless(pickle._Unpickler):
     The one in Python: that in C cannot be kept from setting attributes of classes.
     """
 
+    stack: list[Any]
+
     def find_class(self, module: str, name: str) -> Any:
         return resolve(f"{module}:{name}")
 
@@ -172,12 +175,12 @@ class _Harmless(pickle._Unpickler):
     def _build(self) -> None:
         if isinstance(self.stack[-2], (type, FunctionType, ModuleType)):
             raise pickle.UnpicklingError("a class or a function may not be changed")
-        pickle._Unpickler.dispatch[pickle.BUILD[0]](self)
+        pickle._Unpickler.dispatch[pickle.BUILD[0]](self)  # type: ignore[arg-type]  # of Python's class, which typeshed calls Unpickler
 
     def _refuse(self) -> None:
         raise pickle.UnpicklingError("of a kind that no file of ours holds")
 
-    dispatch = {
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
         **pickle._Unpickler.dispatch,
         pickle.REDUCE[0]: _reduce,
         pickle.BUILD[0]: _build,

@@ -108,6 +108,9 @@ def _encode_array(value: np.ndarray, sink: Sink | None, path: str) -> Any:
         if all(type(item) is dict and not item for item in flat):
             return {":empty:": list(value.shape)}
         return {":objects:": [list(value.shape), _all(flat, sink, path)]}
+    if value.dtype.kind in "SU":
+        texts = value.astype("U").ravel().tolist()
+        return {":array:": [value.dtype.str, list(value.shape), texts]}
     if value.dtype.kind not in "biuf":
         raise NotPlainError(f"{path}: an array of {value.dtype}")
     name = None if sink is None else sink(path, value)
@@ -121,8 +124,8 @@ def _encode_array(value: np.ndarray, sink: Sink | None, path: str) -> Any:
 
 def _decode_array(value: Any, columns: Any) -> np.ndarray:
     dtype, shape, entries = value
-    if np.dtype(dtype).kind not in "biuf":
-        raise ValueError(f"the file holds an array of {dtype!r}: only numbers are read")
+    if np.dtype(dtype).kind not in "biufSU":
+        raise ValueError(f"the file holds an array of {dtype!r}: only numbers and text are read")
     if len(entries) == 1:
         return np.full(shape, entries[0], dtype)
     return np.array(entries, dtype).reshape(shape)

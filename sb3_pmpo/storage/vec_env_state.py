@@ -1,4 +1,4 @@
-"""The state of vectorised environments, in this process, in SubprocVecEnv's and in Ray's workers."""
+"""The state of vectorised environments, in this process, in SubprocVecEnv's and Ray's workers."""
 
 from __future__ import annotations
 
