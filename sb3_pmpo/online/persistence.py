@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pathlib
+import pickle
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
@@ -23,6 +24,7 @@ from sb3_pmpo.replay import adopt_replay_buffer, close_open_episodes
 from sb3_pmpo.storage.buffers import load_buffer, save_buffer
 from sb3_pmpo.storage.checkpoints import read_checkpoint
 from sb3_pmpo.storage.models import ModelFile, save_model
+from sb3_pmpo.storage.pickles import UntrustedFileError
 
 #: Not saved: parts of the policy, and what is made anew from the arguments.
 _PARTS = ("actor", "reference_actor", "critic", "critic_target", "objective", "duals", "learner")
@@ -82,9 +84,15 @@ class Persistent(OffPolicyAlgorithm):
             that is not known to be harmless.
         """
         file = ModelFile(path, custom_objects, trust=trust)
-        return super().load(
-            file.content, env, device, file.items, print_system_info, force_reset, **kwargs
-        )
+        try:
+            return super().load(
+                file.content, env, device, file.items, print_system_info, force_reset, **kwargs
+            )
+        except pickle.UnpicklingError as error:  # SB3 reads weights with weights_only=True
+            raise UntrustedFileError(
+                f"the weights in {path} are not only numbers, and are not loaded even with "
+                f"trust=True, as with SB3: {str(error).partition('. ')[0]}"
+            ) from error
 
     def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """Save it in one atomic step, as data: columns of numbers with a JSON header."""

@@ -116,7 +116,8 @@ def _read_archive(archive: zipfile.ZipFile, kind: str, where: str) -> Container 
     header = json.loads(archive.read(_HEADER)) if _HEADER in names else {}
     found = header.get("sb3_pmpo")
     if found != kind:
-        raise ValueError(f"{where} must hold a {kind}, but it holds {found or 'something else'}")
+        held = f"a {found}" if found else "something else"
+        raise ValueError(f"{where} must hold a {kind}, but it holds {held}")
     if _PICKLE in names:
         return Pickled(archive.read(_PICKLE), str(header.get("digest", "")))
     lengths, columns = header["lengths"], {}

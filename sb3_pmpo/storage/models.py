@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import pickle
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -195,9 +196,21 @@ def _load_torch(path: str, device: th.device, trust: bool) -> Any:
         return th.load(path, map_location=device, weights_only=False)
     try:
         return th.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch's own differ by version
-        found = str(error).partition("Please file")[0]
-        raise UntrustedFileError(
-            f"{path} is not a policy that can be loaded without running code from it ({found}); if "
-            "you trust who made it, load it with trust=True"
-        ) from error
+    except pickle.UnpicklingError as error:
+        raise refused_weights(str(path), path) from error
+
+
+def refused_weights(where: str, file: Any) -> UntrustedFileError:
+    """Say why a file of torch's is refused: it names what is neither a tensor nor a number.
+
+    :param where: what it is, for the message.
+    :param file: the file, to read what it names.
+    """
+    try:
+        found = ", ".join(th.serialization.get_unsafe_globals_in_checkpoint(file))
+    except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError):  # it is damaged, too
+        found = "what cannot be read"
+    return UntrustedFileError(
+        f"{where} holds a pickle that could run any code: it names {found}; if you trust who made "
+        "it, load it with trust=True"
+    )

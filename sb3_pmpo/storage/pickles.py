@@ -8,6 +8,7 @@ any other with ``trust=True``.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import io
@@ -77,11 +78,11 @@ def _make_key() -> bytes | None:
         with os.fdopen(descriptor, "wb") as file:
             file.write(secrets.token_bytes(32))
         try:
-            os.link(beside, path)  # unlike a rename it leaves the key of a process that was faster
+            # Unlike a rename, it leaves the key of a process that was faster.
+            with contextlib.suppress(FileExistsError):
+                os.link(beside, path)
         finally:
             beside.unlink()
-    except FileExistsError:
-        pass
     except (OSError, RuntimeError) as error:
         warnings.warn(
             f"the key that signs your pickles cannot be kept at {key_path()} ({error}), so this "
