@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
-import pathlib
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -24,7 +22,6 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_pmpo.actor import Actor
 from sb3_pmpo.core.e_step import Duals
-from sb3_pmpo.files import whole_file
 from sb3_pmpo.heap import keep_freed_memory
 from sb3_pmpo.learner import Learner, Networks, Plan, plan_updates
 from sb3_pmpo.objectives import Objective
@@ -38,17 +35,13 @@ from sb3_pmpo.online.exploration import (
     seed_of,
 )
 from sb3_pmpo.online.metrics import MeanMetrics
+from sb3_pmpo.online.persistence import Persistent
 from sb3_pmpo.online.statistics import complete_statistics
 from sb3_pmpo.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, PMPOPolicy
-from sb3_pmpo.replay import (
-    Replay,
-    adopt_replay_buffer,
-    close_open_episodes,
-    make_replay_buffer,
-)
+from sb3_pmpo.replay import Replay, close_open_episodes, make_replay_buffer
 
 
-class OffPolicyMPO(OffPolicyAlgorithm):
+class OffPolicyMPO(Persistent):
     """Actor, lagged reference, critics: what PMPO, MPO and DPO share. Not for direct use.
 
     :param policy: the policy, see :class:`sb3_pmpo.PMPO`.
@@ -95,7 +88,9 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         )
         self.n_samples = n_samples
         vars(self).update(own)
-        self._reference_age = 0.0  # here, not in _setup_model: a loaded model keeps its own
+        # Here, not in _setup_model: a loaded model keeps its own.
+        self._reference_age = 0.0
+        self._stored_steps = 0  # as num_timesteps, of which the last may not be stored yet
 
     @abstractmethod
     def _make_objective(self) -> Objective:
@@ -255,6 +250,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
             for env in np.flatnonzero(dones):
                 self._noise.reset(int(env))
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+        self._stored_steps = self.num_timesteps
 
     def _advance_returns(self, reward: np.ndarray, dones: np.ndarray) -> np.ndarray:
         """Add the rewards to each environment's discounted return so far; ``[n_envs]``."""
@@ -286,47 +282,17 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         noise = self.action_noise
         if noise is not None and self.n_envs > 1 and not isinstance(noise, VectorizedActionNoise):
             self.action_noise = VectorizedActionNoise(noise, self.n_envs)
+        goes_on = not reset_num_timesteps and self._last_obs is not None
+        noise, self.action_noise = self.action_noise, None if goes_on else self.action_noise
         # Not OffPolicyAlgorithm's: it makes a termination of the end of a cut episode.
         total_timesteps, callback = super(OffPolicyAlgorithm, self)._setup_learn(
             total_timesteps, callback, reset_num_timesteps, name, progress_bar
         )
+        self.action_noise = noise  # SB3 has reset it, but not within an episode
+        self._stored_steps = self.num_timesteps
         self._metrics.follow(self.logger)
         self.learner.forget_graphs()  # arguments may have been changed since
         # VecNormalize has clipped what was infinite and spread what was NaN by now.
         raw_obs = self._last_obs if self._vec_normalize_env is None else self._last_original_obs
         check_finite(raw_obs, np.zeros(self.n_envs), [], self.num_timesteps)  # type: ignore[arg-type]  # set by super()
         return total_timesteps, callback
-
-    def save(
-        self,
-        path: str | pathlib.Path | io.BufferedIOBase,
-        exclude: Iterable[str] | None = None,
-        include: Iterable[str] | None = None,
-    ) -> None:
-        """Save as SB3 does, in one atomic step: a crash leaves the file that was there."""
-        with whole_file(path, "zip") as file:
-            super().save(file, exclude, include)
-
-    def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
-        """Save as SB3 does, in one atomic step: a crash leaves the file that was there."""
-        with whole_file(path, "pkl") as file:
-            super().save_replay_buffer(file)
-
-    def load_replay_buffer(
-        self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True
-    ) -> None:
-        """Load a saved buffer; its n-step returns then use this model's ``gamma``, ``n_steps``."""
-        super().load_replay_buffer(path, truncate_last_traj=False)
-        if truncate_last_traj:
-            close_open_episodes(self.replay_buffer)
-        adopt_replay_buffer(self)
-        self._complete_statistics()
-
-    def _excluded_save_params(self) -> list[str]:
-        parts = ["actor", "reference_actor", "critic", "critic_target", "objective", "duals"]
-        made = ["learner", "_noise", "_metrics", "_feedback"]
-        return [*super()._excluded_save_params(), *parts, *made]
-
-    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        duals = [] if self.duals is None else ["duals", "duals.optimizer"]
-        return ["policy", "actor.optimizer", "critic.optimizer", *duals], []
