@@ -19,12 +19,8 @@ from sb3_pmpo.core.labels import Labeller, top_k, try_labeller
 from sb3_pmpo.lm.checks import check_online
 from sb3_pmpo.lm.config import PMPOConfig
 from sb3_pmpo.lm.labelling import CompletionWeights, weigh_completions
-from sb3_pmpo.lm.loss import (
-    Sequences,
-    completion_logits,
-    completion_loss,
-    completion_terms,
-)
+from sb3_pmpo.lm.loss import Sequences, completion_logits, completion_loss, completion_terms
+from sb3_pmpo.lm.metrics import describe
 from sb3_pmpo.lm.reference import AdapterReference, CopiedReference, architecture, is_adapted
 from sb3_pmpo.lm.refresh import Refresh, load_reference, save_reference
 
@@ -194,27 +190,11 @@ class PMPOTrainer(GRPOTrainer):
             *(inputs[f"{name}_weight"] * scale for name in CompletionWeights._fields)
         )
         loss = completion_loss(terms, weights, alpha=args.alpha, beta=args.beta)
-        self._record(loss, terms.kl.detach(), counts, weights)
+        found = describe(self.accelerator, loss, terms, counts, args)
+        for name, value in found.items():
+            self._metrics["train" if self.model.training else "eval"][name].append(value)
         accumulation = self.current_gradient_accumulation_steps if self.model.training else 1
         return loss.loss / accumulation
-
-    def _record(
-        self, loss: Any, kl: th.Tensor, counts: th.Tensor, weights: CompletionWeights
-    ) -> None:
-        """Keep what is logged under TRL's names: ``kl`` by token, ``logps`` by completion."""
-        tokens = counts.sum()
-        share = (weights.accept > 0).float().mean()
-        values = th.stack([loss.accept, loss.reject, loss.kl, share])
-        chosen, rejected, sequence_kl, share = self.accelerator.reduce(values, "mean").tolist()
-        record = self._metrics["train" if self.model.training else "eval"]
-        record["logps/chosen"].append(chosen)
-        record["logps/rejected"].append(rejected)
-        record["frac_chosen"].append(share)
-        if self.args.beta:
-            total = kl.sum() * (tokens / len(kl) if self.args.per_token else 1)
-            sums = self.accelerator.reduce(th.stack([total, tokens.to(total.dtype)]), "sum")
-            record["kl"].append((sums[0] / sums[1].clamp(min=1)).item())
-            record["kl/sequence"].append(sequence_kl)
 
     # ------------------------------------------------------------------ checkpoints
 
