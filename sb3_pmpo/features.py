@@ -11,13 +11,13 @@ from typing import Any, cast
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.preprocessing import is_image_space, preprocess_obs
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_pmpo.networks import RunningMoments, has_absurd_readings
+from sb3_pmpo.storage.models import SavesAlone
 
 
 class ObservationNormaliser(nn.Module):
@@ -84,7 +84,7 @@ class ObservationNormaliser(nn.Module):
         return normalised
 
 
-class NormalisedFeatures(BaseModel):
+class NormalisedFeatures(SavesAlone):
     """A model that normalises what it sees before it extracts features."""
 
     normaliser: nn.Module

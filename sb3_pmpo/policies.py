@@ -24,6 +24,7 @@ from sb3_pmpo.actor import Actor, BoundedPolicy
 from sb3_pmpo.critics import QuantileCritic, StateActionCritic
 from sb3_pmpo.features import ObservationNormaliser
 from sb3_pmpo.networks import RunningMoments
+from sb3_pmpo.storage.models import SavesAlone
 
 NO_SDE = (
     "use_sde=True is not supported: generalised state-dependent exploration needs a policy of its "
@@ -46,7 +47,7 @@ def _check_n_bins(n_bins: int | None, action_space: spaces.Space) -> None:
         )
 
 
-class PMPOPolicy(BoundedPolicy):
+class PMPOPolicy(SavesAlone, BoundedPolicy):
     """Actor, lagged reference actor, critics and critic target; ``MlpPolicy``.
 
     :param observation_space: the space of the observations.

@@ -23,9 +23,9 @@ from sb3_pmpo import (
     threshold,
     top_k,
 )
+from sb3_pmpo.core.batch import Batch
 from sb3_pmpo.core.labels import Labeller
 from sb3_pmpo.online.exploration import pink_noise
-from sb3_pmpo.core.batch import Batch
 
 SNAPSHOT_ACTIONS = [[-0.45696, 1.54646], [-0.31111, 1.24932]]
 SNAPSHOT_STD = [[0.60158, 0.59213], [0.59533, 0.58286]]

@@ -115,7 +115,9 @@ def test_another_critic_trains_saves_loads_and_goes_on(
     first = parameters(model.policy)
     model.learn(40)
     assert isinstance(model.critic, MeanSquaredCritic)
-    moved = {name for name, value in parameters(model.policy).items() if (value != first[name]).any()}
+    moved = {
+        name for name, value in parameters(model.policy).items() if (value != first[name]).any()
+    }
     assert {f"critic.members.{n}.0.weight" for n in (0, 1)} <= moved
     assert {f"critic_target.members.{n}.0.weight" for n in (0, 1)} <= moved
     model.save(tmp_path / "model")

@@ -15,10 +15,10 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from toys import Guess, Toy, assert_equal, parameters, small, toys
 
 from sb3_pmpo import DPO, MPO, PMPO, best_worst, threshold
+from sb3_pmpo.core.batch import Batch
 from sb3_pmpo.core.labels import state_value
 from sb3_pmpo.core.samples import Candidates, Preference
 from sb3_pmpo.distributions import Categorical
-from sb3_pmpo.core.batch import Batch
 
 CLASSES = [PMPO, MPO, DPO]
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
-from sb3_pmpo.actor import Actor
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -19,6 +18,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from toys import DictToy, Toy, assert_equal, parameters, sample, small
 
 from sb3_pmpo import PMPO, top_k
+from sb3_pmpo.actor import Actor
 from sb3_pmpo.policies import MlpPolicy
 
 OBSERVATIONS = np.random.default_rng(0).uniform(-1, 1, (5, 2)).astype(np.float32)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import pathlib
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import Any, ClassVar, cast
 
 import numpy as np
+import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -23,9 +22,8 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_pmpo.actor import Actor
 from sb3_pmpo.core.e_step import Duals
-from sb3_pmpo.files import whole_file
 from sb3_pmpo.heap import keep_freed_memory
-from sb3_pmpo.learner import Learner, Moves, Networks, Plan
+from sb3_pmpo.learner import Learner, Networks, Plan, plan_updates
 from sb3_pmpo.objectives import Objective
 from sb3_pmpo.online.arguments import OWN, with_defaults
 from sb3_pmpo.online.checks import check_arguments, check_finite, check_finite_actions
@@ -37,17 +35,13 @@ from sb3_pmpo.online.exploration import (
     seed_of,
 )
 from sb3_pmpo.online.metrics import MeanMetrics
+from sb3_pmpo.online.persistence import Persistent
 from sb3_pmpo.online.statistics import complete_statistics
 from sb3_pmpo.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, PMPOPolicy
-from sb3_pmpo.replay import (
-    Replay,
-    adopt_replay_buffer,
-    close_open_episodes,
-    make_replay_buffer,
-)
+from sb3_pmpo.replay import Replay, close_open_episodes, make_replay_buffer
 
 
-class OffPolicyMPO(OffPolicyAlgorithm):
+class OffPolicyMPO(Persistent):
     """Actor, lagged reference, critics: what PMPO, MPO and DPO share. Not for direct use.
 
     :param policy: the policy, see :class:`sb3_pmpo.PMPO`.
@@ -94,7 +88,9 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         )
         self.n_samples = n_samples
         vars(self).update(own)
-        self._reference_age = 0.0  # here, not in _setup_model: a loaded model keeps its own
+        # Here, not in _setup_model: a loaded model keeps its own.
+        self._reference_age = 0.0
+        self._stored_steps = 0  # as num_timesteps, of which the last may not be stored yet
 
     @abstractmethod
     def _make_objective(self) -> Objective:
@@ -136,6 +132,9 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         self._discounted_returns = np.zeros(self.n_envs)
         self._metrics = MeanMetrics()
         self._statistics_due = True
+        self._feedback: Callable[[], dict[str, th.Tensor]] | None = None
+
+    n_updates = property(lambda self: self._n_updates, doc="Updates of the critics so far.")
 
     def _make_noise(self) -> ExplorationNoise | None:
         # From NumPy's global generator, which set_random_seed has just seeded.
@@ -159,18 +158,10 @@ class OffPolicyMPO(OffPolicyAlgorithm):
 
     # ------------------------------------------------------------------ the update
 
-    @property
-    def n_updates(self) -> int:
-        """Updates of the critics so far."""
-        return self._n_updates
-
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Do ``gradient_steps`` updates of critics and policy on batches from the buffer."""
         if self._statistics_due:  # a buffer may have been filled by hand, or from a file
-            complete_statistics(
-                self.policy, self.replay_buffer, self.gamma, self._vec_normalize_env
-            )
-            self._statistics_due = False
+            self._complete_statistics()
         self.policy.set_training_mode(True)
         self._set_learning_rates()
         # Made anew: buffer, n_steps and gamma may have been changed.
@@ -185,26 +176,29 @@ class OffPolicyMPO(OffPolicyAlgorithm):
             replay.update_priorities(batch.indices, errors)
             for values in metrics:
                 self._metrics.add(values)
+            if self._feedback is not None and any(moves.policy for moves in plan.updates):
+                self._metrics.add(self._feedback())
             self._count(plan)
             gradient_steps -= together
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for name, value in self._metrics.means().items():
             self.logger.record(f"train/{name}", value)
 
+    def _complete_statistics(self) -> None:
+        complete_statistics(self.policy, self.replay_buffer, self.gamma, self._vec_normalize_env)
+        self._statistics_due = False
+
     def _plan(self, number: int) -> Plan:
-        """Say what each of the next updates moves besides the critics; the first moves it all."""
-        updates = range(self._n_updates, self._n_updates + number)
-        moves = tuple(
-            Moves(
-                policy=update % self.policy_delay == 0,
-                tau=self.tau,
-                reference_tau=self.reference_tau
-                if (update + 1) % self.reference_update_interval == 0
-                else 0.0,
-            )
-            for update in updates
+        """Say what each of the next updates moves."""
+        return plan_updates(
+            range(self._n_updates, self._n_updates + number),
+            policy_delay=self.policy_delay,
+            tau=self.tau,
+            reference_tau=self.reference_tau,
+            reference_update_interval=self.reference_update_interval,
+            n_samples=self.n_samples,
+            pessimism=self.pessimism,
         )
-        return Plan(moves, self.n_samples, self.pessimism)
 
     def _count(self, plan: Plan) -> None:
         """Count the updates that were done."""
@@ -256,6 +250,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
             for env in np.flatnonzero(dones):
                 self._noise.reset(int(env))
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+        self._stored_steps = self.num_timesteps
 
     def _advance_returns(self, reward: np.ndarray, dones: np.ndarray) -> np.ndarray:
         """Add the rewards to each environment's discounted return so far; ``[n_envs]``."""
@@ -287,46 +282,17 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         noise = self.action_noise
         if noise is not None and self.n_envs > 1 and not isinstance(noise, VectorizedActionNoise):
             self.action_noise = VectorizedActionNoise(noise, self.n_envs)
+        goes_on = not reset_num_timesteps and self._last_obs is not None
+        noise, self.action_noise = self.action_noise, None if goes_on else self.action_noise
         # Not OffPolicyAlgorithm's: it makes a termination of the end of a cut episode.
         total_timesteps, callback = super(OffPolicyAlgorithm, self)._setup_learn(
             total_timesteps, callback, reset_num_timesteps, name, progress_bar
         )
+        self.action_noise = noise  # SB3 has reset it, but not within an episode
+        self._stored_steps = self.num_timesteps
         self._metrics.follow(self.logger)
         self.learner.forget_graphs()  # arguments may have been changed since
         # VecNormalize has clipped what was infinite and spread what was NaN by now.
         raw_obs = self._last_obs if self._vec_normalize_env is None else self._last_original_obs
         check_finite(raw_obs, np.zeros(self.n_envs), [], self.num_timesteps)  # type: ignore[arg-type]  # set by super()
         return total_timesteps, callback
-
-    def save(
-        self,
-        path: str | pathlib.Path | io.BufferedIOBase,
-        exclude: Iterable[str] | None = None,
-        include: Iterable[str] | None = None,
-    ) -> None:
-        """Save as SB3 does, in one atomic step: a crash leaves the file that was there."""
-        with whole_file(path, "zip") as file:
-            super().save(file, exclude, include)
-
-    def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
-        """Save as SB3 does, in one atomic step: a crash leaves the file that was there."""
-        with whole_file(path, "pkl") as file:
-            super().save_replay_buffer(file)
-
-    def load_replay_buffer(
-        self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True
-    ) -> None:
-        """Load a saved buffer; its n-step returns then use this model's ``gamma``, ``n_steps``."""
-        super().load_replay_buffer(path, truncate_last_traj=False)
-        if truncate_last_traj:
-            close_open_episodes(self.replay_buffer)
-        adopt_replay_buffer(self)
-        complete_statistics(self.policy, self.replay_buffer, self.gamma, self._vec_normalize_env)
-
-    def _excluded_save_params(self) -> list[str]:
-        parts = ["actor", "reference_actor", "critic", "critic_target", "objective", "duals"]
-        return [*super()._excluded_save_params(), *parts, "learner", "_noise", "_metrics"]
-
-    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        duals = [] if self.duals is None else ["duals", "duals.optimizer"]
-        return ["policy", "actor.optimizer", "critic.optimizer", *duals], []

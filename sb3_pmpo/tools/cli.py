@@ -15,6 +15,8 @@ COMMANDS = {
     "record": ("sb3_pmpo.tools.zoo.video:record", "record an mp4 of a trained agent"),
     "plot": ("sb3_pmpo.tools.plots:plot", "draw learning curves from logs or TensorBoard"),
     "sweep": ("sb3_pmpo.tools.runs.program:main", "train algorithms x tasks x seeds, resumable"),
+    "label": ("sb3_pmpo.tools.label:main", "ask a person which clips of a policy are good"),
+    "offline": ("sb3_pmpo.tools.offline:main", "learn from labelled data, without acting"),
     "push": ("sb3_pmpo.tools.zoo.hub:push", "publish a trained agent on the Hugging Face Hub"),
 }
 

@@ -63,7 +63,9 @@ def test_every_shared_argument_has_one_type_and_one_default() -> None:
 @pytest.mark.parametrize("algorithm", CLASSES)
 def test_help_lists_every_argument_with_its_default(algorithm: type) -> None:
     text = pydoc.plain(pydoc.render_doc(algorithm)).replace(" |  ", " ")
-    signature = " ".join(text.split(f" {algorithm.__name__}(policy")[1].split(" :param ")[0].split())
+    signature = " ".join(
+        text.split(f" {algorithm.__name__}(policy")[1].split(" :param ")[0].split()
+    )
     for name, parameter in list(arguments(algorithm).items())[1:]:
         assert re.search(rf"\b{name}: ", signature), name
         if isinstance(parameter.default, (bool, int, float, str)):

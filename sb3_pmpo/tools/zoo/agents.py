@@ -16,12 +16,13 @@ import yaml
 from huggingface_sb3 import EnvironmentName
 from rl_zoo3 import ALGOS
 from rl_zoo3.exp_manager import ExperimentManager
-from rl_zoo3.utils import StoreDict, create_test_env, get_model_path, get_saved_hyperparams
+from rl_zoo3.utils import create_test_env, get_model_path, get_saved_hyperparams
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
+from sb3_pmpo.tools.settings import KeyValues
 from sb3_pmpo.tools.zoo import register
 
 
@@ -111,7 +112,7 @@ def make_parser(command: str, description: str) -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="random seed (default: 0)")
     add("--device", default="auto", help="PyTorch device (default: auto)")
     add("--num-threads", type=int, default=1, help="threads of PyTorch (default: 1)")
-    add("--env-kwargs", nargs="+", action=StoreDict, help="arguments of the environment, key:value")
+    add("--env-kwargs", nargs="+", action=KeyValues, help="arguments of the environment, key:value")
     add("--gym-packages", nargs="+", default=[], help="modules that register environments")
     return parser
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pprint import pprint
 from typing import Any, NoReturn
 
@@ -13,10 +14,15 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from sb3_pmpo.tools.settings import config_path, load_borrowed, suite_ids, to_arguments
+from sb3_pmpo.tools.settings import (
+    ALGORITHMS,
+    config_path,
+    load_borrowed,
+    merge,
+    suite_ids,
+    to_arguments,
+)
 from sb3_pmpo.tools.tensorboard import TensorBoardLayout
-from sb3_pmpo.tools.zoo import ALGORITHMS
-from sb3_pmpo.tools.zoo.settings import merge_settings
 from sb3_pmpo.tools.zoo.spaces import setting_of
 
 #: The exit status of a run that Ctrl-C or SIGTERM stopped.
@@ -35,38 +41,43 @@ class Manager(ExperimentManager):
     - TensorBoard's *Custom Scalars* tab groups our algorithms' diagnostics.
     - With ``--save-freq`` and ``--save-replay-buffer``, checkpoints save the buffer too.
     - SIGTERM stops a run as Ctrl-C does; whatever stops it, the model so far is saved.
+
+    :param learn: what trains the model, with the arguments of SB3's ``learn``; None for that.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, learn: Callable[..., Any] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._learn = learn
         self._borrowed = False
         if kwargs.get("config") is None:
             is_ours, is_suite = self.algo in ALGORITHMS, self.env_name.gym_id in suite_ids()
             self._borrowed = is_suite and not is_ours
             if is_ours or self._borrowed:
-                self.config = str(config_path(self.algo if is_ours else "pmpo"))
+                self.config = str(config_path())
         self._interrupted = False
 
     # ------------------------------------------------------------------ settings
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Read the setting of the environment, then the study's trial, then the command line."""
-        trial_id, self.trial_id = self.trial_id, None  # the Zoo takes 0 for None
+        """Merge the setting of the environment, the study's trial and the command line."""
+        # The Zoo takes trial 0 for None, and what is given for the whole of a dictionary.
+        trial_id, self.trial_id = self.trial_id, None
+        given, self.custom_hyperparams = self.custom_hyperparams, None
         hyperparams, saved = super().read_hyperparameters()
-        self.trial_id = trial_id
+        self.trial_id, self.custom_hyperparams = trial_id, given
         if self._borrowed:
-            kept = load_borrowed(self.env_name.gym_id).keys() | (self.custom_hyperparams or {})
+            kept = load_borrowed(self.env_name.gym_id)
             dropped = sorted(hyperparams.keys() - kept)
             for settings in (hyperparams, saved):
                 for key in dropped:
                     del settings[key]
             print(f"{self.algo} takes its own defaults for PMPO's {', '.join(dropped)}")
-        if trial_id is not None:
-            trial = self._load_trial(trial_id)
-            for settings in (hyperparams, saved):
-                merged = merge_settings(settings, trial)
-                settings.update(merged | (self.custom_hyperparams or {}))
-            print(f"With trial {trial_id} of the study {self.study_name!r}:")
+        trial = {} if trial_id is None else self._load_trial(trial_id)
+        for settings in (hyperparams, saved):
+            settings.update(merge(settings, trial, given or {}))
+        if trial or given:
+            chosen = "" if trial_id is None else f"trial {trial_id} of {self.study_name!r} and "
+            print(f"With {chosen}the command line:")
             pprint(dict(saved))
         if self._eval_env_kwargs_args is None and not self.env_kwargs:
             self.eval_env_kwargs = hyperparams.get("env_kwargs", {})
@@ -87,8 +98,7 @@ class Manager(ExperimentManager):
     def _preprocess_hyperparams(
         self, hyperparams: dict[str, Any]
     ) -> tuple[dict[str, Any], Callable | None, list[BaseCallback], Callable | None]:
-        arguments, *rest = super()._preprocess_hyperparams(hyperparams)
-        return to_arguments(arguments) if self.algo in ALGORITHMS else arguments, *rest  # type: ignore[return-value]  # the rest is as it was
+        return super()._preprocess_hyperparams(to_arguments(hyperparams))  # no text to evaluate
 
     # ------------------------------------------------------------------ training
 
@@ -110,7 +120,8 @@ class Manager(ExperimentManager):
         )
         try:
             with sigterm_interrupts():
-                model.learn(
+                learn = model.learn if self._learn is None else partial(self._learn, model)
+                learn(
                     self.n_timesteps,
                     callback=self.callbacks or None,
                     reset_num_timesteps=not self.continue_training,

@@ -118,5 +118,5 @@ def test_ipo_regularises_the_variance_where_pmpo_does_the_mean() -> None:
 @pytest.mark.parametrize("beta", [0.0, -1.0, float("inf"), float("nan")])
 def test_beta_must_regularise(loss_of, beta: float) -> None:
     log_prob, reference, scores = problem()
-    with pytest.raises(ValueError, match="beta must be (a number >= 0.0|> 0), got .*: there is no other"):
+    with pytest.raises(ValueError, match=r"beta must be (a number >= 0.0|> 0), got"):
         loss_of(log_prob, reference, best_worst()(Candidates(scores)), beta=beta)

@@ -1,0 +1,187 @@
+"""What the algorithms save and load: models, replay buffers, checkpoints."""
+
+from __future__ import annotations
+
+import io
+import pathlib
+import pickle
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
+
+import torch as th
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.save_util import recursive_getattr
+from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
+
+from sb3_pmpo.core.e_step import Duals
+from sb3_pmpo.files import whole_file
+from sb3_pmpo.online import checkpoints
+from sb3_pmpo.online.statistics import complete_statistics
+from sb3_pmpo.policies import PMPOPolicy
+from sb3_pmpo.replay import adopt_replay_buffer, close_open_episodes
+from sb3_pmpo.storage.buffers import load_buffer, save_buffer
+from sb3_pmpo.storage.checkpoints import read_checkpoint
+from sb3_pmpo.storage.models import ModelFile, save_model
+from sb3_pmpo.storage.pickles import UntrustedFileError
+
+#: Not saved: parts of the policy, and what is made anew from the arguments.
+_PARTS = ("actor", "reference_actor", "critic", "critic_target", "objective", "duals", "learner")
+_MADE = ("_noise", "_metrics", "_feedback", "lr_schedule", "actor_lr_schedule")
+
+
+class Persistent(OffPolicyAlgorithm):
+    """Saves and loads as SB3 does, but without pickles for what is plain."""
+
+    policy: PMPOPolicy
+    replay_buffer: ReplayBuffer
+    duals: Duals | None
+
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """Save as SB3 does, in one atomic step: a crash leaves the file that was there.
+
+        Only what JSON cannot tell, such as a schedule that is a closure, is pickled, and signed
+        with your key.
+        """
+        parts, variables = self._get_torch_save_params()
+        left_out = {*(exclude or ()), *self._excluded_save_params()} - set(include or ())
+        left_out |= {name.partition(".")[0] for name in (*parts, *variables)}
+        items = {name: value for name, value in vars(self).items() if name not in left_out}
+        of_torch = {name: recursive_getattr(self, name) for name in variables}
+        with whole_file(path, "zip") as file:
+            save_model(file, items, self.get_parameters(), of_torch)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        *,
+        trust: bool = False,
+        **kwargs: Any,
+    ) -> Self:
+        """Load as SB3 does; a file that somebody else made runs nothing.
+
+        :param path: of the file.
+        :param env: to learn in; None to predict only.
+        :param device: where to run.
+        :param custom_objects: to take in the place of what the file has under these names.
+        :param print_system_info: of the system that saved it.
+        :param force_reset: reset the environment before learning goes on.
+        :param trust: load any pickle that the file holds.
+        :param kwargs: arguments to change.
+        :raises sb3_pmpo.storage.pickles.UntrustedFileError: for a pickle that you did not write and
+            that is not known to be harmless.
+        """
+        file = ModelFile(path, custom_objects, trust=trust)
+        try:
+            return super().load(
+                file.content, env, device, file.items, print_system_info, force_reset, **kwargs
+            )
+        except pickle.UnpicklingError as error:  # SB3 reads weights with weights_only=True
+            raise UntrustedFileError(
+                f"the weights in {path} are not only numbers, and are not loaded even with "
+                f"trust=True, as with SB3: {str(error).partition('. ')[0]}"
+            ) from error
+
+    def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
+        """Save it in one atomic step, as data: columns of numbers with a JSON header."""
+        with whole_file(path, "pkl") as file:
+            save_buffer(self.replay_buffer, file)
+
+    def load_replay_buffer(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        truncate_last_traj: bool = True,
+        *,
+        trust: bool = False,
+    ) -> None:
+        """Load a saved buffer; its n-step returns then use this model's ``gamma``, ``n_steps``.
+
+        :param path: of the file.
+        :param truncate_last_traj: the environment will be reset: end the episodes that are open.
+        :param trust: load any pickle that the file holds.
+        :raises sb3_pmpo.storage.pickles.UntrustedFileError: for a pickle that you did not write and
+            that is not known to be harmless.
+        """
+        self._take_replay_buffer(load_buffer(path, trust=trust))
+        if truncate_last_traj:
+            close_open_episodes(self.replay_buffer)
+        adopt_replay_buffer(self)
+        complete_statistics(self.policy, self.replay_buffer, self.gamma, self._vec_normalize_env)
+
+    def save_checkpoint(
+        self, folder: str | pathlib.Path, *, files: Mapping[str, pathlib.Path] | None = None
+    ) -> None:
+        """Save all that learning goes on from, bit for bit, in the place of the checkpoint before.
+
+        Model, replay buffer, VecNormalize's statistics, generators and the episodes in progress are
+        one unit: a kill at any moment leaves this checkpoint or the one before. Of the buffer, what
+        is new is written. Entries that were changed by hand are not seen; save to another folder
+        then. To be called between rollouts, as
+        :class:`sb3_pmpo.online.checkpoints.SaveCheckpoints` does while learning.
+
+        :param folder: of the checkpoint; it is made if it is not there.
+        :param files: more of the run that must agree with it, by name, to be copied into it.
+        """
+        checkpoints.save(self, folder, files or {})
+
+    @classmethod
+    def load_checkpoint(
+        cls,
+        folder: str | pathlib.Path,
+        env: GymEnv,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        *,
+        trust: bool = False,
+        **kwargs: Any,
+    ) -> Self:
+        """Load a checkpoint: ``learn(n, reset_num_timesteps=False)`` goes on from it.
+
+        :param folder: that :meth:`save_checkpoint` was given.
+        :param env: made as the one that the checkpoint was saved with. Where its state cannot be
+            put back, a warning says so, and new episodes begin.
+        :param device: where to run.
+        :param custom_objects: as :meth:`load` takes them.
+        :param trust: load any pickle that its files hold.
+        :param kwargs: arguments to change.
+        :raises FileNotFoundError: if there is no checkpoint.
+        :raises ValueError: if it is one of other environments.
+        :raises sb3_pmpo.storage.pickles.UntrustedFileError: for a pickle that you did not write and
+            that is not known to be harmless.
+        """
+        found = read_checkpoint(folder)
+        path = found.path("model")
+        model = cls.load(path, env, device, custom_objects, False, False, trust=trust, **kwargs)
+        checkpoints.resume(model, found, trust=trust)
+        adopt_replay_buffer(model)
+        return model
+
+    def _take_replay_buffer(self, buffer: ReplayBuffer) -> None:
+        if "handle_timeout_termination" not in vars(buffer):  # SB3 before 2.1
+            buffer.handle_timeout_termination = False
+            buffer.timeouts = 0.0 * buffer.dones
+        if isinstance(buffer, HerReplayBuffer):
+            if self.env is None:
+                raise ValueError("a HerReplayBuffer needs an environment: call set_env before")
+            buffer.env = self.env
+        buffer.device = self.device
+        self.replay_buffer = buffer
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), *_PARTS, *_MADE]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        duals = [] if self.duals is None else ["duals", "duals.optimizer"]
+        return ["policy", "actor.optimizer", "critic.optimizer", *duals], []

@@ -1,0 +1,289 @@
+"""Checkpoints on disk: one unit under one step number, made visible by one rename.
+
+A folder holds one checkpoint. ``checkpoint.json`` names all its files, and no file is changed once
+it is named there; a new checkpoint writes files under new names, then renames its own
+``checkpoint.json`` into place, then deletes what is named no more. The large columns of the replay
+buffer are cut into pieces of rows, and only pieces with new rows are written anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import uuid
+import weakref
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from stable_baselines3.common.buffers import ReplayBuffer
+
+from sb3_pmpo.storage import containers
+from sb3_pmpo.storage.buffers import load_buffer, pack_buffer, save_buffer, written_rows
+from sb3_pmpo.storage.containers import Columns, Container, padded
+from sb3_pmpo.storage.models import decode_items, encode_items
+from sb3_pmpo.storage.pickles import Pickled
+
+#: Names all the files of a checkpoint.
+MANIFEST = "checkpoint.json"
+
+_KIND = "checkpoint"
+
+#: Pieces that the rows of a buffer are cut into, and the fewest rows of a piece.
+_PIECES, _FEWEST = 128, 256
+
+#: Columns that change where a row is written and nowhere else. The others, such as priorities and
+#: the ends of episodes, are small beside them.
+_BY_ROW = ("buffer/actions", "buffer/next_observations", "buffer/observations")
+
+#: What a checkpoint calls its files.
+_OURS = re.compile(r"\.?\d{9,}-[0-9a-f]{8}-.+")
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint that is whole.
+
+    :param folder: where it is.
+    :param step: how many steps the model had taken.
+    :param files: names in the folder, by what they are: ``"model"``, ``"state"``, perhaps
+        ``"buffer"``, and what else was given.
+    :param pieces: names of the pieces of the buffer's large columns, in their order.
+    """
+
+    folder: Path
+    step: int
+    files: dict[str, str]
+    pieces: list[str]
+
+    def path(self, name: str) -> Path:
+        """Return where one of the files is."""
+        return self.folder / self.files[name]
+
+
+class _Written(NamedTuple):
+    """What of a buffer was written, and where.
+
+    :param folder: the checkpoint's.
+    :param pos: of the buffer then.
+    :param full: of the buffer then.
+    :param added: how many rows it had been given then.
+    :param pieces: names of the files.
+    """
+
+    folder: Path
+    pos: int
+    full: bool
+    added: int
+    pieces: list[str]
+
+
+_WRITTEN: weakref.WeakKeyDictionary[ReplayBuffer, _Written] = weakref.WeakKeyDictionary()
+
+
+def write_checkpoint(
+    folder: Path,
+    step: int,
+    *,
+    write_model: Callable[[Path], None],
+    buffer: ReplayBuffer,
+    added: int,
+    items: Mapping[str, Any],
+    files: Mapping[str, Path],
+) -> Checkpoint:
+    """Write a checkpoint in the place of the one before.
+
+    :param folder: where; it is made if it is not there.
+    :param step: of the model.
+    :param write_model: writes the model to a path.
+    :param buffer: of which rows written since the last checkpoint are written.
+    :param added: how many rows the buffer was given so far; the rows since the last time tell
+        which pieces are new.
+    :param items: of the state; what is not plain becomes a signed pickle.
+    :param files: to copy into it, by name.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    folder = folder.resolve()
+    prefix = f"{step:09d}-{uuid.uuid4().hex[:8]}"
+    names = {"model": f"{prefix}-model.zip", "state": f"{prefix}-state.npz"}
+    try:
+        write_model(folder / names["model"])
+        sink = Columns()
+        packed = pack_buffer(buffer)
+        told = encode_items({**items, "buffer": buffer if packed else None}, sink)
+        by_row = {name: sink.arrays.pop(name) for name in list(sink.arrays) if _is_by_row(name)}
+        if packed is None:
+            names["buffer"] = f"{prefix}-buffer.pkl"
+            save_buffer(buffer, folder / names["buffer"])
+        pieces = _write_pieces(folder, prefix, buffer, by_row, added)
+        containers.write(folder / names["state"], Container(_KIND, told, sink.arrays, {}))
+        for name, path in files.items():
+            names[name] = f"{prefix}-{name}"
+            shutil.copyfile(path, folder / names[name])
+        checkpoint = Checkpoint(folder, step, names, pieces)
+        _make_visible(checkpoint, prefix)
+    except BaseException:  # a full disk, Ctrl-C: give the space back at once
+        for path in folder.glob(f"*{prefix}-*"):
+            path.unlink(missing_ok=True)
+        raise
+    _WRITTEN[buffer] = _Written(folder, buffer.pos, buffer.full, added, pieces)
+    tidy(folder)
+    return checkpoint
+
+
+def _is_by_row(name: str) -> bool:
+    return name.startswith(_BY_ROW)
+
+
+def _write_pieces(
+    folder: Path, prefix: str, buffer: ReplayBuffer, columns: dict[str, np.ndarray], added: int
+) -> list[str]:
+    """Write the pieces that have new rows; return the names of all pieces."""
+    if not columns:
+        return []
+    rows, length = written_rows(buffer), _piece_length(buffer.buffer_size)
+    number = -(-rows // length)
+    known = _still_true(buffer, folder, added)
+    if known is None:
+        stale, pieces = set(range(number)), [""] * number
+    else:
+        # The row that comes next, too: half of it may be there (optimize_memory_usage).
+        fresh = (known.pos + np.arange(added - known.added + 1)) % buffer.buffer_size
+        pieces = known.pieces + [""] * (number - len(known.pieces))
+        stale = {int(i) for i in np.unique(fresh // length)}
+        stale |= {i for i, name in enumerate(pieces) if not name}
+    for i in sorted(stale):
+        part = slice(i * length, min((i + 1) * length, rows))
+        if part.start < rows:
+            pieces[i] = f"{prefix}-rows{i}.npz"
+            part_of = {name: array[part] for name, array in columns.items()}
+            containers.write(folder / pieces[i], Container(_KIND, {}, part_of, {}))
+    return pieces
+
+
+def _piece_length(size: int) -> int:
+    return max(-(-size // _PIECES), _FEWEST)
+
+
+def _still_true(buffer: ReplayBuffer, folder: Path, added: int) -> _Written | None:
+    """Return what was written of the buffer, if it is there and was only added to since."""
+    known = _WRITTEN.get(buffer)
+    if known is None or known.folder != folder:
+        return None
+    new = added - known.added
+    full = known.full or known.pos + new >= buffer.buffer_size
+    follows = (known.pos + new) % buffer.buffer_size == buffer.pos and full == buffer.full
+    there = all((folder / name).exists() for name in known.pieces)
+    return known if 0 <= new < buffer.buffer_size and follows and there else None
+
+
+def _make_visible(checkpoint: Checkpoint, prefix: str) -> None:
+    """Bring the new files to the disk, then rename the manifest that names them into place."""
+    folder, manifest = checkpoint.folder, checkpoint.folder / f"{prefix}-{MANIFEST}"
+    told = {"sb3_pmpo": _KIND, "step": checkpoint.step, "files": checkpoint.files}
+    manifest.write_text(json.dumps(told | {"pieces": checkpoint.pieces}, indent=1) + "\n")
+    for path in folder.glob(f"{prefix}-*"):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    os.replace(manifest, folder / MANIFEST)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def tidy(folder: Path) -> None:
+    """Delete what the checkpoint in a folder does not name: the one before, and interrupted ones.
+
+    To be called where nobody else is writing there.
+    """
+    checkpoint = find_checkpoint(folder)
+    named = set() if checkpoint is None else {*checkpoint.files.values(), *checkpoint.pieces}
+    for path in Path(folder).iterdir():
+        if _OURS.fullmatch(path.name) and path.name not in named:
+            path.unlink(missing_ok=True)
+
+
+def find_checkpoint(folder: str | Path) -> Checkpoint | None:
+    """Return the checkpoint of a folder, or None.
+
+    :raises ValueError: if what is there is none.
+    """
+    folder = Path(folder)
+    try:
+        told = json.loads((folder / MANIFEST).read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ValueError(f"{folder / MANIFEST} is damaged: {error}") from error
+    if not isinstance(told, dict) or told.get("sb3_pmpo") != _KIND:
+        raise ValueError(f"{folder / MANIFEST} is not of a checkpoint of sb3_pmpo")
+    names = [*told["files"].values(), *told["pieces"]]
+    strange = [name for name in names if not _OURS.fullmatch(name) or Path(name).name != name]
+    if strange:
+        raise ValueError(f"{folder / MANIFEST} names {strange[0]!r}, which is no file of its own")
+    return Checkpoint(folder.resolve(), int(told["step"]), told["files"], told["pieces"])
+
+
+def read_checkpoint(folder: str | Path) -> Checkpoint:
+    """Return the checkpoint of a folder.
+
+    :raises FileNotFoundError: if there is none.
+    """
+    checkpoint = find_checkpoint(folder)
+    if checkpoint is None:
+        raise FileNotFoundError(
+            f"{folder} holds no checkpoint ({MANIFEST} is not there): give the folder that "
+            "model.save_checkpoint was given"
+        )
+    return checkpoint
+
+
+def read_state(checkpoint: Checkpoint, *, trust: bool = False) -> dict[str, Any]:
+    """Read the items of a checkpoint, with the replay buffer among them as ``"buffer"``.
+
+    :param checkpoint: where to read.
+    :param trust: load any pickle.
+    :raises UntrustedFileError: for a pickle that is neither this user's nor harmless.
+    """
+    state = _read_container(checkpoint.path("state"))
+    columns = dict(state.columns)
+    columns |= _join_pieces(checkpoint, state.items)
+    where = str(checkpoint.folder)
+    items = decode_items(state.items, where, trust=trust, columns=columns)
+    if "buffer" in checkpoint.files:
+        items["buffer"] = load_buffer(checkpoint.path("buffer"), trust=trust)
+    return items
+
+
+def continue_from(checkpoint: Checkpoint, buffer: ReplayBuffer, added: int) -> None:
+    """Remember that the checkpoint holds this buffer: the next one writes only what is new."""
+    if checkpoint.pieces:
+        _WRITTEN[buffer] = _Written(
+            checkpoint.folder, buffer.pos, buffer.full, added, list(checkpoint.pieces)
+        )
+
+
+def _read_container(path: Path) -> Container:
+    with path.open("rb") as file:
+        found = containers.read(file, _KIND, str(path))
+    if isinstance(found, Pickled):
+        raise ValueError(f"{path} holds a pickle, which no checkpoint does")
+    return found
+
+
+def _join_pieces(checkpoint: Checkpoint, items: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Put the pieces of the large columns together, with zeros for what was never written."""
+    if not checkpoint.pieces:
+        return {}
+    size = items["buffer"][":object:"][1]["buffer_size"]
+    length, joined = _piece_length(size), {}
+    for i, piece in enumerate(checkpoint.pieces):
+        for name, array in _read_container(checkpoint.folder / piece).columns.items():
+            if name not in joined:
+                joined[name] = padded(array[:0], size)
+            joined[name][i * length : i * length + len(array)] = array
+    return joined

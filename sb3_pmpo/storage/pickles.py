@@ -1,0 +1,195 @@
+"""Pickles: which are loaded, and which only with the user's word.
+
+A pickle is a program, and loading it runs it. Three kinds are loaded: one that this user wrote, as
+a digest under the user's own key shows (Jupyter trusts notebooks in this way); one that names
+nothing but :mod:`sb3_pmpo.storage.names`, which is what plain files of earlier versions hold; and
+any other with ``trust=True``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import io
+import os
+import pickle
+import pickletools
+import secrets
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Any, ClassVar, NamedTuple
+
+import cloudpickle
+
+from sb3_pmpo.storage.names import makers, resolve
+
+#: The variable that names the file of the key, in place of the usual one.
+KEY_VARIABLE = "SB3_PMPO_KEY"
+
+
+class UntrustedFileError(ValueError):
+    """A file holds a pickle that neither this user wrote nor is known to be harmless."""
+
+
+class Pickled(NamedTuple):
+    """A pickle as a file holds it.
+
+    :param content: the pickle.
+    :param digest: under the key of who wrote it; empty if there was no key.
+    """
+
+    content: bytes
+    digest: str
+
+
+# ---------------------------------------------------------------------- the user's key
+
+
+def key_path() -> Path:
+    """Return where the user's key is: ``$SB3_PMPO_KEY``, else in the folder of settings."""
+    chosen = os.environ.get(KEY_VARIABLE)
+    if chosen:
+        return Path(chosen)
+    settings = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(settings) / "sb3_pmpo" / "key"
+
+
+def _read_key() -> bytes | None:
+    try:
+        path = key_path()
+        return path.read_bytes() or None
+    except (OSError, RuntimeError):  # there is none, or no home
+        return None
+
+
+def _make_key() -> bytes | None:
+    """Return the key, made at first use; None where it cannot be kept."""
+    key = _read_key()
+    if key is not None:
+        return key
+    try:
+        path = key_path()
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        beside = path.with_name(f".{os.getpid()}-{path.name}")
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(32))
+        try:
+            # Unlike a rename, it leaves the key of a process that was faster.
+            with contextlib.suppress(FileExistsError):
+                os.link(beside, path)
+        finally:
+            beside.unlink()
+    except (OSError, RuntimeError) as error:
+        warnings.warn(
+            f"the key that signs your pickles cannot be kept at {key_path()} ({error}), so this "
+            f"file will need trust=True: let {KEY_VARIABLE} name a file that can be written",
+            stacklevel=2,
+        )
+        return None
+    return _read_key()
+
+
+def _digest(key: bytes, content: bytes) -> str:
+    return hmac.new(key, content, hashlib.sha256).hexdigest()
+
+
+# ---------------------------------------------------------------------- writing and reading
+
+
+def dump(value: Any) -> Pickled:
+    """Pickle a value and sign the pickle with the user's key."""
+    content = cloudpickle.dumps(value)
+    key = _make_key()
+    return Pickled(content, "" if key is None else _digest(key, content))
+
+
+def is_own(pickled: Pickled) -> bool:
+    """Say whether this user wrote the pickle, and nobody has changed it since."""
+    key = _read_key()
+    return key is not None and hmac.compare_digest(_digest(key, pickled.content), pickled.digest)
+
+
+def load(pickled: Pickled, where: str, *, trust: bool = False) -> Any:
+    """Load a pickle of this user's, a harmless one, or any with the user's word.
+
+    :param pickled: with its digest, if the file has one.
+    :param where: what it is, for the message.
+    :param trust: load it whatever it is.
+    :raises UntrustedFileError: saying what is in it and how to allow it.
+    """
+    if trust or is_own(pickled):
+        return pickle.loads(pickled.content)
+    try:
+        return _Harmless(io.BytesIO(pickled.content)).load()
+    except Exception as error:  # a pickle that was tampered with may fail in any way
+        raise UntrustedFileError(
+            f"{where} holds a pickle that you did not write, or that was changed since, and that "
+            f"could run any code: it names {', '.join(globals_of(pickled.content)) or 'nothing'}; "
+            "if you trust who made it, load it with trust=True (--trust on the command line)"
+        ) from error
+
+
+def globals_of(content: bytes) -> list[str]:
+    """List what a pickle names, ``module.name``, without running it."""
+    found: dict[str, None] = {}
+    texts: list[str] = []  # what was pushed, as far as it is text
+    memo: list[str] = []
+    try:
+        for opcode, argument, _ in pickletools.genops(content):
+            if opcode.name in ("GLOBAL", "INST"):
+                found[str(argument).replace(" ", ".")] = None
+            elif opcode.name == "STACK_GLOBAL":
+                found[".".join(texts[-2:])] = None
+            elif opcode.name == "MEMOIZE":
+                memo.append(texts[-1] if texts else "?")
+            elif opcode.name in ("BINGET", "LONG_BINGET") and isinstance(argument, int):
+                texts.append(memo[argument] if argument < len(memo) else "?")
+            elif isinstance(argument, str):
+                texts.append(argument)
+    except Exception:  # it ends in the middle, or is no pickle at all
+        found["(broken)"] = None
+    return list(found)
+
+
+class _Harmless(pickle._Unpickler):
+    """Unpickles what names nothing but what is listed, and calls nothing but its makers.
+
+    The one in Python: that in C cannot be kept from setting attributes of classes.
+    """
+
+    stack: list[Any]
+
+    def find_class(self, module: str, name: str) -> Any:
+        return resolve(f"{module}:{name}")
+
+    def _reduce(self) -> None:
+        function, arguments = self.stack[-2:]
+        if not any(function is maker for maker in makers()):
+            raise pickle.UnpicklingError(f"{function} may not be called")
+        del self.stack[-1]
+        self.stack[-1] = function(*arguments)
+
+    def _build(self) -> None:
+        if isinstance(self.stack[-2], (type, FunctionType, ModuleType)):
+            raise pickle.UnpicklingError("a class or a function may not be changed")
+        pickle._Unpickler.dispatch[pickle.BUILD[0]](self)  # type: ignore[arg-type]  # of Python's class, which typeshed calls Unpickler
+
+    def _refuse(self) -> None:
+        raise pickle.UnpicklingError("of a kind that no file of ours holds")
+
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
+        **pickle._Unpickler.dispatch,
+        pickle.REDUCE[0]: _reduce,
+        pickle.BUILD[0]: _build,
+        pickle.INST[0]: _refuse,
+        pickle.OBJ[0]: _refuse,
+        pickle.EXT1[0]: _refuse,
+        pickle.EXT2[0]: _refuse,
+        pickle.EXT4[0]: _refuse,
+        pickle.PERSID[0]: _refuse,
+        pickle.BINPERSID[0]: _refuse,
+    }
