@@ -171,9 +171,10 @@ class PMPOOfflineTrainer(Trainer):  # type: ignore[misc]  # transformers ships n
         """Log the means since the last time, those of an evaluation under ``eval_``."""
         mode = "train" if self.model.training else "eval"
         prefix = "eval_" if mode == "eval" else ""
-        means = {f"{prefix}{k}": sum(v) / len(v) for k, v in self._metrics[mode].items()}
+        # In place, as in TRL: `evaluate` returns the same dict.
+        logs.update({f"{prefix}{k}": sum(v) / len(v) for k, v in self._metrics[mode].items()})
         self._metrics[mode].clear()
-        super().log({**logs, **means}, start_time)
+        super().log(logs, start_time)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
