@@ -82,7 +82,9 @@ class PMPOOfflineTrainer(Trainer):  # type: ignore[misc]  # transformers ships n
             tokenizer.pad_token = tokenizer.eos_token
         limits = {"max_length": settings.max_length, "truncated": settings.truncated}
         rows = tokenize(unpair(train_dataset), tokenizer, **limits)
-        held_out = None if eval_dataset is None else tokenize(unpair(eval_dataset), tokenizer, **limits)
+        held_out = (
+            None if eval_dataset is None else tokenize(unpair(eval_dataset), tokenizer, **limits)
+        )
         self.shares = shares(rows)
         if settings.alpha is None:
             settings.alpha = natural_alpha(*self.shares)
