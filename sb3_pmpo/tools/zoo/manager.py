@@ -198,7 +198,6 @@ def close_in_time(env: VecEnv, seconds: float = PATIENCE) -> None:
     if isinstance(inner, SubprocVecEnv):
         for process in inner.processes:
             process.kill()  # no harm to one that has ended
-        closing.join(seconds)
 
 
 class SaveReplayBuffer(BaseCallback):
