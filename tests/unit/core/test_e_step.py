@@ -58,8 +58,8 @@ def test_a_scalar_temperature_and_one_of_each_entry_agree() -> None:
 def test_the_temperature_meets_epsilon(epsilon: float) -> None:
     """The dual's minimum is where the weights' KL is epsilon, found by a root finder."""
     root = brentq(lambda temperature: kl_of_softmax(temperature).mean() - epsilon, 1e-2, 1e3)
-    duals = Duals(multipliers={}, n_dims=1, temperatures={"action": 10.0}, learning_rate=1e-2)
-    for _ in range(2000):
+    duals = Duals(multipliers={}, n_dims=1, temperatures={"action": 10.0}, learning_rate=5e-2)
+    for _ in range(400):
         loss = temperature_loss(SCORES, duals.temperature("action"), EVEN, epsilon=epsilon)
         duals.optimizer.zero_grad()
         loss.mean().backward()
@@ -130,7 +130,7 @@ def optimise(objective: MPOObjective, policy, reference, parameters, score) -> N
     """Take M-steps from a fixed reference until policy and multipliers have settled."""
     th.manual_seed(0)
     optimizer = th.optim.Adam(parameters, lr=3e-3)
-    for _ in range(3000):
+    for _ in range(2000):
         actions, weights = reference.propose(64)
         candidates = Candidates(score(actions), actions, weights, n_samples=64)
         policy_step(objective, [optimizer], policy(), reference, candidates)
