@@ -60,15 +60,13 @@ def arithmetic(seed: int) -> Task:
             found.append(float("".join(completion.split()) == str(int(a) + int(b))))
         return found
 
-    return Task(
-        "arithmetic", model, tokenizer, prompts[:300], prompts[300:], right, right, True, 4
-    )
+    return Task("arithmetic", model, tokenizer, prompts[:300], prompts[300:], right, right, True, 4)
 
 
-NOUNS = "film plot cast music ending script".split()
-GOOD = "good great fine lovely".split()
-BAD = "bad dull poor awful".split()
-OTHER = "the is not very and".split()
+NOUNS = ["film", "plot", "cast", "music", "ending", "script"]
+GOOD = ["good", "great", "fine", "lovely"]
+BAD = ["bad", "dull", "poor", "awful"]
+OTHER = ["the", "is", "not", "very", "and"]
 
 
 def review(rng: random.Random, start: str) -> str:

@@ -64,8 +64,9 @@ class PMPOTrainer(GRPOTrainer):
     ) -> None:
         settings = PMPOConfig("pmpo") if args is None else args
         check_online(settings)
-        self.labeller = top_k(settings.num_generations // 2) if labeller is None else labeller
-        try_labeller(self.labeller, settings.num_generations, 1)
+        n_samples = int(settings.num_generations or 0)  # checked: there is a number
+        self.labeller = top_k(n_samples // 2) if labeller is None else labeller
+        try_labeller(self.labeller, n_samples, 1)
         if isinstance(model, str):
             model = create_model_from_path(model, **dict(settings.model_init_kwargs or {}))
         adapted = is_adapted(model) or arguments.get("peft_config") is not None
@@ -95,7 +96,7 @@ class PMPOTrainer(GRPOTrainer):
         if self.use_vllm or not self.model.training:
             ids, log_probs = super()._generate_single_turn(prompt_ids, *args, **kwargs)
         else:
-            wrapped = self.model_wrapped
+            wrapped = vars(self)["model_wrapped"]  # the trainer's, whose type is not known here
             with self.reference.model(self._policy) as drawing:
                 self.model_wrapped = wrapped if drawing is self._policy else drawing
                 try:
@@ -184,7 +185,7 @@ class PMPOTrainer(GRPOTrainer):
             temperature=self.temperature,
             per_token=args.per_token,
         )
-        # The weights of a prompt's completions sum to 1, and there are N / S prompts' worth of them.
+        # The weights of a prompt's completions sum to 1, and there are N / S prompts of them.
         scale = self.num_generations / len(mask)
         weights = CompletionWeights(
             *(inputs[f"{name}_weight"] * scale for name in CompletionWeights._fields)
@@ -219,7 +220,7 @@ class PMPOTrainer(GRPOTrainer):
             self._buffered_inputs = th.load(path, map_location=device, weights_only=True)
 
 
-class _RestoreSteps(TrainerCallback):  # type: ignore[misc]  # transformers ships no types
+class _RestoreSteps(TrainerCallback):
     """Count micro-steps on from a checkpoint, for generations are due by their number."""
 
     def __init__(self, trainer: PMPOTrainer) -> None:

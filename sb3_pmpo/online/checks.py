@@ -39,16 +39,21 @@ def _refuse_observation(what: str, value: Any, step: int, env: int | None = None
         _refuse(what, value, step, env)
 
 
+#: The square of a larger value, or of the sum of its discounted repetitions, is no float32.
+LARGEST = 1e16
+
+
 def _refuse(what: str, value: Any, step: int, env: int | None = None) -> None:
     array = np.asarray(value)
-    if not np.issubdtype(array.dtype, np.floating) or np.isfinite(array).all():
+    if not np.issubdtype(array.dtype, np.floating) or (np.abs(array) <= LARGEST).all():
         return
     if env is None:
-        flat = np.isfinite(array.reshape(len(array), -1)).all(1)
-        env = int(np.flatnonzero(~flat)[0])
+        held = (np.abs(array) <= LARGEST).reshape(len(array), -1).all(1)
+        env = int(np.flatnonzero(~held)[0])
         array = array[env]
+    fault = "not finite" if not np.isfinite(array).all() else f"larger than {LARGEST:g}"
     raise ValueError(
-        f"environment {env} returned a {what} that is not finite at step {step}: {array}. The "
+        f"environment {env} returned a {what} that is {fault} at step {step}: {array}. The "
         "transition was not stored and the model is intact, so it can be saved; mend the "
         "environment (VecCheckNan finds the cause), then resume"
     )
