@@ -22,16 +22,16 @@ import sys
 from pathlib import Path
 
 from benchmarks import records
-from benchmarks.pool import run_all
 from benchmarks.records import Places
 from benchmarks.suites import SUITES, Run, Suite
+from sb3_pmpo.tools.runs.pool import run_locally
 
 
-def train(run: Run, places: Places) -> None:
+def train(job: tuple[Run, Places]) -> None:
     """Train in this process, into which the libraries are imported only now."""
     from benchmarks import training
 
-    training.train(run, places)
+    training.train(*job)
 
 
 def run_suites(suites: dict[str, Suite], places: Places, workers: int) -> list[str]:
@@ -46,11 +46,11 @@ def run_suites(suites: dict[str, Suite], places: Places, workers: int) -> list[s
     missing = [run for run in runs if not is_finished(run, places)]
     missing.sort(key=lambda run: run.seed)
     print(f"{len(runs)} runs, {len(runs) - len(missing)} of them finished", flush=True)
-    failed = run_all(train, [(run, places) for run in missing], workers)
-    names = [f"{missing[index].suite}/{missing[index].name}" for index in sorted(failed)]
-    for name, code in zip(names, (failed[index] for index in sorted(failed)), strict=True):
-        print(f"failed with exit code {code}: {name}", file=sys.stderr)
-    return names
+    ended = run_locally(train, [(run, places) for run in missing], workers)
+    failed = {f"{run.suite}/{run.name}": why for (run, _), why in ended if why is not None}
+    for name, why in failed.items():
+        print(f"failed: {name}: {why}", file=sys.stderr)
+    return [*failed]
 
 
 def is_finished(run: Run, places: Places) -> bool:
@@ -65,7 +65,8 @@ def list_suites(places: Places) -> None:
     for name, suite in SUITES.items():
         runs = suite.runs(name)
         finished = sum(is_finished(run, places) for run in runs)
-        print(f"{name:22} {finished:4} of {len(runs):4} runs, {suite.steps} steps: "
+        steps = max(run.steps for run in runs)
+        print(f"{name:22} {finished:4} of {len(runs):4} runs, {steps} steps: "
               f"{len(suite.tasks)} tasks, {', '.join(suite.algorithms)}")  # fmt: skip
 
 
@@ -96,6 +97,8 @@ def main() -> None:
         return list_suites(places)
     os.environ.setdefault("MUJOCO_GL", "disabled")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     variants = {name: json.loads(text) for name, text in options.variant}
     suites = {

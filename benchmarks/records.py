@@ -1,14 +1,16 @@
-"""The rows of a run: their columns, and files that are whole or not there at all."""
+"""The rows of a run: their columns and their files."""
 
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.suites import Run
+from sb3_pmpo.files import whole
+
+Row = dict[str, Any]
 
 #: One row an evaluation. ``train_seconds`` is collecting and updating so far, no evaluation;
 #: ``peak_rss_mib`` the process's peak of resident memory so far.
@@ -32,7 +34,7 @@ class Places(NamedTuple):
         return self.state / run.suite / run.name
 
 
-def read(path: Path) -> list[dict[str, Any]]:
+def read(path: Path) -> list[Row]:
     """Read a file of rows; none if there is no file."""
     if not path.exists():
         return []
@@ -40,19 +42,14 @@ def read(path: Path) -> list[dict[str, Any]]:
         return list(csv.DictReader(file))
 
 
-def write(
-    path: Path, rows: Iterable[dict[str, Any]], fields: tuple[str, ...] | None = None
-) -> None:
+def write(path: Path, rows: Iterable[Row], fields: tuple[str, ...] = FIELDS) -> None:
     """Write a file of rows in one step: a crash leaves the old one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fields or FIELDS, lineterminator="\n")
+    with whole(path) as writing, writing.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fields, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(temporary, path)
 
 
-def is_finished(rows: list[dict[str, Any]], run: Run) -> bool:
+def is_finished(rows: list[Row], run: Run) -> bool:
     """Return whether the rows reach the last step."""
     return bool(rows) and int(rows[-1]["steps"]) >= run.steps

@@ -140,7 +140,8 @@ def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 def draw(name: str, data: pd.DataFrame, steps: int, path: Path) -> None:
     """Draw the figure of a suite: curves, or for figure 3 the sweep."""
     suite = SUITES[name]
-    tasks = [task for task in suite.tasks if task in set(data.task)]
+    planned = dict.fromkeys(run.task for run in suite.runs(name))
+    tasks = [task for task in planned if task in set(data.task)]
     present = list(dict.fromkeys([*suite.algorithms, *data.algorithm]))
     present = [algorithm for algorithm in present if algorithm in set(data.algorithm)]
     if name == "figure3":

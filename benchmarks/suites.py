@@ -2,7 +2,11 @@
 
 An algorithm's name starts with its class, ``PMPO-S4`` is a PMPO; its arguments go to the
 constructor, over the setting that ships (zoo_configs), and are what JSON and the configurations
-can hold: ``{"labeller": "top_k(2)", "beta": [1, 20]}``.
+can hold: ``{"labeller": "top_k(2)", "beta": [1, 20]}``; ``policy`` is one of them.
+
+A task's name is one of the Control Suite's, ``walker-walk``, or a Gymnasium id, ``Hopper-v5``. With
+``@3`` behind it each actuator has 3 forces to choose from: MultiDiscrete, or one Discrete for
+algorithms that have no MultiDiscrete.
 """
 
 from __future__ import annotations
@@ -24,6 +28,14 @@ TASKS_28 = ("acrobot-swingup", "ball_in_cup-catch", "cartpole-balance", "cartpol
             "fish-swim", "hopper-hop", "hopper-stand", "humanoid-run", "humanoid-stand",
             "humanoid-walk", "pendulum-swingup", "quadruped-run", "quadruped-walk", "reacher-easy",
             "reacher-hard", "walker-run", "walker-stand", "walker-walk")  # fmt: skip
+
+
+class Task(NamedTuple):
+    """A task with a schedule of its own: steps, and environment steps of a decision."""
+
+    name: str
+    action_repeat: int
+    steps: int | None = None
 
 
 class Run(NamedTuple):
@@ -50,7 +62,7 @@ class Run(NamedTuple):
 class Suite:
     """Tasks x algorithms x seeds.
 
-    :param tasks: of the Control Suite.
+    :param tasks: their names, or tasks with what differs from the suite's.
     :param algorithms: the constructor's arguments of each, by name.
     :param baseline: the algorithm that the report compares the others with.
     :param seeds: of the runs.
@@ -60,7 +72,7 @@ class Suite:
     :param action_repeat: environment steps of a decision, the same for every algorithm.
     """
 
-    tasks: tuple[str, ...]
+    tasks: tuple[str | Task, ...]
     algorithms: dict[str, Arguments]
     baseline: str
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -75,13 +87,15 @@ class Suite:
 
         :param name: of the suite, under which its results lie.
         """
-        schedule = (self.steps, self.interval, self.episodes, self.last_episodes)
+        evaluation = (self.interval, self.episodes, self.last_episodes)
+        tasks = [Task(x, self.action_repeat) if isinstance(x, str) else x for x in self.tasks]
         return [
-            Run(name, algorithm, task, seed, arguments, *schedule, self.action_repeat)
+            Run(name, algorithm, task.name, seed, arguments, task.steps or self.steps, *evaluation,
+                task.action_repeat)
             for seed, task, (algorithm, arguments) in product(
-                self.seeds, self.tasks, self.algorithms.items()
+                self.seeds, tasks, self.algorithms.items()
             )
-        ]
+        ]  # fmt: skip
 
     def with_variants(self, variants: dict[str, Arguments]) -> Suite:
         """Return the suite with more algorithms."""
@@ -90,7 +104,8 @@ class Suite:
     def only(self, **changes: Any) -> Suite:
         """Return the suite with other values where one is given, not None.
 
-        ``algorithms`` are names, of which the suite's arguments are kept.
+        ``algorithms`` and ``tasks`` are names, of which the suite's arguments and schedules are
+        kept; ``steps`` are those of every task.
         """
         changes = {name: value for name, value in changes.items() if value is not None}
         if "algorithms" in changes:
@@ -101,7 +116,11 @@ class Suite:
                     f"{sorted(self.algorithms)}: add it with --variant"
                 )
             changes["algorithms"] = {name: self.algorithms[name] for name in changes["algorithms"]}
-        return dataclasses.replace(self, **changes)
+        known = {task.name: task for task in self.tasks if isinstance(task, Task)}
+        tasks = tuple(known.get(task, task) for task in changes.get("tasks", self.tasks))
+        if "steps" in changes:
+            tasks = tuple(x._replace(steps=None) if isinstance(x, Task) else x for x in tasks)
+        return dataclasses.replace(self, **changes | {"tasks": tasks})
 
 
 def _ablation(variants: dict[str, Arguments]) -> Suite:
@@ -190,5 +209,30 @@ SUITES: dict[str, Suite] = {
         },
         baseline="PMPO-AR-beta1",
         steps=30_000,
+    ),
+    # The peers that are ahead of SAC on public curves, with their defaults.
+    "peers": Suite(
+        DEVELOPMENT,
+        {"TQC": {}, "CrossQ": {}, "SBX-SAC": {}, "SBX-CrossQ": {}}
+        | {"SBX-SAC-SimBa": {"policy": "SimbaPolicy"}},
+        baseline="TQC",
+        seeds=(0,),
+    ),
+    # Where episodes end: Gymnasium's tasks, whose actions nobody repeats.
+    "gymnasium": Suite(
+        ("Hopper-v5", "HalfCheetah-v5", "Ant-v5"),
+        {"PMPO": {}, "SAC": {}},
+        baseline="SAC",
+        action_repeat=1,
+    ),
+    "discrete": Suite(
+        (
+            *(Task(name, 1) for name in ("CartPole-v1", "Acrobot-v1")),
+            Task("MountainCar-v0", 1, 100_000),
+            Task("ball_in_cup-catch@3", 2, 40_000),
+        ),
+        {"PMPO": {}, "DQN": {}, "QR-DQN": {}, "PPO": {}},
+        baseline="DQN",
+        steps=20_000,
     ),
 }

@@ -26,19 +26,18 @@ MOVED = {
     "sb3_pmpo.plots": "sb3_pmpo.tools.plots",
     "sb3_pmpo.ray_vec_env": "sb3_pmpo.tools.ray_vec_env",
     "sb3_pmpo.sweep": "sb3_pmpo.tools.runs",
+    "sb3_pmpo.sweep.runs": "sb3_pmpo.tools.runs.sweep",
     "sb3_pmpo.zoo": "sb3_pmpo.tools.zoo",
 }
 
 
 def new_name(name: str) -> str | None:
     """Return where a module of an earlier version is now; None if it did not move."""
-    head, tail = name, ""
-    while head:
-        if head in MOVED:
-            return MOVED[head] + tail
-        head, _, last = head.rpartition(".")
-        tail = f".{last}{tail}"
-    return None
+    package, _, rest = name.rpartition(".")
+    if name in MOVED or not package:
+        return MOVED.get(name)
+    moved = new_name(package)
+    return None if moved is None else f"{moved}.{rest}"
 
 
 class Finder(MetaPathFinder, Loader):
@@ -52,16 +51,14 @@ class Finder(MetaPathFinder, Loader):
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         """Import the module by its new name."""
-        name = new_name(spec.name)
-        assert name is not None  # else find_spec would not have answered
-        module = importlib.import_module(name)
+        module = importlib.import_module(new_name(spec.name) or spec.name)
         spec.loader_state = module.__spec__
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Leave it as it is: it ran under its new name."""
-        assert module.__spec__ is not None  # set by the import system, just before
-        module.__spec__ = module.__spec__.loader_state  # which has taken the old name's for it
+        """Leave it as it is: it ran under its new name, whose spec it gets back."""
+        spec = module.__spec__
+        module.__spec__ = spec and spec.loader_state
 
 
 def install() -> None:

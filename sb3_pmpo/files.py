@@ -1,4 +1,4 @@
-"""Files that are whole or not there at all."""
+"""Files and folders that are whole or not there at all."""
 
 from __future__ import annotations
 
@@ -10,14 +10,62 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+#: What the name of something begins with while it is written.
+WRITING = ".writing-"
+
+
+@contextmanager
+def whole(target: Path) -> Iterator[Path]:
+    """Write beside a place, then put the result in it in one step: a crash leaves the old one.
+
+    The content is on the disk before its name is, so that no machine that dies leaves an empty one.
+
+    :param target: of a file, which is replaced and keeps its mode, or of a folder that is not there
+        yet. Folders above it are made.
+    :return: where to write it: the body makes a file or a folder there.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # The process's number: two of them may save to one place.
+    temporary = target.with_name(f"{WRITING}{os.getpid()}-{target.name}")
+    _remove(temporary)
+    try:
+        yield temporary
+        for path in temporary.rglob("*") if temporary.is_dir() else [temporary]:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        if target.is_file():
+            shutil.copymode(target, temporary)
+        os.replace(temporary, target)
+    finally:
+        _remove(temporary)
+
+
+def copy_whole(source: Path, target: Path) -> None:
+    """Copy a file in one step."""
+    with whole(target) as writing:
+        shutil.copyfile(source, writing)
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Delete what killed processes were writing in a folder."""
+    for path in folder.glob(f"{WRITING}*"):
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
 
 @contextmanager
 def whole_file(
     path: str | Path | io.BufferedIOBase, suffix: str
 ) -> Iterator[Path | io.BufferedIOBase]:
-    """Write beside a file, then put the result in its place: a crash leaves the old one.
+    """Take a place as SB3 does and write it as :func:`whole` does.
 
-    As SB3 does, follow links, keep the mode of a file that was there, step aside for a folder.
+    Follow links, add a missing suffix, step aside for a folder.
 
     :param path: where the file shall be; an open file is handed on as it is.
     :param suffix: what SB3 adds to a path without one, ``"zip"`` or ``"pkl"``.
@@ -33,14 +81,5 @@ def whole_file(
         aside = target.with_name(f"{target.name}_2")
         warnings.warn(f"{target} is a folder: saving to {aside} instead", stacklevel=4)
         target = aside
-    target = Path(os.path.realpath(target))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # The process's number: two of them may save to one place.
-    temporary = target.with_name(f".{os.getpid()}-{target.name}")
-    try:
+    with whole(Path(os.path.realpath(target))) as temporary:
         yield temporary
-        if target.exists():
-            shutil.copymode(target, temporary)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)

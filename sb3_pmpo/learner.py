@@ -137,6 +137,33 @@ class Plan(NamedTuple):
     pessimism: float
 
 
+def plan_updates(
+    numbers: Iterable[int],
+    *,
+    policy_delay: int,
+    tau: float,
+    reference_tau: float,
+    reference_update_interval: int,
+    n_samples: int,
+    pessimism: float,
+) -> Plan:
+    """Say what each update moves besides the critics; the first of all moves it all.
+
+    :param numbers: of the updates, counted from 0.
+    :param policy_delay: updates of the critics for each of the policy.
+    :param tau: share by which the critic target moves.
+    :param reference_tau: share by which the reference moves at a refresh.
+    :param reference_update_interval: updates between refreshes.
+    :param n_samples: S.
+    :param pessimism: of the bootstrap.
+    """
+    moves = []
+    for number in numbers:
+        refreshes = (number + 1) % reference_update_interval == 0
+        moves.append(Moves(number % policy_delay == 0, tau, reference_tau if refreshes else 0.0))
+    return Plan(tuple(moves), n_samples, pessimism)
+
+
 class Updated(NamedTuple):
     """What an update returns.
 

@@ -22,6 +22,9 @@ from sb3_pmpo.distributions import NO_BIN, Categorical, DiagGaussian
 #: that large soon widen the deviation, by a factor of up to this each.
 OUTLIER = 30.0
 
+#: The deviation of fewer vectors may be off by any factor, and is no measure of an outlier.
+ENOUGH_FOR_OUTLIERS = 10
+
 
 class RunningMoments(nn.Module):
     """Mean and variance of all the vectors seen, in float buffers that save with the policy.
@@ -45,7 +48,8 @@ class RunningMoments(nn.Module):
         batch = batch.to(self.mean)
         width = OUTLIER * self.var.sqrt()
         # What was constant so far has no deviation to be measured by.
-        width = th.where((self.var > 0.0) & (self.count > 1.0), width, th.inf)
+        measured = (self.var > 0.0) & (self.count >= ENOUGH_FOR_OUTLIERS)
+        width = th.where(measured, width, th.inf)
         batch = batch.clamp(self.mean - width, self.mean + width)
         batch_var, batch_mean = th.var_mean(batch, dim=0, correction=0)
         self.count += len(batch)

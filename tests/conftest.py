@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch as th
@@ -11,6 +12,19 @@ import torch as th
 # `make test &` in a script starts with SIGINT ignored, as the programs that the tests start and
 # interrupt would be.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+UNIT = Path(__file__).parent / "unit"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each test its tier: slow and gpu are written at the test, unit is what lies in unit/."""
+    for item in items:
+        if item.get_closest_marker("gpu") is not None:
+            if not th.cuda.is_available():
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+        elif item.get_closest_marker("slow") is None:
+            item.add_marker("unit" if UNIT in item.path.parents else "integration")
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch as th
 from stable_baselines3.common.envs import IdentityEnvBox
 from stable_baselines3.common.evaluation import evaluate_policy
-from toys import DictToy, Toy, assert_equal, parameters, small, toys
+from toys import DictToy, Toy, assert_equal, parameters, sample, small, toys
 
 from sb3_pmpo import (
     PMPO,
@@ -22,13 +23,19 @@ from sb3_pmpo import (
     threshold,
     top_k,
 )
+from sb3_pmpo.core.batch import Batch
 from sb3_pmpo.core.labels import Labeller
 from sb3_pmpo.online.exploration import pink_noise
-from sb3_pmpo.online.off_policy import Batch
 
 SNAPSHOT_ACTIONS = [[-0.45696, 1.54646], [-0.31111, 1.24932]]
 SNAPSHOT_STD = [[0.60158, 0.59213], [0.59533, 0.58286]]
 SNAPSHOT_Q = [0.06717, 0.07297]
+
+
+def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute the same on every CPU."""
+    for module in ("critics", "learner"):
+        monkeypatch.setattr(f"sb3_pmpo.{module}.fastest_dtype", lambda _: th.float32)
 
 
 def filled(**kwargs: Any) -> PMPO:
@@ -37,6 +44,7 @@ def filled(**kwargs: Any) -> PMPO:
     return model.learn(60)
 
 
+@pytest.mark.slow
 def test_it_learns_the_identity() -> None:
     env = IdentityEnvBox(eps=0.5)
     model = PMPO(
@@ -53,6 +61,7 @@ def test_it_learns_the_identity() -> None:
     assert mean_return > 90.0  # of 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("terminates", "value", "steps"), [(False, 50.0, 800), (True, None, 500)])
 def test_values_far_from_zero_are_learned_and_terminations_end_them(
     terminates: bool, value: float | None, steps: int
@@ -76,7 +85,7 @@ def test_values_far_from_zero_are_learned_and_terminations_end_them(
 
 def test_seeded_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
     # A change that is meant to change the numbers replaces them; one that is not has a bug.
-    monkeypatch.setattr("sb3_pmpo.online.off_policy.fastest_dtype", lambda device: th.float32)
+    in_float32(monkeypatch)
     model = PMPO(
         "MlpPolicy",
         Toy(low=(-2.0, 0.0), high=(1.0, 3.0)),
@@ -285,7 +294,9 @@ def test_lagged_networks_are_in_no_optimiser_and_have_no_gradient() -> None:
             assert not any(id(parameter) in group for group in optimised)
 
 
-def test_candidates_are_scored_in_the_box_and_tied_by_the_distance_to_it() -> None:
+def test_candidates_are_scored_in_the_box_and_tied_by_the_distance_to_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     seen: list[Candidates] = []
 
     def labeller(candidates: Candidates) -> Preference:
@@ -293,32 +304,35 @@ def test_candidates_are_scored_in_the_box_and_tied_by_the_distance_to_it() -> No
         return top_k(2)(candidates)
 
     model = filled(labeller=labeller, n_samples=6, policy_delay=1, policy_kwargs={"std_init": 0.95})
-    model._fast_dtype = th.float32
-    observations = model._sample_batch(16).observations
+    in_float32(monkeypatch)
+    observations = sample(model, 16).observations
     expected = [
         model.critic_target.q_values(observations, th.full((1, 16, 1), end)).mean(0)[0]
         for end in (-1.0, 1.0)
     ]
-    model._policy_step(observations)
-    actions, scores, outside = seen[-1].actions, seen[-1].scores, seen[-1].outside
+    model.learner.improve(observations, model.n_samples)
+    actions, scores = seen[-1].actions, seen[-1].scores
     assert actions.shape == (6, 16, 1)
+    assert th.equal(seen[-1].weights, th.full((6, 16), 1 / 6))
     for end, q_value in zip((-1.0, 1.0), expected, strict=True):
         outside = actions[..., 0] * end > 1.0
         assert outside.any()
         th.testing.assert_close(scores[outside], q_value.expand(6, 16)[outside])
-    th.testing.assert_close(outside, (actions[..., 0].abs() - 1.0).clamp(min=0.0))
+    distance = (actions[..., 0].abs() - 1.0).clamp(min=0.0)
+    th.testing.assert_close(seen[-1].outside, distance)
 
 
 def test_target_uses_discounts_and_ends_at_terminations() -> None:
     model = filled(n_steps=1, gamma=0.5)
-    batch = model._sample_batch(8)
+    batch = sample(model, 8)
+    target = partial(model.learner.td_target, pessimism=model.pessimism)
     assert batch.discounts == 0.5
     ended = batch._replace(dones=th.ones(8))
     rewards = batch.rewards.unsqueeze(-1).expand(8, 8)  # the same for every quantile
-    assert th.equal(model._td_target(ended), rewards)
+    assert th.equal(target(ended), rewards)
     zero = batch._replace(dones=th.zeros(8), discounts=th.zeros(8))
-    assert th.equal(model._td_target(zero), rewards)
-    assert not th.equal(model._td_target(batch._replace(dones=th.zeros(8))), rewards)
+    assert th.equal(target(zero), rewards)
+    assert not th.equal(target(batch._replace(dones=th.zeros(8))), rewards)
 
 
 @pytest.mark.parametrize(
@@ -342,7 +356,7 @@ def test_state_value_is_the_mean_of_samples_of_its_own() -> None:
         return top_k(2)(candidates)
 
     model = filled(labeller=labeller, policy_delay=1, n_samples=8)
-    model._policy_step(model._sample_batch(16).observations)
+    model.learner.improve(sample(model, 16).observations, model.n_samples)
     candidates = seen[-1]
     value = candidates.value()
     assert value.shape == (16,)
@@ -358,12 +372,13 @@ def test_each_update_has_a_batch_and_targets_of_its_own(policy: str, n_steps: in
     model = small(env, policy, gradient_steps=0, gamma=0.0, policy_delay=2, n_steps=n_steps)
     model.learn(60)
     pairs: list[tuple[Batch, th.Tensor]] = []
-    step = model._critic_step
-    model._critic_step = lambda *pair: pairs.append(pair) or step(*pair)
+    step = model.learner.critic_step
+    model.learner.critic_step = lambda *pair: pairs.append(pair) or step(*pair)
     model.train(5, 8)  # in groups of 2, 2 and 1
     assert len(pairs) == 5
     for batch, target in pairs:
         assert len(batch.actions) == len(batch.dones) == 8
-        assert model._td_target(batch).shape == (8, 8)  # one observation for each, 8 quantiles
+        own = model.learner.td_target(batch, 0.5)
+        assert own.shape == (8, 8)  # one observation for each, 8 quantiles
         assert th.equal(target, batch.rewards.unsqueeze(-1).expand(8, 8))
     assert not th.equal(pairs[0][0].rewards, pairs[1][0].rewards)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
-from toys import DictToy, Toy, assert_equal, parameters, small, toys
+from toys import DictToy, Toy, assert_equal, parameters, sample, small, toys
 
 from sb3_pmpo import PMPO
 from sb3_pmpo.online.exploration import pink_noise
@@ -66,7 +66,7 @@ def test_vec_normalize_normalises_rewards_when_they_are_sampled() -> None:
     raw = model.replay_buffer.rewards[:60]
     scale = np.sqrt(env.ret_rms.var + env.epsilon)
     assert not np.isclose(scale, 1.0, atol=0.05)
-    sampled = model._sample_batch(64).rewards.numpy()
+    sampled = sample(model, 64).rewards.numpy()
     assert np.isin(sampled.round(4), (raw / scale).astype(np.float32).round(4)).all()
 
 

@@ -27,6 +27,7 @@ def sphere(x: np.ndarray) -> float:
     return float((x**2).sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_objective_finds_the_minimum(name: str) -> None:
     result = minimize(sphere, BOX, x0=START, objective=OBJECTIVES[name], maxfev=6000, seed=0)
@@ -34,12 +35,14 @@ def test_every_objective_finds_the_minimum(name: str) -> None:
     assert result.fun == sphere(result.x) < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", [mpo_objective(1), DPOObjective(0.5, ipo_loss)])
 def test_mpo_and_ipo_come_near_it(objective: Any) -> None:
     result = minimize(sphere, BOX, x0=START, objective=objective, maxfev=6000, seed=0)
     assert sphere(result.mean) < 1e-2
 
 
+@pytest.mark.slow
 def test_a_full_covariance_follows_a_valley_that_a_diagonal_one_cannot() -> None:
     """A narrow ellipse along the diagonal of the box, with its minimum at (1, 1)."""
 
@@ -74,6 +77,27 @@ def test_it_does_not_depend_on_the_unit_of_the_box() -> None:
         x0=START * scale, maxfev=800, seed=3,
     )  # fmt: skip
     assert other.mean / scale == pytest.approx(one.mean, rel=1e-4, abs=1e-9)
+
+
+@pytest.mark.parametrize("full_covariance", [True, False])
+def test_the_barrier_holds_the_mean_in_the_box(full_covariance: bool) -> None:
+    """What is best is in the corner: without a barrier the mean, which has no bounds, leaves."""
+    ends = []
+    for weight in (0.0, 0.1):
+        objective = PMPOObjective(0.5, 1.0, 1.0, top_k(2), edge_barrier=weight)
+        low, high = th.full((2,), -5.0).double(), th.full((2,), 5.0).double()
+        search = Bandit(
+            low, high, th.zeros(2).double(), objective=objective,
+            full_covariance=full_covariance, reference_update_interval=25,
+        )  # fmt: skip
+        with th.random.fork_rng(devices=[]):
+            th.manual_seed(0)
+            for _ in range(200):
+                search.tell(-search.ask().sum(-1))
+        ends.append(search.reference.mean)
+        assert search.reference.mean.isfinite().all()
+    assert (ends[0] > 1.0).any()
+    assert (ends[1].abs() < ends[0].abs()).all()
 
 
 def test_runs_in_step_are_the_runs_alone() -> None:

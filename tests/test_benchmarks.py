@@ -15,20 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 from gymnasium import spaces
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 
-from benchmarks import (
-    checkpoints,
-    learning,
-    models,
-    pool,
-    records,
-    throughput,
-    training,
-)
+from benchmarks import learning, models, records, throughput, training
 from benchmarks.records import Places
 from benchmarks.suites import SUITES, Run, Suite
-from sb3_pmpo import PMPO, top_k
+from sb3_pmpo import PMPO, files, top_k
+from sb3_pmpo.tools.runs import checkpoints, pool
 
 SMALL = {"policy_kwargs": {"net_arch": [8]}, "learning_starts": 50, "buffer_size": 1000}
 
@@ -40,7 +33,7 @@ def places(tmp_path: Path) -> Places:
 
 def make_run(algorithm: str = "PMPO-small", steps: int = 600, **arguments: Any) -> Run:
     # An interval of 200 environment steps is 100 decisions.
-    return Run("small", algorithm, "cartpole-swingup", 3, SMALL | arguments, steps, 200, 1, 2)
+    return Run("small", algorithm, "Pendulum-v1", 3, SMALL | arguments, steps, 200, 1, 2)
 
 
 def steps_of(rows: list[dict[str, Any]]) -> list[int]:
@@ -72,14 +65,14 @@ def test_a_run_resumes_where_it_stopped(algorithm: str, places: Places) -> None:
 def test_resuming_continues_the_model_and_its_buffer(places: Places) -> None:
     for steps in (200, 400):
         training.train(make_run(steps=steps), places)
-    [checkpoint] = checkpoints.list_checkpoints(places.checkpoints(make_run()))
-    model = PMPO.load(checkpoint / "model", env=models.make_task("cartpole-swingup", 2))
-    checkpoints.load_buffer(checkpoint / "buffer.pkl", model.replay_buffer)
+    [checkpoint] = checkpoints.checkpoints(places.checkpoints(make_run()))
+    model = PMPO.load(checkpoint / "model", env=models.make_task("Pendulum-v1", 2))
+    checkpoints.load_buffer(checkpoint / "replay_buffer.pkl", model)
     assert model.num_timesteps == 200
     assert model.replay_buffer.size() == 200
     assert model._n_updates == model.gradient_steps * (200 - 50)
     # No file of a run has the room for what is not there yet.
-    assert (checkpoint / "buffer.pkl").stat().st_size < 30_000
+    assert (checkpoint / "replay_buffer.pkl").stat().st_size < 30_000
 
 
 def test_a_finished_run_is_not_run_again_in_a_fresh_clone(
@@ -90,8 +83,8 @@ def test_a_finished_run_is_not_run_again_in_a_fresh_clone(
     shutil.rmtree(places.state)  # it is not in git
     rows = places.rows(run).read_bytes()
     started = []
-    monkeypatch.setattr(learning, "run_all", lambda _, jobs, workers: started.extend(jobs) or {})
-    suite = Suite(("cartpole-swingup",), {"PMPO-small": SMALL}, "PMPO-small", (3, 4), steps=200)
+    monkeypatch.setattr(learning, "run_locally", lambda _, jobs, __: started.extend(jobs) or [])
+    suite = Suite(("Pendulum-v1",), {"PMPO-small": SMALL}, "PMPO-small", (3, 4), steps=200)
     learning.run_suites({"small": suite}, places, workers=1)
     assert [job[0].seed for job in started] == [4]
     training.train(run, places)  # neither by a process that had started already
@@ -117,72 +110,64 @@ def test_rows_and_checkpoint_need_not_be_of_one_step(lost: str, places: Places) 
         assert rows[1]["return_mean"] != "from elsewhere"
 
 
-class _Model:
-    """As much of a model as a checkpoint needs."""
-
-    def __init__(self, buffer_size: int = 8) -> None:
-        self.replay_buffer = ReplayBuffer(
-            buffer_size, spaces.Box(-1, 1, (2,)), spaces.Box(-1, 1, (1,)), "cpu"
-        )
-
-    def save(self, path: Path) -> None:
-        path.write_text("a model")
-
-
 class _KilledError(BaseException):
     """What kill -9 looks like from inside: nothing after it is executed."""
 
 
-def _kill(*_: Any, **__: Any) -> None:
-    raise _KilledError
-
-
-@pytest.mark.parametrize(
-    ("victim", "latest"),
-    [
-        ("save_buffer", "step-000000200"),
-        ("os", "step-000000200"),
-        ("shutil", "step-000000400"),
-    ],
-)
+@pytest.mark.parametrize(("victim", "latest"), [("save_buffer", 2), ("rmtree", 4)])
 def test_a_whole_checkpoint_is_there_whenever_the_process_is_killed(
-    victim: str, latest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    victim: str, latest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = [dict.fromkeys(records.FIELDS, "") | {"steps": steps} for steps in (200, 400, 600)]
-    checkpoints.save(tmp_path, _Model(), rows[:1])
-    (tmp_path / "incomplete").mkdir()
-    kill = {
-        "save_buffer": _kill,
-        "os": SimpleNamespace(replace=_kill),
-        # The first call clears what was left of an incomplete one, the second the old one.
-        "shutil": SimpleNamespace(
-            rmtree=lambda path, ignore_errors=False: (
-                shutil.rmtree(path) if ignore_errors else _kill()
-            )
-        ),
-    }
+    def kill(*_: Any) -> None:
+        raise _KilledError
+
+    env = models.make_task("Pendulum-v1", 1)
+    model = models.make_model("SAC", "Pendulum-v1", env, 0, SMALL)
+    saving = checkpoints.Checkpoint(tmp_path, 2)
+    saving.init_callback(model)
+    model.num_timesteps = 2
+    saving.save()
+    model.num_timesteps = 4
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, victim, kill[victim])
+        where = checkpoints if victim == "save_buffer" else checkpoints.shutil
+        patch.setattr(where, victim, kill)
+        patch.setattr(files, "_remove", lambda path: None)
         with pytest.raises(_KilledError):
-            checkpoints.save(tmp_path, _Model(), rows[:2])
-    last = checkpoints.list_checkpoints(tmp_path)[-1]
-    assert last.name == latest
-    assert {path.name for path in last.iterdir()} == {"model.zip", "buffer.pkl", "rows.csv"}
-    checkpoints.save(tmp_path, _Model(), rows)
-    assert [path.name for path in checkpoints.list_checkpoints(tmp_path)] == ["step-000000600"]
+            saving.save()
+    last = checkpoints.checkpoints(tmp_path)[-1]
+    assert checkpoints.steps_of(last) == latest
+    assert {path.name for path in last.iterdir()} == {
+        *("model.zip", "replay_buffer.pkl", "progress.json")
+    }
+    saving.restore(last)
+    assert not list(tmp_path.glob(f"{files.WRITING}*"))
+    model.num_timesteps = 6
+    saving.save()
+    assert [checkpoints.steps_of(path) for path in checkpoints.checkpoints(tmp_path)] == [6]
 
 
-def test_a_buffer_saves_what_is_in_it_only(tmp_path: Path) -> None:
-    saved, loaded = _Model(5).replay_buffer, _Model(5).replay_buffer
-    for adds in (3, 9):  # not full, and around its end
+def holder(buffer: ReplayBuffer) -> Any:
+    return SimpleNamespace(replay_buffer=buffer)
+
+
+@pytest.mark.parametrize("is_dict", [False, True])
+def test_a_buffer_saves_what_is_in_it_only(is_dict: bool, tmp_path: Path) -> None:
+    box = spaces.Box(-1, 1, (2,))
+    space = spaces.Dict({"a": box, "b": box}) if is_dict else box
+    kind: Any = DictReplayBuffer if is_dict else ReplayBuffer
+    saved, loaded = (kind(50, space, spaces.Box(-1, 1, (1,)), "cpu") for _ in range(2))
+    for adds in (30, 90):  # not full, and around its end
         for i in range(adds):
-            row = np.full((1, 2), i / 10, np.float32)
-            saved.add(row, row, row[:, :1], np.array([float(i)]), np.array([i % 2]), [{}])
-        checkpoints.save_buffer(tmp_path / "buffer.pkl", saved)
-        checkpoints.load_buffer(tmp_path / "buffer.pkl", loaded)
+            row = np.full((1, 2), i / 100, np.float32)
+            observation = {"a": row, "b": -row} if is_dict else row
+            saved.add(observation, observation, row[:, :1], np.array([i]), np.array([i % 2]), [{}])
+        checkpoints.save_buffer(tmp_path / "buffer.pkl", holder(saved))
+        checkpoints.load_buffer(tmp_path / "buffer.pkl", holder(loaded))
         assert (loaded.pos, loaded.full) == (saved.pos, saved.full)
+        assert loaded.dones[loaded.pos - 1] == 1  # the episode that was open ends
+        saved.dones[saved.pos - 1] = 1
         for name in ("observations", "actions", "rewards", "dones"):
-            np.testing.assert_array_equal(getattr(loaded, name), getattr(saved, name))
+            np.testing.assert_equal(getattr(loaded, name), getattr(saved, name))
 
 
 def test_a_run_that_is_killed_goes_on_from_its_last_evaluation(places: Places) -> None:
@@ -218,19 +203,49 @@ def test_rows_of_other_arguments_are_refused(places: Places) -> None:
 
 
 def test_a_failing_job_does_not_stop_the_others(tmp_path: Path) -> None:
-    jobs = [(str(tmp_path / "no" / "folder"),), (str(tmp_path / "made"),)]
-    assert pool.run_all(os.mkdir, jobs, workers=1) == {0: 1}
+    jobs = [str(tmp_path / "no" / "folder"), str(tmp_path / "made")]
+    ended = [(jobs[0], "The process ended with exit code 1"), (jobs[1], None)]
+    assert list(pool.run_locally(os.mkdir, jobs, workers=1)) == ended
     assert (tmp_path / "made").exists()
 
 
 def test_a_killed_job_does_not_stop_the_others() -> None:
-    assert pool.run_all(signal.raise_signal, [(signal.SIGKILL,), (0,)], workers=1) == {0: -9}
+    jobs = [signal.SIGKILL, 0]
+    ended = [(signal.SIGKILL, "The process was killed by SIGKILL"), (0, None)]
+    assert list(pool.run_locally(signal.raise_signal, jobs, workers=1)) == ended
+
+
+@pytest.mark.parametrize("algorithm", ["PMPO", "QR-DQN", "PPO"])
+def test_any_gymnasium_id_is_a_task(algorithm: str, places: Places) -> None:
+    run = Run("small", algorithm, "CartPole-v1", 0, {}, 100, 50, 1, 2, action_repeat=1)
+    training.train(run, places)
+    rows = records.read(places.rows(run))
+    assert steps_of(rows) == ([100] if algorithm == "PPO" else [50, 100])  # a rollout of PPO's
+    assert float(rows[-1]["return_mean"]) >= 8
+
+
+@pytest.mark.parametrize(("algorithm", "flat"), [("PMPO", False), ("DQN", True)])
+def test_actuators_become_choices(algorithm: str, flat: bool) -> None:
+    env = models.make_task("ball_in_cup-catch@3", 2, algorithm)
+    assert env.action_space == (spaces.Discrete(9) if flat else spaces.MultiDiscrete([3, 3]))
+    chosen = env.action(5 if flat else np.array([1, 2]))  # 5 = 1 * 3 + 2
+    np.testing.assert_array_equal(chosen, [0.0, 1.0])
+
+
+def test_a_task_has_a_schedule_of_its_own() -> None:
+    def schedules(suite: Suite) -> set[tuple[str, int, int]]:
+        return {(run.task, run.action_repeat, run.steps) for run in suite.runs("discrete")}
+
+    suite = SUITES["discrete"]
+    assert ("MountainCar-v0", 1, 100_000) in schedules(suite)
+    narrow = suite.only(tasks=["MountainCar-v0", "walker-walk"], steps=500)
+    assert schedules(narrow) == {("MountainCar-v0", 1, 500), ("walker-walk", 2, 500)}
 
 
 def test_seed_0_of_everything_comes_first(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Run] = []
     monkeypatch.setattr(
-        learning, "run_all", lambda _, jobs, workers: started.extend(job[0] for job in jobs) or {}
+        learning, "run_locally", lambda _, jobs, __: started.extend(job[0] for job in jobs) or []
     )
     learning.run_suites({name: SUITES[name] for name in ("development", "figure3")}, places, 2)
     seeds = [run.seed for run in started]
@@ -248,11 +263,22 @@ def test_a_suite_is_narrowed_and_widened() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:beta=")  # figure 3 sweeps through what is unstable
-@pytest.mark.parametrize("name", sorted(SUITES))
+@pytest.mark.parametrize("name", sorted(SUITES.keys() - {"peers"}))
 def test_the_arguments_of_every_suite_make_a_model(name: str) -> None:
     for algorithm, arguments in SUITES[name].algorithms.items():
-        arguments = json.loads(json.dumps(arguments)) | {"buffer_size": 10}
-        models.make_model(algorithm, "none", "Pendulum-v1", 0, arguments)
+        arguments = json.loads(json.dumps(arguments))
+        if algorithm != "PPO":
+            arguments |= {"buffer_size": 10}
+        env = "CartPole-v1" if name == "discrete" else "Pendulum-v1"
+        models.make_model(algorithm, "none", env, 0, arguments)
+
+
+def test_peers_are_named_by_their_class() -> None:
+    named = {algorithm: models.base_of(algorithm) for algorithm in SUITES["peers"].algorithms}
+    assert named["SBX-SAC-SimBa"] == "SBX-SAC"
+    assert named["TQC"] == "TQC"
+    with pytest.raises(ValueError, match="'XYZ' must start with one of PMPO"):
+        models.base_of("XYZ")
 
 
 def test_a_variant_gets_its_arguments() -> None:

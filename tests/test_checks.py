@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch as th
 from gymnasium import spaces
 from toys import Toy, small
 
-from sb3_pmpo import PAPER_A, PAPER_AR, PAPER_R, PMPO, advantage, top_k
+from sb3_pmpo import PAPER_A, PAPER_AR, PAPER_R, PMPO, Candidates, advantage, top_k
 from sb3_pmpo.core.labels import Labeller
 from sb3_pmpo.objectives import PMPOObjective
 from sb3_pmpo.online.checks import check_finite
@@ -103,6 +104,90 @@ def test_bad_policy_kwargs(policy_kwargs: dict[str, Any], message: str) -> None:
 def test_too_few_samples_for_the_labeller() -> None:
     with pytest.raises(ValueError, match="k=3 with 4 sample"):
         small(Toy(), n_samples=4, labeller=top_k(3))
+
+
+def constant(value: float, dtype: th.dtype = th.float32) -> Labeller:
+    """Give every sample this weight on both sides."""
+    return lambda candidates: 2 * (th.full(candidates.scores.shape, value, dtype=dtype),)
+
+
+def only_accepted(candidates: Candidates) -> Any:
+    return top_k(2)(candidates).accept
+
+
+WRONG_LABELLERS = [
+    (lambda _: None, r"a Preference \(accept, reject\), got None"),
+    (only_accepted, r"a Preference \(accept, reject\), got tensor"),
+    (lambda c: (*top_k(2)(c), c.scores), r"a Preference \(accept, reject\), got \("),
+    (lambda _: (None, None), r"weights of the scores' shape \(6, 2\) for accept, got None"),
+    (lambda c: (c.scores, c.scores[0]), r"weights of .* \(6, 2\) for reject, got \(2,\)"),
+    (lambda c: 2 * (c.scores.mean(1),), r"weights of .* \(6, 2\) for accept, got \(6,\)"),
+    (constant(1, th.int64), "floating-point weights for accept, got torch.int64"),
+    (constant(1, th.bool), "floating-point weights for accept, got torch.bool"),
+    (constant(-0.5), r"finite weights >= 0 for accept, got \[\[-0.5"),
+    (constant(NAN), r"finite weights >= 0 for accept, got \[\[nan"),
+    (constant(INF), r"finite weights >= 0 for accept, got \[\[inf"),
+]
+
+
+@pytest.mark.parametrize(("labeller", "message"), WRONG_LABELLERS)
+def test_a_labeller_with_a_wrong_result_is_refused_at_construction(
+    labeller: Labeller, message: str
+) -> None:
+    message = rf"(?s)labeller must return {message}.*: return from_masks"
+    with pytest.raises(ValueError, match=message):
+        small(Toy(), n_samples=6, labeller=labeller, beta=2.0)
+
+
+def test_a_labeller_may_want_all_that_a_critic_offers() -> None:
+    """The trial call offers actions, weights, distances and a value, as training will."""
+    seen: list[Candidates] = []
+
+    def labeller(candidates: Candidates) -> Any:
+        seen.append(candidates)
+        return top_k(2)(candidates)
+
+    small(Toy(low=(-1.0,) * 3, high=(1.0,) * 3), n_samples=6, labeller=labeller, beta=2.0)
+    (tried,) = seen
+    assert tried.scores.shape == tried.weights.shape == tried.outside.shape == (6, 2)
+    assert tried.actions.shape == (6, 2, 3)
+    assert tried.value().shape == (2,)
+    assert tried.n_samples == 6
+
+
+def test_an_objective_checks_its_own_arguments() -> None:
+    """The same rules for the bandit, for data and for language models."""
+    for arguments, message in (
+        ((7.0, 1.0, 1.0, top_k(2)), "alpha must be a number >= 0.0 and <= 1.0, got 7.0"),
+        ((0.5, -1.0, 1.0, top_k(2)), "beta must be a number >= 0.0, got -1.0"),
+        ((0.5, 1.0, NAN, top_k(2)), "beta must be a number >= 0.0, got nan"),
+        ((0.5, 1.0, 1.0, 3), "labeller must be callable, such as top_k"),
+        ((0.5, 1.0, 1.0, top_k(2), "yes"), "decoupled must be True or False, got 'yes'"),
+        ((0.5, 1.0, 1.0, top_k(2), True, -0.1), "edge_barrier must be a number >= 0.0, got -0.1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            PMPOObjective(*arguments)
+    with pytest.warns(UserWarning, match="policy may collapse"):
+        PMPOObjective(0.5, 0.5, 0.5, top_k(2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        PMPOObjective(0.5, 0.2, 1.0, advantage())  # balanced: the mean is safe below 1
+
+
+class Balanced:
+    """A labeller of the user's own that says of itself that both sides weigh the same."""
+
+    balanced = True
+
+    def __call__(self, candidates: Candidates) -> Any:
+        return top_k(3)(candidates)
+
+
+def test_a_labeller_says_for_itself_whether_it_is_balanced() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        small(Toy(), labeller=Balanced(), beta=(0.2, 1.0))
+    assert small(Toy(), labeller=Balanced()).objective.beta_mean == 0.2
 
 
 def test_bad_arguments_of_load_are_refused_too(tmp_path: Any) -> None:

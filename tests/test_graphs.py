@@ -12,10 +12,8 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from toys import DictToy, Guess, Toy, assert_equal, parameters, small
 
 from sb3_pmpo import DPO, MPO, PMPO, Candidates, Preference, top_k
-from sb3_pmpo.distributions import _gram_schmidt, _unique_qr
+from sb3_pmpo.distributions.gaussian import _gram_schmidt, _unique_qr
 from sb3_pmpo.graphs import WARM_UP, set_capturable, set_learning_rate
-
-needs_gpu = pytest.mark.skipif(not th.cuda.is_available(), reason="no CUDA device")
 
 
 @pytest.mark.parametrize("shape", [(5, 4, 1), (5, 4, 4), (2, 7, 6, 3)])
@@ -77,7 +75,7 @@ def collected(
     return model.learn(60)
 
 
-@needs_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize(
     ("algorithm", "arguments"),
     [
@@ -99,7 +97,7 @@ def test_graphs_do_the_same_updates(policy: str, algorithm: type, arguments: Any
     )
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_graphs_do_the_same_updates_of_discrete_actions() -> None:
     made = {flag: collected(env=Guess(spaces.Discrete(3)), compile=flag) for flag in (False, True)}
     compare_updates(made[False], made[True])
@@ -110,39 +108,39 @@ def compare_updates(plain: Any, graphs: Any) -> None:
         model.set_random_seed(1)  # the random numbers of a replay are those of the calls
         for _ in range(12):  # up to three plans, each captured in its fourth call
             model.train(4, 16)
-    assert graphs._graphs._captured
-    assert not graphs._graphs._refused
+    assert graphs.learner.graphs._captured
+    assert not graphs.learner.graphs._refused
     for name, value in parameters(graphs.policy).items():
         th.testing.assert_close(value, parameters(plain.policy)[name], rtol=1e-2, atol=1e-3)
     for name, value in plain._metrics.means().items():
         assert graphs._metrics.means()[name] == pytest.approx(value, rel=1e-2, abs=1e-3), name
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_graphs_follow_a_rate_and_a_state_that_somebody_replaces() -> None:
     model = collected(compile=True)
     for _ in range(WARM_UP + 1):
         model.train(4, 16)
-    assert model._graphs._captured
+    assert model.learner.graphs._captured
     model.critic.optimizer.param_groups[0]["lr"] = 0.5
     model.train(4, 16)
-    assert not model._graphs._captured
+    assert not model.learner.graphs._captured
     for _ in range(WARM_UP):
         model.train(4, 16)
-    assert model._graphs._captured
+    assert model.learner.graphs._captured
     model.actor.optimizer.load_state_dict(model.actor.optimizer.state_dict())
-    assert not model._graphs._captured
+    assert not model.learner.graphs._captured
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_an_optimiser_that_cannot_be_captured_gets_no_graphs() -> None:
     kwargs = {"net_arch": [16], "optimizer_class": th.optim.SGD}
     with pytest.warns(UserWarning, match="without CUDA graphs with SGD"):
         model = small(Toy(), device="cuda", compile=True, policy_kwargs=kwargs)
-    assert model._graphs is None
+    assert model.learner.graphs is None
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_graphs_follow_the_learning_rate() -> None:
     model = collected(compile=True, learning_rate=lambda left: 1e-3 * (left > 0.5))
     for progress, moves in ((1.0, True), (0.0, False)):
@@ -152,13 +150,13 @@ def test_graphs_follow_the_learning_rate() -> None:
             model.train(4, 16)
         after = parameters(model.actor)
         assert any(not th.equal(before[name], after[name]) for name in before) == moves
-    assert model._graphs._captured
+    assert model.learner.graphs._captured
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_a_compiled_model_learns_saves_loads_and_resumes(tmp_path: Path) -> None:
     compiled = small(Toy(), device="cuda", compile=True).learn(200)
-    assert compiled._graphs._captured
+    assert compiled.learner.graphs._captured
     compiled.save(tmp_path / "model")
     for arguments in ({}, {"compile": False}, {"compile": False, "device": "cpu"}):
         loaded = PMPO.load(tmp_path / "model", env=Toy(), **({"device": "cuda"} | arguments))
@@ -175,14 +173,14 @@ def test_a_compiled_model_learns_saves_loads_and_resumes(tmp_path: Path) -> None
     assert any(not th.equal(before[name], after[name]) for name in before)
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_what_cannot_be_captured_runs_as_usual() -> None:
     kwargs = {"net_arch": [16], "features_extractor_class": Waits}
     model = collected(compile=True, policy_kwargs=kwargs)
     learns_after_a_refusal(model, 4, WARM_UP)
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_the_policy_may_refuse_when_the_critics_have_been_captured() -> None:
     def waits(candidates: Candidates) -> Preference:
         assert candidates.scores.sum().item() != 0.0

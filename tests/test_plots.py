@@ -11,7 +11,7 @@ from stable_baselines3.common.monitor import load_results
 
 from sb3_pmpo.tools.cli import main
 from sb3_pmpo.tools.plots import draw, log_curves
-from sb3_pmpo.tools.runs.runs import Run, execute
+from sb3_pmpo.tools.runs.sweep import Run, execute
 
 CARTPOLE = "dm_control/cartpole-swingup-v0"  # with an action repeat of 2
 SMALL = ["policy_kwargs:dict(net_arch=[8])", "batch_size:8", "gradient_steps:1"]

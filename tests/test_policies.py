@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from sb3_pmpo.actor_critic import Actor
 from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -17,6 +16,7 @@ from torch import nn
 from toys import DictToy, Toy, parameters, small
 
 from sb3_pmpo import PMPO
+from sb3_pmpo.actor import Actor
 from sb3_pmpo.policies import MlpPolicy
 
 SMALL_CNN = {"net_arch": [8], "features_extractor_kwargs": {"features_dim": 8}}

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
-from sb3_pmpo.actor_critic import Actor
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
-from toys import DictToy, Toy, assert_equal, parameters, small
+from toys import DictToy, Toy, assert_equal, parameters, sample, small
 
 from sb3_pmpo import PMPO, top_k
+from sb3_pmpo.actor import Actor
 from sb3_pmpo.policies import MlpPolicy
 
 OBSERVATIONS = np.random.default_rng(0).uniform(-1, 1, (5, 2)).astype(np.float32)
@@ -138,13 +138,14 @@ def test_changed_arguments_take_effect(tmp_path: Path) -> None:
         train_freq=(2, "episode"),
         exploration_noise=None,
     )
+    assert (loaded.n_steps, loaded.gamma) == (5, 0.5)
     objective = loaded.objective
     assert (objective.alpha, objective.beta_mean, objective.beta_std) == (0.75, 3.0, 4.0)
     assert objective.labeller == top_k(1)
     loaded.learn(60)
-    assert loaded._sample_batch(64).discounts.min().item() == pytest.approx(0.5**5)
     assert loaded.critic.optimizer.param_groups[0]["lr"] == 0.5
     assert loaded.actor.optimizer.param_groups[0]["lr"] == 0.25
+    assert sample(loaded, 64).discounts.min() == 0.5**5
     assert (loaded.train_freq.frequency, loaded.train_freq.unit.value) == (2, "episode")
     assert_equal(parameters(loaded.critic), parameters(loaded.critic_target))  # tau = 1
 
@@ -168,7 +169,7 @@ def test_a_loaded_buffer_takes_the_models_gamma_and_n_steps(
     model = make(gamma=0.5, n_steps=4)
     model.load_replay_buffer(tmp_path / "buffer")
     assert model.replay_buffer.size() == 25
-    discounts = model._sample_batch(64).discounts
+    discounts = sample(model, 64).discounts
     assert discounts.min().item() == pytest.approx(0.5**4)
 
 
@@ -205,12 +206,12 @@ def test_any_storage_makes_n_step_returns(
     trained(n_steps=1).save_replay_buffer(tmp_path / "buffer")
     model = small(Toy(), n_steps=3, gamma=0.9, replay_buffer_class=buffer_class)
     model.load_replay_buffer(tmp_path / "buffer")
-    assert model._sample_batch(64).discounts.min().item() == pytest.approx(0.9**3)
+    assert sample(model, 64).discounts.min().item() == pytest.approx(0.9**3)
 
 
 def test_n_steps_with_a_class_that_samples_for_itself_warns(tmp_path: Path) -> None:
     own = trained(replay_buffer_class=OwnSamples)
-    assert own._sample_batch(8).discounts == own.gamma
+    assert sample(own, 8).discounts == own.gamma
     own.save_replay_buffer(tmp_path / "buffer")
     with pytest.warns(UserWarning, match="`n_steps=3` is ignored: OwnSamples samples"):
         small(Toy(), n_steps=3, replay_buffer_class=OwnSamples)
@@ -367,7 +368,7 @@ def test_hindsight_replay_saves_and_resumes(tmp_path: Path) -> None:
     loaded.learn(20, reset_num_timesteps=False)
     assert 20 <= loaded.num_timesteps - model.num_timesteps < 20 + 3  # to the end of an episode
     assert not th.equal(before["linear.weight"], loaded.actor.head.linear.weight)
-    assert set(model._sample_batch(16).observations) == {
+    assert set(sample(model, 16).observations) == {
         "observation",
         "achieved_goal",
         "desired_goal",

@@ -20,8 +20,8 @@ from stable_baselines3.common.utils import set_random_seed
 from sb3_pmpo import PMPO, top_k
 from sb3_pmpo.tools.cli import main
 from sb3_pmpo.tools.runs.checkpoints import checkpoints
-from sb3_pmpo.tools.runs.runs import Run, algorithms, execute
 from sb3_pmpo.tools.runs.spec import Spec, plan_runs
+from sb3_pmpo.tools.runs.sweep import Run, algorithms, execute
 
 TESTS = Path(__file__).parent
 SMALL = {"policy_kwargs": {"net_arch": [8]}, "batch_size": 8, "learning_starts": 10}
@@ -72,6 +72,10 @@ def read_table(folder: Path) -> list[dict[str, str]]:
         ({"hyperparams": {"seed": 8}}, "given by the sweep itself"),
         ({"hyperparams": {"learning_rate": "3e-4"}}, "write 3.0e-04"),
         ({"algorithm_hyperparams": {"ppo": {}}}, "got 'ppo'"),
+        ({"hyperparams": {"gamma": 3.0}}, "gamma must be a number >= 0.0 and <= 1.0, got 3.0"),
+        ({"hyperparams": {"policy_kwargs": "dict(n_bins=open)"}}, "'open' is not known here"),
+        ({"algorithm_hyperparams": {"pmpo": {"labeller": "top_q(2)"}}}, "did you mean top_k"),
+        ({"algorithms": ["dqn"]}, "dqn on worker_toys:Toy-v0"),
         ({"worker": 3}, "a key of the spec must be one of"),
         ({"tasks": None}, "the spec must have tasks"),
     ],
@@ -126,7 +130,8 @@ def make_run(folder: Path, **changes: Any) -> Run:
 
 def test_a_run_leaves_model_curve_and_result(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
-    result = execute(run)
+    execute(run)
+    result = run.result()
     assert (result.status, result.steps) == ("finished", 60)
     model = PMPO.load(run.folder / "model.zip")
     assert model.labeller == top_k(3)
@@ -135,13 +140,14 @@ def test_a_run_leaves_model_curve_and_result(tmp_path: Path) -> None:
         assert result.last == saved["results"][-1].mean()
     assert checkpoints(run.folder) == []
     stamp = (run.folder / "model.zip").stat().st_mtime_ns
-    assert execute(run) == result  # it is finished: nothing happens
+    execute(run)  # it is finished: nothing happens
     assert (run.folder / "model.zip").stat().st_mtime_ns == stamp
 
 
 def test_a_failing_run_says_why(tmp_path: Path) -> None:
-    result = execute(make_run(tmp_path / "run", hyperparameters={"gamma": 3.0}))
-    assert result.status == "failed"
+    run = make_run(tmp_path / "run", hyperparameters={"gamma": 3.0})
+    execute(run)
+    assert run.result().status == "failed"
     assert "gamma must be" in (tmp_path / "run" / "error.txt").read_text()
 
 
@@ -162,7 +168,8 @@ def test_the_zoos_algorithms_are_known() -> None:
 def test_a_sweep_runs_everything_and_only_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    spec = write_spec(tmp_path, algorithm_hyperparams={"sac": {"ent_coef": "auto_none"}}, seeds=[0])
+    # A step size that no check refuses and no network survives.
+    spec = write_spec(tmp_path, algorithm_hyperparams={"sac": {"learning_rate": 1e30}}, seeds=[0])
     assert main(["sweep", str(spec), "--workers", "2"]) == 1
     printed = capsys.readouterr().out
     assert "2 runs: 0 already finished, 0 to resume, 2 to begin" in printed

@@ -11,6 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_pmpo import PMPO
+from sb3_pmpo.replay import Batch, Replay
 
 
 class Toy(gym.Env):
@@ -123,6 +124,12 @@ def small(env: Any, policy: str = "MlpPolicy", algorithm: type = PMPO, **kwargs:
         "device": "cpu",
     }
     return algorithm(policy, env, **defaults | kwargs)
+
+
+def sample(model: Any, size: int) -> Batch:
+    """Sample a batch as an update of the model does."""
+    replay = Replay(model.replay_buffer, model.n_steps, model.gamma)
+    return replay.sample(size, model.get_vec_normalize_env())
 
 
 def parameters(module: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Mapping
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypedDict, TypeVar, get_type_hints
 
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
@@ -150,7 +150,7 @@ def lists_all(final_class: C) -> C:
     constructor: Any = vars(final_class)["__init__"]
     own = inspect.signature(constructor)
     parameters = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    types = SharedArguments.__annotations__
+    types = get_type_hints(SharedArguments)
     shared = [
         inspect.Parameter(
             name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=types[name]

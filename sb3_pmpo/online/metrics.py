@@ -43,7 +43,9 @@ class MeanMetrics(KVWriter):
         self._counts: Counter[str] = Counter()
 
     def add(self, values: Mapping[str, th.Tensor]) -> None:
-        """Take in one update's values, detached."""
+        """Take in one update's values, detached; none is fine."""
+        if not values:
+            return
         for name, value in values.items():
             if name not in self._sums:
                 self._sums[name] = th.zeros_like(value)

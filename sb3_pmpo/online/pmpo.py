@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from typing import Any, Self, Unpack
 
+from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_action_dim
-from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
+from sb3_pmpo.core.checks import check_flag
 from sb3_pmpo.core.labels import Labeller, advantage, is_balanced, top_k, try_labeller
+from sb3_pmpo.core.samples import Normalisation, mean_over_samples
+from sb3_pmpo.feedback.buffer import FeedbackBuffer
+from sb3_pmpo.feedback.learn import FeedbackSteps, record_shares
 from sb3_pmpo.objectives import PMPOObjective
+from sb3_pmpo.offline.dataset import LabelledDataset
+from sb3_pmpo.offline.learn import learn_from_labels
+from sb3_pmpo.offline.run import Loop, SpacesOnly
 from sb3_pmpo.online.arguments import SharedArguments, lists_all
 from sb3_pmpo.online.off_policy import OffPolicyMPO
 from sb3_pmpo.policies import PMPOPolicy
@@ -87,7 +95,8 @@ class PMPO(OffPolicyMPO):
     def _make_objective(self) -> PMPOObjective:
         """Choose labeller and KL weights where none are given, and try the labeller."""
         has_parts = len(self.actor.parts) > 1
-        decoupled = self.decoupled and has_parts
+        wanted = check_flag("decoupled", self.decoupled, "True fits mean and std apart")
+        decoupled = wanted and has_parts
         labeller = self.labeller
         if labeller is None:
             labeller = advantage() if decoupled else top_k(self.n_samples // 2)
@@ -97,7 +106,161 @@ class PMPO(OffPolicyMPO):
             beta = gaussian if has_parts else CATEGORICAL_BETA
         mean, *rest = beta if isinstance(beta, (tuple, list)) else (beta, beta)
         if len(rest) != 1:
-            raise ValueError(f"beta must be a number or a pair (mean, std), got {self.beta}")
+            raise ValueError(
+                f"beta must be a number or a pair (mean, std), got {self.beta}: None is for the "
+                "measured best"
+            )
         objective = PMPOObjective(self.alpha, mean, rest[0], labeller, decoupled, self.edge_barrier)
         try_labeller(labeller, self.n_samples, get_action_dim(self.action_space), self.device)
         return objective
+
+    # ------------------------------------------------------------------ labels that are given
+
+    @classmethod
+    def from_spaces(
+        cls,
+        policy: str | type[PMPOPolicy],
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        **kwargs: Any,
+    ) -> Self:
+        """Make a model without an environment, for :meth:`learn_offline`.
+
+        To go on in an environment, give ``buffer_size`` here and the environment by ``set_env()``.
+
+        :param policy: as of the constructor.
+        :param observation_space: as the environment has it.
+        :param action_space: the same.
+        :param kwargs: the constructor's other arguments; ``buffer_size`` is 1 if it is not given.
+        """
+        env = SpacesOnly(observation_space, action_space)
+        return cls(policy, env, **{"buffer_size": 1} | kwargs)
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "run",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+        *,
+        feedback: FeedbackBuffer | None = None,
+    ) -> Self:
+        """Learn in the environment, as SB3's algorithms do, also from labels that are given.
+
+        :param feedback: after each step on the critic's labels the policy takes one on these, once
+            there are any. Another thread, a callback or a ``FeedbackWrapper`` may add to them. One
+            kind of labels determines their ``alpha``; with both it is the model's.
+        """
+        self._feedback = None if feedback is None else FeedbackSteps(self, feedback)
+        try:
+            return super().learn(
+                total_timesteps,
+                callback,
+                log_interval,
+                tb_log_name,
+                reset_num_timesteps,
+                progress_bar,
+            )
+        finally:
+            self._feedback = None
+
+    def learn_offline(
+        self,
+        dataset: LabelledDataset,
+        gradient_steps: int,
+        *,
+        kl: str = "data",
+        alpha: float | None = None,
+        beta: float | tuple[float, float] | None = None,
+        normalise: Normalisation = mean_over_samples,
+        clone_steps: int | None = None,
+        callback: MaybeCallback = None,
+        log_interval: int | None = 1000,
+        progress_bar: bool = False,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "PMPO-offline",
+    ) -> Self:
+        """Learn from a labelled data set, without an environment and without a critic (Sec. 5.3).
+
+        The observations' statistics of a new model are taken from the data. A gradient step counts
+        as one of SB3's timesteps, for callbacks and logs.
+
+        :param dataset: of which rejected, accepted or both must be labelled.
+        :param gradient_steps: of the policy, on minibatches of ``batch_size`` rows.
+        :param kl: where the KL comes from. ``"data"`` clones all that was done (Sec. 5.3).
+            ``"reference"`` first makes a reference, then takes the closed form.
+        :param alpha: None for what the labels ask for: 1 where all are accepted, 0 where all are
+            rejected, else the model's (App. A).
+        :param beta: None for ``2 * (1 - alpha)``; for a pair see the constructor.
+        :param normalise: ``mean_over_samples`` averages over all rows, ``mean_per_set`` over the
+            accepted and over the rejected (Eq. 10).
+        :param clone_steps: with ``kl="reference"``, steps of behaviour cloning that make the
+            reference; None for ``gradient_steps`` in a new model, and for 0 in one that has
+            learned, whose policy then is the reference.
+        :param callback: SB3's; called after each gradient step.
+        :param log_interval: gradient steps between two lines of the log; None for none.
+        :param progress_bar: show one.
+        :param reset_num_timesteps: begin anew. False goes on, with the reference that there is.
+        :param tb_log_name: of the run in TensorBoard's folder.
+        :raises DatasetError: if the data set is not of the model's spaces, or has no labels.
+        :raises ValueError: if the loss would have no minimum.
+        """
+        loop = Loop(
+            gradient_steps, callback, log_interval, progress_bar, reset_num_timesteps, tb_log_name
+        )
+        learn_from_labels(
+            self,
+            dataset,
+            loop,
+            kl=kl,
+            alpha=alpha,
+            beta=beta,
+            normalise=normalise,
+            clone_steps=clone_steps,
+            reference_interval=None,
+        )
+        return self
+
+    def learn_from_feedback(
+        self,
+        feedback: FeedbackBuffer,
+        gradient_steps: int,
+        *,
+        kl: str = "reference",
+        alpha: float | None = None,
+        beta: float | tuple[float, float] | None = None,
+        normalise: Normalisation = mean_over_samples,
+        reference_interval: int | None = None,
+        callback: MaybeCallback = None,
+        log_interval: int | None = 1000,
+        progress_bar: bool = False,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "PMPO-feedback",
+    ) -> Self:
+        """Learn from given labels alone: no reward, no critic.
+
+        :param feedback: may grow meanwhile.
+        :param kl: ``"reference"`` holds the policy to what it is now, in closed form.
+        :param reference_interval: gradient steps between copies of the policy to the reference;
+            None holds it to what it was at the start. 1 is refused where rejected rows count.
+
+        The other arguments are those of :meth:`learn_offline`.
+        """
+        loop = Loop(
+            gradient_steps, callback, log_interval, progress_bar, reset_num_timesteps, tb_log_name
+        )
+        learn_from_labels(
+            self,
+            feedback,
+            loop,
+            kl=kl,
+            alpha=alpha,
+            beta=beta,
+            normalise=normalise,
+            clone_steps=0,
+            reference_interval=reference_interval,
+        )
+        record_shares(self, feedback)
+        return self

@@ -2,23 +2,48 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
-import os
+import pickle
 import shutil
-import uuid
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
-from sb3_pmpo.files import whole_file
+from sb3_pmpo.files import clear_unfinished, copy_whole, whole
 
-#: Files of a run that must agree with the model it goes on from.
-RESULTS = ("evaluations.npz", "best_model.zip")
+
+@contextmanager
+def lock(folder: Path, patience: float = 0.0) -> Iterator[bool]:
+    """Hold a run's folder, so that no two processes train the run; it ends with the process.
+
+    :param patience: seconds to wait for another process to leave it.
+    :return: whether the folder was free.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + patience
+    with (folder / "lock").open("w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= end:
+                    yield False
+                    return
+                time.sleep(0.2)
+                continue
+            except OSError:  # a file system of a cluster that has no locks
+                pass
+            yield True
+            return
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -26,25 +51,12 @@ def checkpoints(folder: Path) -> list[Path]:
 
     A kill while old ones are deleted leaves parts of them, but never of the newest.
     """
-    return sorted(folder.glob("checkpoint_*"), key=lambda path: int(path.name.split("_")[1]))
+    return sorted(folder.glob("checkpoint_*"), key=steps_of)
 
 
-def save_model(model: BaseAlgorithm, path: Path) -> None:
-    """Save any of SB3's algorithms in one atomic step."""
-    with whole_file(path, "zip") as file:
-        model.save(file)
-
-
-class SaveModel(BaseCallback):
-    """Save the model when it is called, in one atomic step."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self._path = path
-
-    def _on_step(self) -> bool:
-        save_model(self.model, self._path)
-        return True
+def steps_of(checkpoint: Path) -> int:
+    """Return the decisions that were made until a checkpoint."""
+    return int(checkpoint.name.split("_")[1])
 
 
 class Checkpoint(BaseCallback):
@@ -52,20 +64,53 @@ class Checkpoint(BaseCallback):
 
     SB3's CheckpointCallback writes one file after the other, in the middle of a step: the counter
     has that step and the buffer has not. This one saves between rollouts, into a folder that gets
-    its name once it is complete; then the one before is deleted.
+    its name once it is complete; then the one before is deleted. A subclass says what has been
+    measured so far, which has to agree with the model that a resumed run goes on from.
 
     :param folder: the run's.
     :param save_freq: steps between checkpoints.
-    :param evaluation: whose counter and results to save.
     """
 
-    def __init__(self, folder: Path, save_freq: int, evaluation: EvalCallback) -> None:
+    #: Files of results in the run's folder.
+    files: tuple[str, ...] = ()
+    #: Callbacks that come first.
+    before: Sequence[BaseCallback] = ()
+
+    def __init__(self, folder: Path, save_freq: int) -> None:
         super().__init__()
-        self._folder, self._save_freq, self._evaluation = folder, save_freq, evaluation
+        self._folder, self._save_freq = folder, save_freq
         self._saved = 0
+
+    def started(self) -> None:
+        """Begin, or go on after a checkpoint was loaded."""
+
+    def measure(self) -> None:
+        """Measure what a checkpoint shall have."""
+
+    def state(self) -> dict[str, Any]:
+        """Return the counters and results beside the files, as JSON can hold them."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take them from a checkpoint; the files are in the run's folder already."""
+
+    def saved(self) -> None:
+        """Go on: the checkpoint is written."""
+
+    def restore(self, checkpoint: Path | None) -> None:
+        """Put the results of a checkpoint in place of what a killed process left."""
+        clear_unfinished(self._folder)
+        for name in self.files:
+            if checkpoint is not None and (checkpoint / name).exists():
+                copy_whole(checkpoint / name, self._folder / name)
+            else:
+                (self._folder / name).unlink(missing_ok=True)
+        if checkpoint is not None:
+            self.load_state(json.loads((checkpoint / "progress.json").read_text()))
 
     def _on_training_start(self) -> None:
         self._saved = self.model.num_timesteps
+        self.started()
 
     def _on_rollout_start(self) -> None:
         if self.model.num_timesteps // self._save_freq > self._saved // self._save_freq:
@@ -75,82 +120,76 @@ class Checkpoint(BaseCallback):
         return True
 
     def save(self) -> None:
-        """Write a new checkpoint, give it its name, then delete the one before."""
+        """Measure, write a new checkpoint, give it its name, then delete the one before."""
+        self.measure()
         self._saved = self.model.num_timesteps
-        writing = _temporary(self._folder)
-        writing.mkdir()
-        self.model.save(writing / "model.zip")
-        if isinstance(self.model, OffPolicyAlgorithm):
-            self.model.save_replay_buffer(writing / "replay_buffer.pkl")
-        for name in RESULTS:
-            if (self._folder / name).exists():
-                shutil.copyfile(self._folder / name, writing / name)
-        progress = {"steps": self._saved, "evaluation_calls": self._evaluation.n_calls}
-        (writing / "progress.json").write_text(json.dumps(progress) + "\n")
-        to_disk(*writing.iterdir())
-        os.replace(writing, self._folder / f"checkpoint_{self._saved}")
+        target = self._folder / f"checkpoint_{self._saved}"
+        with whole(target) as writing:
+            writing.mkdir()
+            self.model.save(writing / "model.zip")
+            save_buffer(writing / "replay_buffer.pkl", self.model)
+            for name in self.files:
+                if (self._folder / name).exists():
+                    shutil.copyfile(self._folder / name, writing / name)
+            progress = {"steps": self._saved} | self.state()
+            (writing / "progress.json").write_text(json.dumps(progress, default=float) + "\n")
         for old in checkpoints(self._folder)[:-1]:
             shutil.rmtree(old)
+        self.saved()
 
 
-def _temporary(folder: Path) -> Path:
-    return folder / f"writing_{uuid.uuid4().hex}"
+# ---------------------------------------------------------------------- replay buffers
 
 
-def to_disk(*paths: Path) -> None:
-    """Make sure that files survive the death of the machine.
+def save_buffer(path: Path, model: BaseAlgorithm) -> None:
+    """Pickle the filled part of a model's replay buffer, if it has one.
 
-    A name can reach the disk before what it names; an empty file would be left.
+    The whole would write, and so make resident, the memory of a million transitions.
     """
-    for path in paths:
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file in one atomic step."""
-    writing = _temporary(path.parent)
-    writing.write_bytes(content)
-    to_disk(writing)
-    os.replace(writing, path)
-
-
-def tidy(folder: Path, checkpoint: Path | None) -> None:
-    """Delete what a killed process left in a run's folder; put back the checkpoint's results."""
-    for path in folder.glob("writing*"):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-    for name in RESULTS:
-        if checkpoint is not None and (checkpoint / name).exists():
-            write_whole(folder / name, (checkpoint / name).read_bytes())
-        else:
-            (folder / name).unlink(missing_ok=True)
-
-
-def restore_evaluation(evaluation: EvalCallback, checkpoint: Path) -> None:
-    """Give a new callback the counter and the results of a checkpoint."""
-    progress = json.loads((checkpoint / "progress.json").read_text())
-    evaluation.n_calls = progress["evaluation_calls"]
-    if not (checkpoint / "evaluations.npz").exists():
+    buffer = getattr(model, "replay_buffer", None)
+    if buffer is None:
         return
-    with np.load(checkpoint / "evaluations.npz") as saved:
-        evaluation.evaluations_timesteps = saved["timesteps"].tolist()
-        evaluation.evaluations_results = saved["results"].tolist()
-        evaluation.evaluations_length = saved["ep_lengths"].tolist()
-        if "successes" in saved:
-            evaluation.evaluations_successes = saved["successes"].tolist()
-        evaluation.best_mean_reward = float(saved["results"].mean(1).max())
+
+    def filled(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: filled(each) for key, each in value.items()}
+        return value[: buffer.size()] if _is_storage(value, buffer) else value
+
+    # Without the environment, which a HER buffer has.
+    state = {name: filled(value) for name, value in buffer.__getstate__().items()}
+    with path.open("wb") as file:
+        pickle.dump(state, file, protocol=5)
 
 
-def end_trajectory(buffer: ReplayBuffer) -> None:
-    """Mark the newest transitions as truncated: a resumed run begins with new episodes.
+def load_buffer(path: Path, model: BaseAlgorithm) -> None:
+    """Fill a new model's replay buffer with what was saved; the episode that was open ends there.
 
-    Without it an n-step return would run from one episode into another.
+    A resumed run begins with new episodes. Without an end, returns of several steps, and goals
+    taken in hindsight, would reach from one episode into another.
     """
-    if isinstance(buffer, HerReplayBuffer) or buffer.size() == 0:  # SB3 does it for HER
+    buffer = getattr(model, "replay_buffer", None)
+    if buffer is None:
         return
-    buffer.dones[buffer.pos - 1] = 1.0
-    if buffer.handle_timeout_termination:
-        buffer.timeouts[buffer.pos - 1] = 1.0
+
+    def fill(storage: Any, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(storage, dict):
+            return {key: fill(storage.get(key), each) for key, each in value.items()}
+        if not _is_storage(storage, buffer):
+            return value
+        storage[: len(value)] = value
+        return storage
+
+    with path.open("rb") as file:
+        state = pickle.load(file)
+    for name in state.keys() - {"device"}:
+        setattr(buffer, name, fill(getattr(buffer, name, None), state[name]))
+    if isinstance(buffer, HerReplayBuffer):
+        buffer.truncate_last_trajectory()
+    elif buffer.size() > 0:
+        buffer.dones[buffer.pos - 1] = 1.0
+        if buffer.handle_timeout_termination:
+            buffer.timeouts[buffer.pos - 1] = 1.0
+
+
+def _is_storage(value: Any, buffer: ReplayBuffer) -> bool:
+    return isinstance(value, np.ndarray) and value.ndim > 1 and len(value) == buffer.buffer_size

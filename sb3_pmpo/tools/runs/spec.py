@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, fields
 from inspect import signature
 from pathlib import Path
@@ -12,10 +13,16 @@ from typing import Any
 
 import yaml
 
-from sb3_pmpo.envs import check_registered
-from sb3_pmpo.tools.runs.runs import Run, algorithms
-from sb3_pmpo.tools.settings import SETTINGS, load_borrowed, load_config
-from sb3_pmpo.tools.zoo import ALGORITHMS
+from sb3_pmpo.envs import check_registered, make_env
+from sb3_pmpo.tools.runs.sweep import Run, algorithms
+from sb3_pmpo.tools.settings import (
+    ALGORITHMS,
+    SETTINGS,
+    load_borrowed,
+    load_config,
+    merge,
+    to_arguments,
+)
 
 #: Arguments of the algorithms that the sweep gives itself.
 RESERVED = ("env", "seed", "tensorboard_log", "verbose", "_init_setup_model")
@@ -107,6 +114,7 @@ def plan_runs(spec: Spec) -> list[Run]:
         for task in spec.tasks:
             settings = _settings(spec, name, task)
             _check_settings(name, known[name], settings)
+            _check_values(name, known[name], task, settings)
             wrappers, steps = settings.pop("env_wrapper", []), settings.pop("n_timesteps")
             policy, short = settings.pop("policy"), task.replace("/", "-").replace(":", "-")
             runs += [
@@ -133,10 +141,9 @@ def plan_runs(spec: Spec) -> list[Run]:
 def _settings(spec: Spec, algorithm: str, task: str) -> dict[str, Any]:
     """Merge, the last word last: configuration, ``n_timesteps``, all's, the algorithm's own."""
     is_ours = algorithm in ALGORITHMS
-    settings = load_config(algorithm, task) if is_ours else load_borrowed(task)
-    if spec.n_timesteps is not None:
-        settings["n_timesteps"] = spec.n_timesteps
-    return settings | spec.hyperparams | spec.algorithm_hyperparams.get(algorithm, {})
+    shipped = load_config(task) if is_ours else load_borrowed(task)
+    steps = {} if spec.n_timesteps is None else {"n_timesteps": spec.n_timesteps}
+    return merge(shipped, steps, spec.hyperparams, spec.algorithm_hyperparams.get(algorithm, {}))
 
 
 # ---------------------------------------------------------------------- checks
@@ -153,13 +160,25 @@ def _check_settings(algorithm: str, made_by: Any, settings: dict[str, Any]) -> N
                 f"hyperparams: YAML reads {name}: {value} as text; write {float(value):.1e} with "
                 "a point, as in 3.0e-4"
             )
-    _check_choice(f"a policy of {algorithm}", settings["policy"], list(made_by.policy_aliases))
     _check_positive("n_timesteps", settings["n_timesteps"])
-    wrappers = settings.get("env_wrapper", [])
-    if not isinstance(wrappers, list) or not all(isinstance(each, dict) for each in wrappers):
-        raise ValueError(
-            f"env_wrapper must be a list of {{module.name: {{arguments}}}}, got {wrappers!r}"
-        )
+
+
+def _check_values(algorithm: str, made_by: Any, task: str, settings: dict[str, Any]) -> None:
+    """Make the algorithm once, for its own checks of its arguments; nothing is trained.
+
+    :raises ValueError: with what it says.
+    """
+    arguments = {name: value for name, value in settings.items() if name not in SETTINGS}
+    if "buffer_size" in signature(made_by).parameters:  # little memory, where the size is valid
+        size = arguments.get("buffer_size", 1)
+        arguments["buffer_size"] = min(size, 1) if isinstance(size, int) else size
+    try:
+        with closing(make_env(task, settings.get("env_wrapper", []))) as env:
+            # Runs may have other devices than the machine that plans them.
+            model = to_arguments(arguments) | {"device": "cpu"}
+            made_by(settings["policy"], env, **model)
+    except (AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"hyperparams: {algorithm} on {task}: {error}") from error
 
 
 def _check_task(task: str) -> None:

@@ -16,12 +16,14 @@ import yaml
 from huggingface_sb3 import EnvironmentName
 from rl_zoo3 import ALGOS
 from rl_zoo3.exp_manager import ExperimentManager
-from rl_zoo3.utils import StoreDict, create_test_env, get_model_path, get_saved_hyperparams
+from rl_zoo3.utils import create_test_env, get_model_path, get_saved_hyperparams
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
+from sb3_pmpo.tools.plain_yaml import read
+from sb3_pmpo.tools.settings import KeyValues
 from sb3_pmpo.tools.zoo import register
 
 
@@ -111,7 +113,7 @@ def make_parser(command: str, description: str) -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="random seed (default: 0)")
     add("--device", default="auto", help="PyTorch device (default: auto)")
     add("--num-threads", type=int, default=1, help="threads of PyTorch (default: 1)")
-    add("--env-kwargs", nargs="+", action=StoreDict, help="arguments of the environment, key:value")
+    add("--env-kwargs", nargs="+", action=KeyValues, help="arguments of the environment, key:value")
     add("--gym-packages", nargs="+", default=[], help="modules that register environments")
     return parser
 
@@ -140,8 +142,11 @@ def find_agent(args: argparse.Namespace) -> Agent:
         raise AgentError(
             f"{error}; -f names the folder that train wrote, now {args.folder!r}"
         ) from error
-    settings, _ = get_saved_hyperparams(str(Path(folder) / args.env), test_mode=True)
-    arguments = _saved_arguments(Path(folder) / args.env / "args.yml")
+    try:
+        settings, _ = get_saved_hyperparams(str(Path(folder) / args.env), test_mode=True)
+        arguments = _saved_arguments(Path(folder) / args.env / "args.yml")
+    except (TypeError, ValueError, yaml.YAMLError) as error:
+        raise AgentError(f"the settings in {folder} cannot be read: {error}") from error
     for module in (*arguments.get("gym_packages", ()), *args.gym_packages):
         importlib.import_module(module)
     # As enjoy has it: what train was called with replaces the configuration's.
@@ -160,8 +165,7 @@ def find_agent(args: argparse.Namespace) -> Agent:
 
 
 def _saved_arguments(path: Path) -> dict[str, Any]:
-    # The Zoo wrote it, as an OrderedDict, which the safe loader does not know.
-    return dict(yaml.load(path.read_text(), yaml.UnsafeLoader)) if path.is_file() else {}
+    return read(path) if path.is_file() else {}
 
 
 def acts_deterministically(args: argparse.Namespace) -> bool:

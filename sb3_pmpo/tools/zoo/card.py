@@ -12,6 +12,7 @@ from huggingface_sb3 import ModelName
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_pmpo.envs import Wrappers, action_repeat_of, as_wrappers
+from sb3_pmpo.tools.settings import plain
 from sb3_pmpo.tools.zoo.agents import Agent
 
 #: The settings to train again with, in the published folder, in the Zoo's format.
@@ -82,17 +83,9 @@ def training_settings(agent: Agent) -> str | None:
     if agent.env_kwargs:
         settings["env_kwargs"] = agent.env_kwargs
     try:
-        return yaml.safe_dump({agent.env_name.gym_id: _plain(settings)}, sort_keys=False)
+        return yaml.safe_dump({agent.env_name.gym_id: plain(settings)}, sort_keys=False)
     except yaml.representer.RepresenterError:
         return None
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    return value
 
 
 def make_card(agent: Agent, scores: Scores, repo_id: str, *, video: bool) -> str:

@@ -8,48 +8,27 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import rl_zoo3
 import rl_zoo3.enjoy
-import rl_zoo3.train
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from sb3_pmpo.tools.zoo import register
+from sb3_pmpo.tools.zoo.launch import ALGO, LOGS, THREADS, prepared, run_train
 from sb3_pmpo.tools.zoo.manager import Manager
-
-LOGS = ("--folder", "logs")  # where `train` puts what the others look for
-ALGO = ("--algo", "pmpo")
-#: More threads help little at these sizes, and stall on a busy machine.
-THREADS = ("--num-threads", "1")
+from sb3_pmpo.tools.zoo.tune import tune
 
 
 def train(arguments: Sequence[str]) -> int:
     """Run ``rl_zoo3.train``; see :class:`Manager`. Its ``-optimize`` is ``sb3-pmpo tune``."""
     if {"-optimize", "--optimize-hyperparameters"} & set(arguments):
-        from sb3_pmpo.tools.zoo.tune import tune  # which runs run_train
-
         return tune(arguments)
     run_train("train", arguments, Manager)
     return 0
-
-
-def run_train(command: str, arguments: Sequence[str], manager: Callable[..., Manager]) -> None:
-    """Run ``rl_zoo3.train`` with an experiment manager of ours in its manager's place."""
-    register()
-    names = vars(rl_zoo3.train)
-    theirs = names["ExperimentManager"]
-    with _argv(command, arguments, ALGO, THREADS):
-        names["ExperimentManager"] = manager
-        try:
-            rl_zoo3.train.train()
-        finally:
-            names["ExperimentManager"] = theirs
 
 
 def enjoy(arguments: Sequence[str]) -> int:
@@ -63,7 +42,8 @@ def enjoy(arguments: Sequence[str]) -> int:
             "sb3-pmpo enjoy: error: there is no screen (DISPLAY is not set): pass --no-render for "
             "the scores alone, or make a video with sb3-pmpo record"
         )
-    with _argv("enjoy", arguments, ALGO, LOGS, THREADS), _small_buffers():
+    program = prepared(rl_zoo3.enjoy, "enjoy", arguments, ALGO, LOGS, THREADS)
+    with program, _small_buffers():
         rl_zoo3.enjoy.enjoy()
     return 0
 
@@ -90,7 +70,6 @@ class Loader:
 
 @contextmanager
 def _small_buffers() -> Iterator[None]:
-    register()
     theirs = dict(rl_zoo3.ALGOS)
     loaders = {
         name: Loader(cls) for name, cls in theirs.items() if issubclass(cls, OffPolicyAlgorithm)
@@ -100,15 +79,3 @@ def _small_buffers() -> Iterator[None]:
         yield
     finally:
         rl_zoo3.ALGOS.update(theirs)
-
-
-@contextmanager
-def _argv(command: str, arguments: Sequence[str], *defaults: tuple[str, str]) -> Iterator[None]:
-    """Let a program of the Zoo find its arguments where it looks for them."""
-    before = sys.argv
-    # First, so that what is given has the last word however it is written: -f x, --fold=x.
-    sys.argv = [f"sb3-pmpo {command}", *chain(*defaults), *arguments]
-    try:
-        yield
-    finally:
-        sys.argv = before

@@ -13,7 +13,7 @@ from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import TrialState
 from optuna.visualization import matplotlib as plots
 
-from sb3_pmpo.tools.zoo.settings import to_yaml
+from sb3_pmpo.tools.settings import to_yaml
 
 
 def report(

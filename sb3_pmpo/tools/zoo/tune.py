@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
+from sb3_pmpo.tools.zoo.launch import run_train
 from sb3_pmpo.tools.zoo.manager import INTERRUPTED, sigterm_interrupts
-from sb3_pmpo.tools.zoo.programs import run_train
 from sb3_pmpo.tools.zoo.tuning import Options, TuningManager
 
 

@@ -21,9 +21,9 @@ from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_pmpo.tools.settings import merge
 from sb3_pmpo.tools.zoo.manager import INTERRUPTED, Manager, sigterm_interrupts
 from sb3_pmpo.tools.zoo.report import report
-from sb3_pmpo.tools.zoo.settings import merge_settings
 from sb3_pmpo.tools.zoo.spaces import setting_of
 from sb3_pmpo.tools.zoo.study import Watch, open_storage, run_trials
 
@@ -114,7 +114,7 @@ class TuningManager(Manager):
         """Put a trial's parameters into the environment's setting, as YAML holds it."""
         with contextlib.redirect_stdout(io.StringIO()):
             _, setting = self.read_hyperparameters()
-        return merge_settings(dict(setting), setting_of(self.algo, params))
+        return merge(dict(setting), setting_of(self.algo, params))
 
     # ------------------------------------------------------------------ one trial
 
@@ -130,7 +130,7 @@ class TuningManager(Manager):
         }
         sampler = HYPERPARAMS_SAMPLER[self.algo]
         sampled = sampler(trial, self.n_actions, self.n_envs, additional)
-        arguments = merge_settings(self._hyperparams, sampled)
+        arguments = merge(self._hyperparams, sampled)
         values: list[float] = []
         for number in range(self._options.trial_seeds):
             try:

@@ -1,0 +1,118 @@
+"""Scripted judges of a walker: a program with a veto, and a person with a thumb."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+
+from sb3_pmpo.envs import make_dmc_env
+from sb3_pmpo.feedback import FeedbackBuffer
+
+
+class Episode(NamedTuple):
+    """What happened in T decisions.
+
+    :param observations: ``[T, ...]`` before each decision.
+    :param actions: ``[T, A]`` in units of the environment.
+    :param rewards: ``[T]``.
+    :param joint: ``[T]`` the joint's angle after each decision, in radians.
+    """
+
+    observations: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    joint: np.ndarray
+
+
+def make_env(task: str) -> gym.Env:
+    """Make the environment that teachers are trained in."""
+    return make_dmc_env(task, action_repeat=2)
+
+
+def joint_angle(env: gym.Env, joint: str) -> float:
+    """Read a joint's angle."""
+    physics: Any = env.unwrapped.physics  # type: ignore[attr-defined]  # dm_control's
+    return float(physics.named.data.qpos[joint].item())
+
+
+def roll_out(model: Any, env: gym.Env, seed: int, joint: str, *, deterministic: bool) -> Episode:
+    """Act for an episode."""
+    seen, _ = env.reset(seed=seed)
+    rows: list[tuple[Any, ...]] = []
+    over = False
+    while not over:
+        action, _ = model.predict(seen, deterministic=deterministic)
+        after, reward, terminated, truncated, _ = env.step(action)
+        rows.append((seen, action, reward, joint_angle(env, joint)))
+        seen, over = after, terminated or truncated
+    return Episode(*(np.array(column) for column in zip(*rows, strict=True)))
+
+
+class Veto:
+    """Reject what bends a joint beyond a limit, and the decisions just before it.
+
+    :param limit: in radians; below is a violation.
+    :param blamed_steps: decisions up to the violation that are rejected.
+    """
+
+    def __init__(self, limit: float, blamed_steps: int) -> None:
+        self.limit, self.blamed_steps = limit, blamed_steps
+
+    def violations(self, episode: Episode) -> np.ndarray:
+        """Say of each decision whether the joint was beyond its limit after it."""
+        return episode.joint < self.limit
+
+    def judge(self, episode: Episode, buffer: FeedbackBuffer, rng: np.random.Generator) -> None:
+        """Label each decision of an episode."""
+        beyond = self.violations(episode)
+        blamed = beyond.copy()
+        for back in range(1, self.blamed_steps):
+            blamed[:-back] |= beyond[back:]
+        for label in (0, -1):
+            rows = np.flatnonzero(blamed == (label == -1))
+            if len(rows):
+                buffer.add_segment(
+                    episode.observations[rows],
+                    episode.actions[rows],
+                    label,
+                    weight=len(rows),
+                    source="veto",
+                )
+
+
+class Thumbs:
+    """Thumbs down on segments with little reward, late and sometimes wrong.
+
+    :param threshold: mean reward of a segment; below it the thumb goes down.
+    :param segment: decisions that an answer is about.
+    :param delay: decisions by which it is late, which the buffer is told.
+    :param wrong: share of the answers that are the opposite.
+    """
+
+    def __init__(self, threshold: float, segment: int, delay: int, wrong: float) -> None:
+        self.threshold, self.segment, self.delay, self.wrong = threshold, segment, delay, wrong
+
+    def violations(self, episode: Episode) -> np.ndarray:
+        """Say of each segment whether it deserves a thumb down."""
+        whole = len(episode.rewards) // self.segment * self.segment
+        means = episode.rewards[:whole].reshape(-1, self.segment).mean(1)
+        return means < self.threshold
+
+    def judge(self, episode: Episode, buffer: FeedbackBuffer, rng: np.random.Generator) -> None:
+        """Answer each segment; the person presses ``delay`` decisions after its end."""
+        down = self.violations(episode)
+        down ^= rng.random(len(down)) < self.wrong
+        for number, bad in enumerate(down):
+            start = number * self.segment
+            stop = min(start + self.segment + self.delay, len(episode.rewards))
+            late = stop - start - self.segment
+            buffer.add_segment(
+                episode.observations[start:stop],
+                episode.actions[start:stop],
+                -1 if bad else 0,
+                delay=late,
+                weight=self.segment,
+                source="person",
+            )

@@ -1,0 +1,295 @@
+"""Labels that come in while a policy learns: from people, programs, verifiers.
+
+Axes: N rows, K steps of a segment.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from gymnasium import spaces
+
+from sb3_pmpo.feedback.columns import by_name, column_name, head, observations_of, stack
+from sb3_pmpo.feedback.credit import Credit, credit_weights
+from sb3_pmpo.files import whole_file
+from sb3_pmpo.offline.columns import DatasetError
+from sb3_pmpo.offline.dataset import LabelledDataset, Rows
+from sb3_pmpo.offline.spaces import space_from_json, space_to_json
+
+FORMAT = "sb3_pmpo feedback"
+
+
+class FeedbackBuffer:
+    """Labelled observations and actions; any thread may add while another one learns.
+
+    :param observation_space: of the observations, as the environment gives them.
+    :param action_space: of the actions, in units of the environment.
+    """
+
+    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+        space_to_json(observation_space), space_to_json(action_space)  # what it cannot save
+        self.observation_space, self.action_space = observation_space, action_space
+        self._lock = threading.RLock()
+        self._size = 0
+        self._columns: dict[str, np.ndarray] = {}
+        self._sources: list[str] = []
+        self._grow(64)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __repr__(self) -> str:
+        return (
+            f"FeedbackBuffer({len(self)} rows: {self.n_accepted} accepted, {self.n_rejected} "
+            f"rejected; sources {self.shares()})"
+        )
+
+    @property
+    def n_accepted(self) -> int:
+        """Count the rows with label 1."""
+        with self._lock:
+            return int((self._columns["labels"][: self._size] > 0).sum())
+
+    @property
+    def n_rejected(self) -> int:
+        """Count the rows with label -1."""
+        with self._lock:
+            return int((self._columns["labels"][: self._size] < 0).sum())
+
+    def shares(self) -> dict[str, float]:
+        """Return the share of the rows that each source gave."""
+        with self._lock:
+            numbers = self._columns["sources"][: self._size]
+            counts = np.bincount(numbers, minlength=len(self._sources))
+            return {
+                name: float(count / max(self._size, 1))
+                for name, count in zip(self._sources, counts, strict=True)
+            }
+
+    # ------------------------------------------------------------------ adding
+
+    def add(
+        self, observation: Any, action: Any, label: int, weight: float = 1.0, source: str = ""
+    ) -> None:
+        """Add one answer.
+
+        :param observation: what was seen.
+        :param action: what was done, in units of the environment.
+        :param label: 1 accepted, -1 rejected, 0 no opinion, which still counts for the KL.
+        :param weight: >= 0, how much the answer counts.
+        :param source: who gave it, for the log.
+        :raises DatasetError: if something is not in its space or range; nothing is added then.
+        """
+        one = stack([observation], self.observation_space)
+        self._add(one, np.asarray(action)[None], label, np.array([weight]), source)
+
+    def add_segment(
+        self,
+        observations: Any,
+        actions: Any,
+        label: int,
+        credit: str | Credit = "uniform",
+        *,
+        delay: int = 0,
+        weight: float = 1.0,
+        source: str = "",
+    ) -> None:
+        """Add one answer about the last K steps, shared out over them.
+
+        :param observations: K of them: an array, a dictionary of arrays, or a list.
+        :param actions: ``[K, ...]``.
+        :param label: 1, -1 or 0.
+        :param credit: how the answer's weight is shared out: ``"uniform"``, ``"last"``, or a
+            function from K to weights ``[K]``.
+        :param delay: by how many steps the answer is late: the last so many are not meant.
+        :param weight: >= 0, of the whole answer.
+        :param source: who gave it.
+        :raises DatasetError: as of :meth:`add`, and if no step is left before the delay.
+        """
+        done = np.asarray(actions)
+        seen = stack(observations, self.observation_space)
+        if delay < 0:
+            raise DatasetError(f"delay must be >= 0 steps, got {delay}")
+        kept = len(done) - delay
+        if kept < 1:
+            raise DatasetError(
+                f"a delay of {delay} steps leaves nothing of a segment of {len(done)}: give a "
+                "longer segment"
+            )
+        weights = weight * credit_weights(credit, kept)
+        self._add(head(seen, kept), done[:kept], label, weights, source)
+
+    def merge(self, other: FeedbackBuffer) -> None:
+        """Add all that another buffer has, with its sources.
+
+        :raises DatasetError: if its spaces are others.
+        """
+        for name in ("observation_space", "action_space"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                raise DatasetError(f"both buffers must have one {name}, got {mine} and {theirs}")
+        columns, names = other.snapshot()
+        with self._lock:
+            numbers = np.array([self._source(name) for name in names], np.int64)
+            columns["sources"] = numbers[columns["sources"]]
+            self._append(columns)
+
+    def _add(
+        self, seen: Any, actions: np.ndarray, label: int, weights: np.ndarray, source: str
+    ) -> None:
+        # The data set's checks are the checks here, with its messages.
+        rows = LabelledDataset(
+            seen,
+            actions,
+            np.full(len(actions), label),
+            weights=weights if weights.any() else None,
+            observation_space=self.observation_space,
+            action_space=self.action_space,
+        )
+        if not weights.any():
+            return
+        copied = rows.rows(np.arange(len(rows)))
+        columns = by_name(copied.observations) | {
+            "actions": copied.actions,
+            "labels": copied.labels,
+            "weights": copied.weights,
+        }
+        with self._lock:
+            columns["sources"] = np.full(len(rows), self._source(source))
+            self._append(columns)
+
+    def _source(self, name: str) -> int:
+        if name not in self._sources:
+            self._sources.append(name)
+        return self._sources.index(name)
+
+    def _append(self, columns: dict[str, np.ndarray]) -> None:
+        stop = self._size + len(columns["labels"])
+        if stop > len(self._columns["labels"]):
+            self._grow(max(stop, 2 * len(self._columns["labels"])))
+        for name, values in columns.items():
+            self._columns[name][self._size : stop] = values
+        self._size = stop  # last: who reads without the lock sees whole rows
+
+    def _grow(self, capacity: int) -> None:
+        types: dict[str, tuple[tuple[int, ...], Any]] = {
+            "labels": ((), np.int8),
+            "weights": ((), np.float32),
+            "sources": ((), np.int64),
+            "actions": (self.action_space.shape or (), self.action_space.dtype),
+        }
+        space = self.observation_space
+        parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
+        for key, part in parts.items():
+            types[column_name(key)] = (part.shape or (), part.dtype)
+        for name, (shape, dtype) in types.items():
+            grown = np.zeros((capacity, *shape), dtype)
+            if name in self._columns:
+                grown[: self._size] = self._columns[name][: self._size]
+            self._columns[name] = grown
+
+    # ------------------------------------------------------------------ reading
+
+    def snapshot(self) -> tuple[dict[str, np.ndarray], list[str]]:
+        """Copy the columns, all of one moment, and the sources' names."""
+        with self._lock:
+            columns = {name: values[: self._size].copy() for name, values in self._columns.items()}
+            return columns, list(self._sources)
+
+    def rows(self, index: np.ndarray) -> Rows:
+        """Copy a batch of rows.
+
+        :param index: ``[B]`` integers in ``[0, N)``.
+        """
+        with self._lock:
+            columns = {name: values[index] for name, values in self._columns.items()}
+        return Rows(
+            observations_of(columns), columns["actions"], columns["labels"], columns["weights"]
+        )
+
+    def labels_and_weights(self) -> tuple[np.ndarray, np.ndarray]:
+        """Copy the labels and the weights, of one moment."""
+        with self._lock:
+            labels, weights = self._columns["labels"], self._columns["weights"]
+            return labels[: self._size].copy(), weights[: self._size].copy()
+
+    def to_dataset(self) -> LabelledDataset:
+        """Copy what is here into a data set.
+
+        :raises DatasetError: if there is nothing yet.
+        """
+        columns, _ = self.snapshot()
+        return LabelledDataset(
+            observations_of(columns),
+            columns["actions"],
+            columns["labels"],
+            weights=columns["weights"],
+            observation_space=self.observation_space,
+            action_space=self.action_space,
+        )
+
+    # ------------------------------------------------------------------ files
+
+    def save(self, path: str | Path) -> None:
+        """Write one ``.npz`` with a header in JSON, whole or not at all; nothing is pickled."""
+        columns, names = self.snapshot()
+        header = {
+            "format": FORMAT,
+            "version": 1,
+            "sources": names,
+            "observation_space": space_to_json(self.observation_space),
+            "action_space": space_to_json(self.action_space),
+        }
+        with whole_file(path, "npz") as target:
+            assert isinstance(target, Path)  # a path was given
+            with target.open("wb") as file:
+                np.savez(file, allow_pickle=False, header=np.array(json.dumps(header)), **columns)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what :meth:`save` wrote; every row is checked again.
+
+        :raises DatasetError: if it is not such a file, or not whole.
+        """
+        source = Path(path)
+        source = source if source.suffix else source.with_name(f"{source.name}.npz")
+        try:
+            with np.load(source, allow_pickle=False) as file:
+                columns = {name: file[name] for name in file.files}
+            header = json.loads(str(columns.pop("header")))
+            buffer = cls(
+                space_from_json(header["observation_space"]),
+                space_from_json(header["action_space"]),
+            )
+            sources = [str(name) for name in header["sources"]]
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # a zip, JSON or header that is broken in any way
+            raise DatasetError(f"{source} is no file of feedback: {error}") from error
+        buffer._restore(columns, sources, source)
+        return buffer
+
+    def _restore(self, columns: dict[str, np.ndarray], sources: list[str], path: Path) -> None:
+        if columns.keys() != self._columns.keys():
+            raise DatasetError(
+                f"{path} must have the columns {sorted(self._columns)}, got {sorted(columns)}"
+            )
+        numbers = columns["sources"]
+        if len(numbers) and not (numbers.min() >= 0 and numbers.max() < len(sources)):
+            raise DatasetError(f"{path}: a row names a source that the header does not list")
+        self._sources = sources
+        if len(numbers):
+            checked = LabelledDataset(
+                observations_of(columns),
+                columns["actions"],
+                columns["labels"],
+                weights=columns["weights"],
+                observation_space=self.observation_space,
+                action_space=self.action_space,
+            )
+            assert len(checked) == len(numbers)  # its constructor compared all lengths but this
+            self._append(columns)

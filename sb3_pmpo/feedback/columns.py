@@ -1,0 +1,57 @@
+"""Observations as columns of a table: one, or one for each key of a Dict space.
+
+Axes: K rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from sb3_pmpo.offline.columns import DatasetError
+
+
+def column_name(key: str) -> str:
+    """Name the column of a key of a Dict, or of an observation that is none (``""``)."""
+    return f"observations/{key}" if key else "observations"
+
+
+def by_name(observations: Any) -> dict[str, np.ndarray]:
+    """Spread observations over columns."""
+    if isinstance(observations, dict):
+        return {column_name(key): values for key, values in observations.items()}
+    return {"observations": observations}
+
+
+def observations_of(columns: dict[str, np.ndarray]) -> Any:
+    """Gather observations from their columns."""
+    if "observations" in columns:
+        return columns["observations"]
+    prefix = column_name(" ")[:-1]
+    return {
+        name.removeprefix(prefix): values
+        for name, values in columns.items()
+        if name.startswith(prefix)
+    }
+
+
+def stack(observations: Any, space: spaces.Space) -> Any:
+    """Bring K observations to arrays ``[K, ...]``: of a Dict space, one a key."""
+    if not isinstance(space, spaces.Dict):
+        return np.asarray(observations)
+    if isinstance(observations, dict):
+        return {key: np.asarray(values) for key, values in observations.items()}
+    keys = space.spaces.keys()
+    missing = [key for seen in observations for key in keys if key not in seen]
+    if missing:
+        raise DatasetError(f"the observation lacks {missing[0]!r}, which its space {space} has")
+    return {key: np.asarray([seen[key] for seen in observations]) for key in keys}
+
+
+def head(observations: Any, n: int) -> Any:
+    """Return the first n of them."""
+    if isinstance(observations, dict):
+        return {key: values[:n] for key, values in observations.items()}
+    return observations[:n]

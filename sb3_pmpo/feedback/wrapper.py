@@ -1,0 +1,55 @@
+"""An environment whose steps a program labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import gymnasium as gym
+
+from sb3_pmpo.feedback.buffer import FeedbackBuffer
+
+#: From what was seen, what was done, and the step's info to 1, 0 or -1.
+Annotator = Callable[[Any, Any, dict[str, Any]], int]
+
+
+class FeedbackWrapper(gym.Wrapper):
+    """Ask a program about every step, and keep what it says in a buffer.
+
+    :param env: the environment.
+    :param annotator: a safety rule, a unit test, a verifier: ``annotator(observation, action,
+        info)`` returns 1 (accepted), -1 (rejected) or 0 (no opinion: the step counts for the KL).
+    :param feedback: where answers go; several environments may share one.
+    :param source: the annotator's name in the log.
+    """
+
+    def __init__(
+        self,
+        env: gym.Env,
+        annotator: Annotator,
+        feedback: FeedbackBuffer,
+        source: str = "annotator",
+    ) -> None:
+        super().__init__(env)
+        self.annotator, self.feedback, self.source = annotator, feedback, source
+        self._seen: Any = None
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Reset, and remember what is seen."""
+        observation, info = self.env.reset(**kwargs)
+        self._seen = deepcopy(observation)
+        return observation, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Step, and ask about it.
+
+        :raises ValueError: if the annotator returns anything but 1, 0 and -1.
+        """
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        label = self.annotator(self._seen, action, info)
+        if label not in (-1, 0, 1):
+            raise ValueError(f"the annotator must return 1, 0 or -1, got {label!r}")
+        self.feedback.add(self._seen, action, int(label), source=self.source)
+        self._seen = deepcopy(observation)
+        return observation, reward, terminated, truncated, info

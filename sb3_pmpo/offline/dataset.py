@@ -1,0 +1,272 @@
+"""Transitions with accept and reject labels.
+
+Axes: N rows, A action dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium import spaces
+
+from sb3_pmpo.offline.checks import (
+    ACCEPTED,
+    REJECTED,
+    check_lengths,
+    check_ranges,
+    episode_starts,
+    read_labels,
+    read_numbers,
+)
+from sb3_pmpo.offline.columns import (
+    Column,
+    Columns,
+    DatasetError,
+    flat,
+    make_columns,
+    take,
+)
+from sb3_pmpo.offline.spaces import (
+    fit_columns,
+    infer_action_space,
+    infer_observation_space,
+)
+
+
+class Rows(NamedTuple):
+    """A batch of rows, as copies in memory.
+
+    :param observations: ``[B, ...]``, or a dictionary of such.
+    :param actions: ``[B, ...]`` in units of the environment.
+    :param labels: ``[B]`` of -1, 0 and 1.
+    :param weights: ``[B]`` >= 0; ones where the data set has none.
+    """
+
+    observations: Any
+    actions: np.ndarray
+    labels: np.ndarray
+    weights: np.ndarray
+
+
+class LabelRates(NamedTuple):
+    """How the labels are shared out.
+
+    :param accepted: share of the rows with label 1.
+    :param rejected: share of the rows with label -1.
+    :param unlabelled: share of the rows with label 0.
+    """
+
+    accepted: float
+    rejected: float
+    unlabelled: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.accepted:.1%} accepted, {self.rejected:.1%} rejected, "
+            f"{self.unlabelled:.1%} unlabelled"
+        )
+
+
+class LabelledDataset:
+    """Observations, actions, and who says of each whether it was good.
+
+    Columns may be ``np.memmap``: rows are read when a batch asks for them, and nothing is kept.
+    The rows of an episode stand together, in order of time.
+
+    :param observations: ``[N, ...]`` what was seen, or a dictionary of such for a Dict space.
+    :param actions: ``[N, ...]`` what was done, in units of the environment.
+    :param labels: ``[N]`` 1 accepted, -1 rejected, 0 unlabelled; None for 0 everywhere.
+    :param rewards: ``[N]``, which learning does not need; for labels from values and returns.
+    :param next_observations: like observations, one step later.
+    :param dones: ``[N]`` 1 where the episode ended for good, not by a time limit.
+    :param episode_ids: ``[N]`` integers, one for each episode. Without them an episode ends where
+        ``dones`` says so.
+    :param weights: ``[N]`` >= 0: how much each row counts.
+    :param observation_space: inferred if None.
+    :param action_space: inferred if None: a Box is [-1, 1] if all actions are inside.
+    :raises DatasetError: naming what is wrong, how many rows are, and the first of them.
+    """
+
+    def __init__(
+        self,
+        observations: Any,
+        actions: Any,
+        labels: Any = None,
+        *,
+        rewards: Any = None,
+        next_observations: Any = None,
+        dones: Any = None,
+        episode_ids: Any = None,
+        weights: Any = None,
+        observation_space: spaces.Space | None = None,
+        action_space: spaces.Space | None = None,
+    ) -> None:
+        seen, done = make_columns(observations, "observations"), make_columns(actions, "actions")
+        n = len(flat(done)[0])
+        if n == 0:
+            raise DatasetError("the data set is empty: it must have at least one row")
+        check_lengths([*flat(seen), *flat(done)], n)
+        self.observation_space = observation_space or infer_observation_space(seen)
+        self.action_space = action_space or infer_action_space(done)
+        self.observations = fit_columns(seen, self.observation_space, "observations")
+        fitted = fit_columns(done, self.action_space, "actions")
+        if isinstance(fitted, dict):
+            raise DatasetError("actions must be one array, got a dictionary: flatten their space")
+        self.actions: Column = fitted
+        self.next_observations: Columns | None = None
+        if next_observations is not None:
+            following = make_columns(next_observations, "next_observations")
+            check_lengths(flat(following), n)
+            self.next_observations = fit_columns(
+                following, self.observation_space, "next_observations"
+            )
+        self.labels = read_labels(labels, n)
+        self.rewards = read_numbers(rewards, "rewards", n)
+        self.dones = read_numbers(dones, "dones", n)
+        self.weights = read_numbers(weights, "weights", n)
+        self.episode_ids = read_numbers(episode_ids, "episode_ids", n)
+        check_ranges(self.dones, self.weights)
+        self._starts = episode_starts(self.episode_ids, self.dones)
+
+    # ------------------------------------------------------------------ what is in it
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+    def __repr__(self) -> str:
+        return (
+            f"LabelledDataset({len(self)} rows, {self.n_episodes} episodes; {self.label_rates()}; "
+            f"observations {self.observation_space}, actions {self.action_space})"
+        )
+
+    @property
+    def n_accepted(self) -> int:
+        """Count the rows with label 1."""
+        return int((self.labels == ACCEPTED).sum())
+
+    @property
+    def n_rejected(self) -> int:
+        """Count the rows with label -1."""
+        return int((self.labels == REJECTED).sum())
+
+    @property
+    def n_episodes(self) -> int:
+        """Count the episodes; 1 where nothing tells them apart."""
+        return len(self._starts)
+
+    def label_rates(self) -> LabelRates:
+        """Say which shares of the rows are accepted, rejected and unlabelled."""
+        accepted, rejected = self.n_accepted / len(self), self.n_rejected / len(self)
+        return LabelRates(accepted, rejected, 1.0 - accepted - rejected)
+
+    def episodes(self) -> list[slice]:
+        """List the rows of each episode."""
+        ends = [*self._starts[1:], len(self)]
+        return [slice(int(a), int(b)) for a, b in zip(self._starts, ends, strict=True)]
+
+    def episode_returns(self) -> np.ndarray:
+        """Sum the rewards of each episode.
+
+        :raises DatasetError: if there are no rewards.
+        """
+        return np.add.reduceat(self.required("rewards").astype(np.float64), self._starts)
+
+    def required(self, name: str) -> np.ndarray:
+        """Return rewards, dones or episode_ids.
+
+        :raises DatasetError: if the data set has none.
+        """
+        column = getattr(self, name)
+        if column is None:
+            raise DatasetError(f"the data set has no {name}, which this needs: give {name}=...")
+        return column
+
+    def rows(self, index: np.ndarray) -> Rows:
+        """Copy a batch of rows into memory.
+
+        :param index: ``[B]`` integers in ``[0, N)``, in any order.
+        """
+        weights = np.ones(len(index), np.float32) if self.weights is None else self.weights[index]
+        return Rows(
+            take(self.observations, index), self.actions.take(index), self.labels[index], weights
+        )
+
+    def labels_and_weights(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the labels, and the rows' weights if there are any."""
+        return self.labels, self.weights
+
+    # ------------------------------------------------------------------ other labels
+
+    def with_labels(self, labels: Any, weights: Any = None) -> LabelledDataset:
+        """Return a data set with other labels over the same columns; nothing is copied.
+
+        :param labels: ``[N]`` of -1, 0 and 1.
+        :param weights: ``[N]``; None keeps those that there are.
+        """
+        other = object.__new__(LabelledDataset)
+        other.__dict__.update(self.__dict__)
+        other.labels = read_labels(labels, len(self))
+        if weights is not None:
+            other.weights = read_numbers(weights, "weights", len(self))
+            check_ranges(None, other.weights)
+        return other
+
+    # ------------------------------------------------------------------ files and formats
+
+    def save(self, folder: str | Path) -> Path:
+        """Write a folder of ``.npy`` files and a JSON header; nothing is pickled."""
+        from sb3_pmpo.offline.storage import save
+
+        return save(self, folder)
+
+    @classmethod
+    def load(cls, folder: str | Path, *, in_memory: bool = False) -> LabelledDataset:
+        """Open what :meth:`save` wrote, mapped from its files or read into memory."""
+        from sb3_pmpo.offline.storage import load
+
+        return load(folder, in_memory=in_memory)
+
+    @classmethod
+    def from_minari(
+        cls, dataset: Any, *, label_key: str = "label", folder: str | Path | None = None
+    ) -> LabelledDataset:
+        """Take over a Minari data set; labels are read from its infos, if they are there.
+
+        :param dataset: a ``minari.MinariDataset``.
+        :param label_key: where the infos hold the labels.
+        :param folder: map the columns from files made there, instead of memory.
+        """
+        from sb3_pmpo.offline.minari import from_minari
+
+        return from_minari(dataset, label_key=label_key, folder=folder)
+
+    def to_minari(self, dataset_id: str, **metadata: Any) -> Any:
+        """Make a local Minari data set with the labels in its infos; returns it.
+
+        :param dataset_id: such as ``"walker/labelled-v0"``.
+        :param metadata: passed on to ``minari.create_dataset_from_buffers``.
+        """
+        from sb3_pmpo.offline.minari import to_minari
+
+        return to_minari(self, dataset_id, **metadata)
+
+    @classmethod
+    def from_replay_buffer(cls, buffer: Any, labels: Any = None) -> LabelledDataset:
+        """Take over the transitions of an SB3 replay buffer, with its actions unscaled."""
+        from sb3_pmpo.offline.formats import from_replay_buffer
+
+        return from_replay_buffer(buffer, labels)
+
+    @classmethod
+    def from_d4rl_like(cls, arrays: Mapping[str, Any], **spaces_: spaces.Space) -> LabelledDataset:
+        """Take over arrays with D4RL's names: observations, actions, rewards, terminals, timeouts.
+
+        :param arrays: also ``next_observations``, ``labels`` and ``weights``, if they are there.
+        :param spaces_: ``observation_space`` and ``action_space``.
+        """
+        from sb3_pmpo.offline.formats import from_d4rl_like
+
+        return from_d4rl_like(arrays, **spaces_)

@@ -1,0 +1,179 @@
+"""Learning from a labelled data set without an environment (paper, Sec. 5.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch as th
+
+from sb3_pmpo.core.samples import Normalisation
+from sb3_pmpo.offline.columns import DatasetError
+from sb3_pmpo.offline.objective import LabelObjective, data_kl, reference_kl
+from sb3_pmpo.offline.run import Labelled, LabelSteps, Loop, run
+from sb3_pmpo.offline.sampling import LabelSampler
+from sb3_pmpo.offline.weights import Labels, LabelWeights, choose_weights
+
+KLS = ("data", "reference")
+
+
+def learn_from_labels(
+    model: Any,
+    source: Labelled,
+    loop: Loop,
+    *,
+    kl: str,
+    alpha: float | None,
+    beta: float | tuple[float, float] | None,
+    normalise: Normalisation,
+    clone_steps: int | None,
+    reference_interval: int | None,
+) -> None:
+    """Fit a model's policy to labelled rows; see :meth:`sb3_pmpo.PMPO.learn_offline`.
+
+    :param model: a PMPO.
+    :param source: the rows.
+    :param loop: how long, and who watches.
+    :param kl: ``"data"`` or ``"reference"``.
+    :param alpha: None for what the labels ask for.
+    :param beta: None for ``2 * (1 - alpha)``.
+    :param normalise: how the sets of labels are averaged.
+    :param clone_steps: of behaviour cloning for the reference before the first step.
+    :param reference_interval: steps between copies of the policy to the reference; None for none.
+    """
+    _check(source, loop, kl)
+    labels = count_labels(source)
+    weights = choose_weights(labels, alpha, beta, otherwise=model.alpha, normalise=normalise)
+    check_refresh(weights.alpha, reference_interval)
+    rng = np.random.default_rng(np.random.randint(2**31))
+    steps = LabelSteps(model, source, model.batch_size, partial(sampler_for, weights=weights), rng)
+    objective = make_objective(model, weights, kl=kl, normalise=normalise)
+    steps.fit_normaliser()
+    if kl == "reference" and loop.reset_num_timesteps:
+        new = model._n_updates == 0
+        default = loop.gradient_steps if new else 0
+        clone(model, source, default if clone_steps is None else clone_steps, rng)
+    run(model, loop, _refreshing(model, partial(steps.step, objective), reference_interval))
+    if kl == "data":  # what acts in an environment from here on starts from here
+        model.learner.reference_lag.move(1.0)
+
+
+def _check(source: Labelled, loop: Loop, kl: str) -> None:
+    if kl not in KLS:
+        raise ValueError(f"kl must be one of {list(KLS)}, got {kl!r}")
+    if not len(source):
+        raise DatasetError("there is no feedback yet: add some, then learn")
+    if loop.gradient_steps < 1:
+        raise ValueError(f"gradient_steps must be >= 1, got {loop.gradient_steps}")
+
+
+def make_objective(
+    model: Any, weights: LabelWeights, *, kl: str, normalise: Normalisation
+) -> LabelObjective:
+    """Make the objective that a model's arguments and these weights ask for."""
+    has_parts = len(model.actor.parts) > 1
+    return LabelObjective(
+        weights.alpha,
+        weights.betas,
+        data_kl if kl == "data" else reference_kl(model.decoupled and has_parts),
+        normalise,
+        model.edge_barrier if has_parts else 0.0,
+    )
+
+
+def count_labels(source: Labelled) -> Labels:
+    """Sum the rows' weights by label."""
+    labels, weights = source.labels_and_weights()
+    counted = np.ones(len(labels)) if weights is None else weights
+    accepted, rejected = counted[labels > 0].sum(), counted[labels < 0].sum()
+    return Labels(float(accepted), float(rejected), float(counted.sum()))
+
+
+def sampler_for(
+    labels: np.ndarray, row_weights: np.ndarray | None, *, weights: LabelWeights
+) -> LabelSampler:
+    """Make what draws the rows that these weights count."""
+    return LabelSampler(
+        labels,
+        row_weights,
+        accepted=weights.alpha > 0.0,
+        rejected=weights.alpha < 1.0,
+        all_rows=max(weights.betas) > 0.0,
+    )
+
+
+def check_refresh(alpha: float, interval: int | None) -> None:
+    """Refuse a reference that is the policy at every step.
+
+    :raises ValueError: if it is, and rejected rows count.
+    """
+    if interval is not None and interval < 1:
+        raise ValueError(f"reference_interval must be >= 1 or None, got {interval}")
+    if interval == 1 and alpha < 1.0:
+        raise ValueError(
+            f"reference_interval=1 with alpha={alpha:g} is refused: a reference that is refreshed "
+            "at every step equals the policy, so its KL has no gradient and nothing outweighs the "
+            "push away from rejected rows; use 100, or None for a fixed reference"
+        )
+
+
+def clone(model: Any, source: Labelled, steps: int, rng: np.random.Generator) -> None:
+    """Clone what was done in the data, if asked to, and make the policy the reference.
+
+    :param steps: of behaviour cloning on all rows, whatever their labels; 0 for none.
+    """
+    objective = LabelObjective(0.0, (1.0, 1.0))  # the KL to the data alone: no row has a label
+
+    def everything(labels: np.ndarray, weights: np.ndarray | None) -> LabelSampler:
+        none = np.zeros_like(labels)
+        return LabelSampler(none, weights, accepted=False, rejected=False, all_rows=True)
+
+    cloning = LabelSteps(model, Unlabelled(source), model.batch_size, everything, rng)
+    rate = (model.actor_lr_schedule or model.lr_schedule)(1.0)
+    model.learner.set_learning_rates(rate, rate)
+    model.policy.set_training_mode(True)
+    for _ in range(steps):
+        cloning.step(objective)
+    model.learner.reference_lag.move(1.0)
+
+
+class Unlabelled:
+    """The same rows without their labels.
+
+    :param source: the rows.
+    """
+
+    def __init__(self, source: Labelled) -> None:
+        self._source = source
+        self.observation_space, self.action_space = source.observation_space, source.action_space
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def rows(self, index: np.ndarray) -> Any:
+        """Copy a batch of rows."""
+        rows = self._source.rows(index)
+        return rows._replace(labels=np.zeros_like(rows.labels))
+
+    def labels_and_weights(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return no labels, and the rows' weights."""
+        labels, weights = self._source.labels_and_weights()
+        return np.zeros_like(labels), weights
+
+
+def _refreshing(
+    model: Any, step: Callable[[], dict[str, th.Tensor]], interval: int | None
+) -> Callable[[], dict[str, th.Tensor]]:
+    """Copy the policy to the reference after every so many steps."""
+    if interval is None:
+        return step
+
+    def refreshed() -> dict[str, th.Tensor]:
+        metrics = step()
+        if (model._n_updates + 1) % interval == 0:
+            model.learner.reference_lag.move(1.0)
+        return metrics
+
+    return refreshed

@@ -1,0 +1,150 @@
+"""Data sets from and to Minari's format (extra ``[offline]``); nothing is asked of its hub.
+
+Minari's infos hold T + 1 entries an episode: that of the reset comes first, and is dropped.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from sb3_pmpo.offline.columns import DatasetError, take
+from sb3_pmpo.offline.dataset import LabelledDataset
+from sb3_pmpo.offline.storage import make_array
+
+
+def from_minari(dataset: Any, *, label_key: str, folder: str | Path | None) -> LabelledDataset:
+    """Copy all episodes, one after the other.
+
+    :param dataset: a ``minari.MinariDataset``.
+    :param label_key: of the infos; rows of episodes without it are unlabelled.
+    :param folder: where files for the columns are made; None for memory.
+    :raises DatasetError: if it is empty, or of spaces that SB3 does not take.
+    """
+    n = int(dataset.total_steps)
+    if n == 0:
+        raise DatasetError("the Minari data set has no steps: record some first")
+    _check_space(dataset.observation_space, "observation")
+    _check_space(dataset.action_space, "action")
+    seen = _allocate(dataset.observation_space, n, "observations", folder)
+    following = _allocate(dataset.observation_space, n, "next_observations", folder)
+    actions = _allocate(dataset.action_space, n, "actions", folder)
+    rewards, dones = np.zeros(n, np.float32), np.zeros(n, np.float32)
+    labels, ids = np.zeros(n, np.int8), np.zeros(n, np.int64)
+    rows = slice(0, 0)
+    for number, episode in enumerate(dataset.iterate_episodes()):
+        rows = slice(rows.stop, rows.stop + len(episode.rewards))
+        _fill(seen, rows, episode.observations, slice(0, -1))
+        _fill(following, rows, episode.observations, slice(1, None))
+        _fill(actions, rows, episode.actions, slice(None))
+        rewards[rows], ids[rows] = episode.rewards, number
+        dones[rows] = episode.terminations
+        given = (episode.infos or {}).get(label_key)
+        if given is not None:
+            labels[rows] = _labels(given, len(episode.rewards), number)
+    return LabelledDataset(
+        seen,
+        actions,
+        labels,
+        rewards=rewards,
+        next_observations=following,
+        dones=dones,
+        episode_ids=ids,
+        observation_space=dataset.observation_space,
+        action_space=dataset.action_space,
+    )
+
+
+def _labels(given: Any, length: int, episode: int) -> np.ndarray:
+    values = np.asarray(given).reshape(-1)
+    if len(values) not in {length, length + 1}:
+        raise DatasetError(
+            f"the labels of episode {episode} must be {length + 1} (the reset's entry and one a "
+            f"step), got {len(values)}"
+        )
+    return values[-length:]
+
+
+def _check_space(space: spaces.Space, what: str) -> None:
+    parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
+    for part in parts:
+        if isinstance(part, (spaces.Dict, spaces.Tuple)) or part.shape is None:
+            raise DatasetError(
+                f"the {what} space {space} is not supported: Stable-Baselines3 takes Box, "
+                "Discrete, MultiDiscrete, MultiBinary, or a Dict of these for observations"
+            )
+
+
+def _allocate(space: spaces.Space, n: int, name: str, folder: str | Path | None) -> Any:
+    if isinstance(space, spaces.Dict):
+        return {
+            key: _allocate(part, n, f"{name}/{number}", folder)
+            for number, (key, part) in enumerate(space.spaces.items())
+        }
+    return make_array(folder, name, (n, *(space.shape or ())), space.dtype)
+
+
+def _fill(target: Any, rows: slice, values: Any, part: slice) -> None:
+    if isinstance(target, dict):
+        for key, array in target.items():
+            _fill(array, rows, values[key], part)
+    else:
+        target[rows] = np.asarray(values)[part].reshape(target[rows].shape)
+
+
+def to_minari(dataset: LabelledDataset, dataset_id: str, **metadata: Any) -> Any:
+    """Make a local data set; labels and weights go into the infos, with an entry for the reset.
+
+    :param dataset: with ``next_observations``: an episode has one observation more than actions.
+    :param dataset_id: such as ``"walker/labelled-v0"``; it must not exist yet.
+    :param metadata: of ``minari.create_dataset_from_buffers``: ``env``, ``author``, ...
+    :raises DatasetError: if there are no ``next_observations``.
+    """
+    import minari
+    from minari.data_collector import EpisodeBuffer
+
+    if dataset.next_observations is None:
+        raise DatasetError(
+            "Minari wants the observation after an episode's last action, and the data set has no "
+            "next_observations: give next_observations=..."
+        )
+    buffers = [
+        EpisodeBuffer(id=number, **_episode(dataset, np.arange(rows.start, rows.stop)))
+        for number, rows in enumerate(dataset.episodes())
+    ]
+    return minari.create_dataset_from_buffers(
+        dataset_id,
+        buffers,
+        observation_space=dataset.observation_space,
+        action_space=dataset.action_space,
+        **metadata,
+    )
+
+
+def _episode(dataset: LabelledDataset, index: np.ndarray) -> dict[str, Any]:
+    """Gather what Minari keeps of the episode that is these rows."""
+    assert dataset.next_observations is not None  # to_minari has asked
+    zeros = np.zeros(len(index))
+    ended = (zeros if dataset.dones is None else dataset.dones[index]) > 0
+    cut = np.zeros(len(index), bool)
+    cut[-1] = not ended[-1]
+    rewards = zeros if dataset.rewards is None else dataset.rewards[index]
+    return {
+        "observations": _join(
+            take(dataset.observations, index), take(dataset.next_observations, index[-1:])
+        ),
+        "actions": dataset.actions.take(index),
+        "rewards": rewards.tolist(),
+        "terminations": ended.tolist(),
+        "truncations": cut.tolist(),
+        "infos": {"label": np.concatenate(([0], dataset.labels[index])).astype(np.int64)},
+    }
+
+
+def _join(before: Any, after: Any) -> Any:
+    if isinstance(before, dict):
+        return {key: np.concatenate((part, after[key])) for key, part in before.items()}
+    return np.concatenate((before, after))

@@ -1,0 +1,280 @@
+"""The loop of learning from labels: minibatch, policy step, callbacks, log.
+
+Axes: S rows of the minibatch.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, cast
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.utils import configure_logger
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from sb3_pmpo.core.samples import Candidates
+from sb3_pmpo.features import ObservationNormaliser
+from sb3_pmpo.learner import policy_step
+from sb3_pmpo.networks import RunningMoments
+from sb3_pmpo.objectives import Objective
+from sb3_pmpo.offline.columns import DatasetError
+from sb3_pmpo.offline.dataset import Rows
+from sb3_pmpo.offline.sampling import LabelSampler
+from sb3_pmpo.offline.tensors import channels_first_space, to_policy_actions, to_tensors
+
+#: Rows from which the statistics of a new policy's observation normaliser are taken.
+STATISTICS_ROWS = 100_000
+
+
+class Labelled(Protocol):
+    """What can be learned from: a data set, or a buffer that grows."""
+
+    observation_space: spaces.Space
+    action_space: spaces.Space
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        ...
+
+    def rows(self, index: np.ndarray) -> Rows:
+        """Copy a batch of rows."""
+        ...
+
+    def labels_and_weights(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the labels, and the rows' weights if there are any."""
+        ...
+
+
+class SpacesOnly(gym.Env):
+    """What stands for the environment of a model that has none: it cannot be stepped."""
+
+    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+        self.observation_space, self.action_space = observation_space, action_space
+
+    def reset(self, **kwargs: Any) -> Any:
+        """Refuse.
+
+        :raises ValueError: always.
+        """
+        raise ValueError(
+            "this model was made from spaces and has no environment: learn from data, or give it "
+            "one with set_env()"
+        )
+
+    def step(self, action: Any) -> Any:
+        """Refuse, as :meth:`reset` does."""
+        self.reset()
+
+
+class Batch(NamedTuple):
+    """A minibatch as the policy takes it.
+
+    :param observations: of S states.
+    :param candidates: actions ``[S, A]``, labels as scores ``[S]``, weights ``[S]``.
+    """
+
+    observations: Any
+    candidates: Candidates
+
+
+# ---------------------------------------------------------------------- one step
+
+
+class LabelSteps:
+    """Steps of a model's policy on labelled rows.
+
+    :param model: an algorithm of this package.
+    :param source: the rows, which may grow.
+    :param batch_size: S.
+    :param sampler: made of the labels and weights, anew when the rows have grown.
+    :param rng: what draws the rows.
+    :raises DatasetError: if the spaces are not the model's.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        source: Labelled,
+        batch_size: int,
+        sampler: Callable[[np.ndarray, np.ndarray | None], LabelSampler],
+        rng: np.random.Generator,
+    ) -> None:
+        check_spaces(model, source)
+        self.model, self.source, self.batch_size, self.rng = model, source, batch_size, rng
+        self._make_sampler = sampler
+        self._sampler: LabelSampler | None = None
+
+    def batch(self) -> Batch:
+        """Draw a minibatch and bring it to the device."""
+        if self._sampler is None or self._sampler.n < len(self.source):
+            self._sampler = self._make_sampler(*self.source.labels_and_weights())
+        drawn = self._sampler.draw(self.batch_size, self.rng)
+        rows, device = self.source.rows(drawn.rows), self.model.device
+        candidates = Candidates(
+            th.as_tensor(rows.labels, dtype=th.float32, device=device),
+            to_policy_actions(rows.actions, self.source.action_space, device),
+            th.as_tensor(drawn.weights, device=device),
+            n_samples=self._sampler.n,
+        )
+        return Batch(self.observe(rows), candidates)
+
+    def observe(self, rows: Rows) -> Any:
+        """Bring observations to the device, as the policy sees them."""
+        observations = rows.observations
+        normalize = self.model.get_vec_normalize_env()
+        if normalize is not None:
+            observations = normalize.normalize_obs(observations)
+        return to_tensors(observations, self.source.observation_space, self.model.device)
+
+    def step(self, objective: Objective) -> dict[str, th.Tensor]:
+        """Take one step of the policy; return what to log."""
+        batch, model = self.batch(), self.model
+        with th.no_grad():
+            reference = model.policy.reference_actor.distribution(batch.observations)
+        online = model.policy.actor.distribution(batch.observations)
+        optimizers = [model.policy.actor.optimizer]
+        metrics = policy_step(objective, optimizers, online, reference, batch.candidates)
+        return metrics | online.describe()
+
+    def fit_normaliser(self) -> None:
+        """Take the statistics of a new policy's observations from the data; old ones stay."""
+        normaliser = self.model.policy.normaliser
+        if not isinstance(normaliser, ObservationNormaliser):
+            return
+        if any(float(cast(RunningMoments, part).count) > 0 for part in normaliser.moments):
+            return
+        left = min(len(self.source), STATISTICS_ROWS)
+        while left > 0:
+            index = self.rng.integers(0, len(self.source), min(left, 8192))
+            normaliser.update(self.observe(self.source.rows(index)))
+            left -= len(index)
+
+
+def check_spaces(model: Any, source: Labelled) -> None:
+    """Check that a policy can be fitted to these rows.
+
+    :raises DatasetError: naming the spaces that differ.
+    """
+    theirs = channels_first_space(source.observation_space)
+    if _form(theirs) != _form(channels_first_space(model.observation_space)):
+        raise DatasetError(
+            f"the observations must be in the model's space {model.observation_space}, got "
+            f"{source.observation_space}: make the model with PMPO.from_spaces(policy, "
+            "dataset.observation_space, dataset.action_space)"
+        )
+    mine, other = model.action_space, source.action_space
+    same = _form(mine) == _form(other)
+    if same and isinstance(mine, spaces.Box):
+        same = np.allclose(mine.low, other.low) and np.allclose(mine.high, other.high)  # type: ignore[attr-defined]  # of one form
+    if not same:
+        raise DatasetError(
+            f"the actions must be in the model's space {mine}, got {other}: give the data set the "
+            "action_space that they were taken in"
+        )
+
+
+def _form(space: spaces.Space) -> Any:
+    """Describe what two spaces must have in common."""
+    if isinstance(space, spaces.Dict):
+        return {key: _form(part) for key, part in space.spaces.items()}
+    if isinstance(space, spaces.Discrete):
+        return ("Discrete", int(space.n))
+    if isinstance(space, spaces.MultiDiscrete):
+        return ("MultiDiscrete", tuple(space.nvec))
+    return (type(space).__name__, space.shape)
+
+
+# ---------------------------------------------------------------------- the loop
+
+
+class Loop(NamedTuple):
+    """How long to learn, and who watches.
+
+    :param gradient_steps: of the policy; each counts as one of SB3's timesteps.
+    :param callback: SB3's, such as ``EvalCallback``; it is called after each step.
+    :param log_interval: gradient steps between two lines of the log; None for no log.
+    :param progress_bar: show one.
+    :param reset_num_timesteps: begin to count at 0.
+    :param name: of the run in TensorBoard's folder.
+    """
+
+    gradient_steps: int
+    callback: MaybeCallback
+    log_interval: int | None
+    progress_bar: bool
+    reset_num_timesteps: bool
+    name: str
+
+
+def run(model: Any, loop: Loop, step: Callable[[], dict[str, th.Tensor]]) -> None:
+    """Take the steps, with SB3's callbacks and log.
+
+    :param model: an algorithm of this package.
+    :param step: moves the policy and returns what to log.
+    """
+    total, callback = _set_up(model, loop)
+    callback.on_training_start(locals(), globals())
+    model.policy.set_training_mode(True)
+    for number in range(1, loop.gradient_steps + 1):
+        model._update_current_progress_remaining(model.num_timesteps, total)
+        model._set_learning_rates()
+        model._metrics.add(step())
+        model._n_updates += 1
+        model.num_timesteps += 1
+        if loop.log_interval is not None and number % loop.log_interval == 0:
+            _log(model)
+        callback.update_locals(locals())
+        if not callback.on_step():
+            break
+        model.policy.set_training_mode(True)  # an evaluation has switched it off
+    model.policy.set_training_mode(False)
+    callback.on_training_end()
+
+
+def _set_up(model: Any, loop: Loop) -> tuple[int, BaseCallback]:
+    """Do what SB3 does at the start of ``learn``, but for the environment, which stays as it is."""
+    if model.env is None:  # callbacks ask for one
+        model.env = spaces_only(model.observation_space, model.action_space)
+    model.start_time = time.time_ns()
+    if model.ep_info_buffer is None or loop.reset_num_timesteps:
+        model.ep_info_buffer = deque(maxlen=model._stats_window_size)
+        model.ep_success_buffer = deque(maxlen=model._stats_window_size)
+    if loop.reset_num_timesteps:
+        model.num_timesteps = model._episode_num = 0
+    total = model.num_timesteps + loop.gradient_steps
+    model._total_timesteps = total
+    model._num_timesteps_at_start = model.num_timesteps
+    if not model._custom_logger:
+        model._logger = configure_logger(
+            model.verbose, model.tensorboard_log, loop.name, loop.reset_num_timesteps
+        )
+    model._metrics.clear()
+    model._metrics.follow(model.logger)
+    model.learner.forget_graphs()
+    return total, cast(BaseCallback, model._init_callback(loop.callback, loop.progress_bar))
+
+
+def spaces_only(observation_space: spaces.Space, action_space: spaces.Space) -> DummyVecEnv:
+    """Make a vectorised environment that has these spaces and cannot be stepped."""
+    return DummyVecEnv([lambda: SpacesOnly(observation_space, action_space)])
+
+
+def _log(model: Any) -> None:
+    seconds = max((time.time_ns() - model.start_time) / 1e9, sys.float_info.epsilon)
+    logger = model.logger
+    done = model.num_timesteps - model._num_timesteps_at_start
+    logger.record("time/fps", int(done / seconds))
+    logger.record("time/time_elapsed", int(seconds), exclude="tensorboard")
+    logger.record("time/total_timesteps", model.num_timesteps, exclude="tensorboard")
+    logger.record("train/n_updates", model._n_updates, exclude="tensorboard")
+    for name, value in model._metrics.means().items():
+        logger.record(f"train/{name}", value)
+    logger.dump(step=model.num_timesteps)

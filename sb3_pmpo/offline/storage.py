@@ -1,0 +1,169 @@
+"""A data set as a folder: ``.npy`` columns that can be mapped, and a header in JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sb3_pmpo.offline.columns import Column, Columns, DatasetError, map_columns
+from sb3_pmpo.offline.dataset import LabelledDataset
+from sb3_pmpo.offline.spaces import space_from_json, space_to_json
+
+HEADER = "dataset.json"
+FORMAT = "sb3_pmpo labelled data set"
+VERSION = 1
+_ARRAYS = ("observations", "actions", "next_observations")
+_NUMBERS = ("labels", "rewards", "dones", "episode_ids", "weights")
+
+
+def save(dataset: LabelledDataset, folder: str | Path) -> Path:
+    """Write the folder beside its place, then move it there: whole, or not at all.
+
+    :raises FileExistsError: if the folder exists and is not a data set of this format.
+    """
+    target = Path(folder)
+    if target.exists() and not (target / HEADER).is_file():
+        raise FileExistsError(f"{target} exists and is no data set: name a folder that is new")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{os.getpid()}-{target.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        files = {}
+        for number, (name, column) in enumerate(_columns(dataset)):
+            files[name] = f"{number:03d}.npy"
+            write_column(temporary / files[name], column)
+        header = {
+            "format": FORMAT,
+            "version": VERSION,
+            "rows": len(dataset),
+            "observation_space": space_to_json(dataset.observation_space),
+            "action_space": space_to_json(dataset.action_space),
+            "columns": files,
+        }
+        (temporary / HEADER).write_text(json.dumps(header, indent=1) + "\n")
+        _replace(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def _replace(temporary: Path, target: Path) -> None:
+    """Put a folder in the place of another, which is moved aside first: a map of it stays valid."""
+    old = target.with_name(f".old-{os.getpid()}-{target.name}")
+    if target.exists():
+        os.replace(target, old)
+    os.replace(temporary, target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _columns(dataset: LabelledDataset) -> Iterator[tuple[str, Column]]:
+    yield from _named("observations", dataset.observations)
+    yield "actions", dataset.actions
+    if dataset.next_observations is not None:
+        yield from _named("next_observations", dataset.next_observations)
+    for name in _NUMBERS:
+        values = getattr(dataset, name)
+        if values is not None:
+            yield name, Column(values, name)
+
+
+def _named(name: str, columns: Columns) -> Iterator[tuple[str, Column]]:
+    if isinstance(columns, dict):
+        for key, column in columns.items():
+            yield f"{name}/{key}", column
+    else:
+        yield name, columns
+
+
+def write_column(path: Path, column: Column) -> None:
+    """Write a column as ``.npy``, a chunk at a time."""
+    shape = (len(column), *column.row_shape)
+    with path.open("wb") as file:
+        header = {"descr": column.dtype.str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_2_0(file, header)
+        for _, values in column.chunks():
+            file.write(np.ascontiguousarray(values).tobytes())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def load(folder: str | Path, *, in_memory: bool) -> LabelledDataset:
+    """Open a folder; every row is checked again, for files can be edited.
+
+    :raises DatasetError: if it is not whole, or not of this format.
+    """
+    source = Path(folder)
+    header = _read_header(source)
+    columns: dict[str, Any] = {}
+    for name, file in header["columns"].items():
+        part, _, key = name.partition("/")
+        array = _open(source, file, name, header["rows"], in_memory)
+        if key:
+            columns.setdefault(part, {})[key] = array
+        else:
+            columns[part] = array
+    return LabelledDataset(
+        **columns,
+        observation_space=space_from_json(header["observation_space"]),
+        action_space=space_from_json(header["action_space"]),
+    )
+
+
+def _read_header(source: Path) -> dict[str, Any]:
+    path = source / HEADER
+    if not path.is_file():
+        raise DatasetError(f"{source} is no data set: it has no {HEADER}; save() makes one")
+    try:
+        header = json.loads(path.read_text())
+    except ValueError as error:
+        raise DatasetError(f"{path} is not JSON ({error}): save the data set again") from error
+    needed = {"format", "version", "rows", "observation_space", "action_space", "columns"}
+    if not isinstance(header, dict) or not needed <= header.keys() or header["format"] != FORMAT:
+        raise DatasetError(f"{path} is not a header of this format: save the data set again")
+    if header["version"] != VERSION:
+        raise DatasetError(
+            f"{path} is of version {header['version']}, and this package reads {VERSION}"
+        )
+    names = {name.partition("/")[0] for name in header["columns"]}
+    if not {"observations", "actions", "labels"} <= names <= {*_NUMBERS, *_ARRAYS}:
+        raise DatasetError(
+            f"{path} must name observations, actions and labels, and no columns that are unknown; "
+            f"got {sorted(names)}"
+        )
+    return header
+
+
+def _open(source: Path, file: str, name: str, rows: int, in_memory: bool) -> np.ndarray:
+    if Path(file).name != file:
+        raise DatasetError(f"the file of {name} must lie in {source}, got {file!r}")
+    try:
+        array = np.load(source / file, mmap_mode=None if in_memory else "r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DatasetError(f"{source / file} ({name}) cannot be read: {error}") from error
+    if len(array) != rows:
+        raise DatasetError(f"{source / file} must have {rows} rows, got {len(array)}")
+    return array
+
+
+def make_array(
+    folder: str | Path | None, name: str, shape: tuple[int, ...], dtype: Any
+) -> np.ndarray:
+    """Make an array to be filled: in memory, or mapped to a file of a folder."""
+    if folder is None:
+        return np.empty(shape, dtype)
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    safe = name.replace("/", "-")
+    return np.lib.format.open_memmap(path / f"{safe}.npy", mode="w+", dtype=dtype, shape=shape)
+
+
+def in_memory(columns: Columns) -> Any:
+    """Copy a column, or a dictionary of them, into memory."""
+    return map_columns(columns, lambda column: np.array(column.array, subok=False))

@@ -1,0 +1,201 @@
+"""``sb3-pmpo label``: show clips of a policy, or of a data set, and ask a person about each."""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import shlex
+import socket
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from sb3_pmpo.feedback.clips import (
+    INDEX,
+    ClipSet,
+    Segment,
+    read_clips,
+    segments_of,
+    write_clips,
+)
+from sb3_pmpo.offline.dataset import LabelledDataset
+
+
+def _zoo(module: str) -> Any:
+    """Import what finds agents and films them; it needs the extra ``[train]``."""
+    return import_module(f"sb3_pmpo.tools.zoo.{module}")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Record clips unless the folder has them, ask about them, print what learns from them."""
+    parser = _parser()
+    args = parser.parse_args(arguments)
+    for name in ("clips", "length"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} must be >= 1, got {getattr(args, name)}")
+    folder = args.labels or Path("labels") / args.env
+    try:
+        clips = _find_or_make_clips(args, folder)
+    except ValueError as error:
+        parser.error(str(error))
+    command = learning_command(clips)
+    server, bound, address = _make_server(clips, args.host, args.port, command)
+    answered = len(clips.answers().answers)
+    print(f"{len(clips.names)} clips in {folder}, {answered} of them answered")
+    print(
+        f"Open {address}\nCtrl-C ends the program; every answer is saved as it is given.",
+        flush=True,
+    )
+    server.run(sockets=[bound])
+    counts = clips.answers().counts()
+    print(", ".join(f"{name}: {count}" for name, count in counts.items()))
+    print(f"Learn from the answers with:\n  {command}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = _zoo("agents").make_parser(
+        "label", "Ask a person which clips of a policy are good; one page in the browser."
+    )
+    add = parser.add_argument
+    add("--labels", type=Path, help="folder of clips and answers (default: labels/<env>); one that "
+        "has clips is continued")  # fmt: skip
+    add("--clips", type=int, default=40, help="how many to record (default: 40)")
+    add("--length", type=int, default=50, help="decisions of a clip (default: 50)")
+    add("--dataset", type=Path, help="folder of a data set with pictures, to take the clips from")
+    add("--fps", type=float, default=20.0, help="of a data set's clips (default: 20)")
+    add("--host", default="127.0.0.1", help="where to listen (default: this machine alone); on any "
+        "other address a token guards the page")  # fmt: skip
+    add("--port", type=int, default=0, help="default: a free one")
+    return parser
+
+
+def learning_command(clips: ClipSet) -> str:
+    """Return the command that learns from the answers to these clips."""
+    words = ["sb3-pmpo", "offline", "--env", clips.about["env"], "--labels", str(clips.folder)]
+    for option in ("algo", "model", "dataset"):
+        if option in clips.about:
+            words += [f"--{option}", clips.about[option]]
+    return shlex.join(words)
+
+
+# ---------------------------------------------------------------------- clips
+
+
+def _find_or_make_clips(args: argparse.Namespace, folder: Path) -> ClipSet:
+    if (folder / INDEX).exists():
+        return read_clips(folder)
+    if args.dataset is not None:
+        return _clips_of_dataset(args, folder)
+    return _clips_of_policy(args, folder)
+
+
+def _clips_of_dataset(args: argparse.Namespace, folder: Path) -> ClipSet:
+    dataset = LabelledDataset.load(args.dataset)
+    return write_clips(
+        folder,
+        segments_of(dataset, args.clips, args.length),
+        observation_space=dataset.observation_space,
+        action_space=dataset.action_space,
+        fps=args.fps,
+        about={"env": args.env.gym_id, "algo": args.algo, "dataset": str(args.dataset)},
+    )
+
+
+def _clips_of_policy(args: argparse.Namespace, folder: Path) -> ClipSet:
+    agent = _zoo("agents").find_agent(args)
+    env = agent.make_env(n_envs=1, seed=args.seed, render=True)
+    video = _zoo("video")
+    video.check_rendering(env)
+    print(f"Recording {args.clips} clips of {agent.model_path}")
+    model = agent.load(env, seed=args.seed, device=args.device)
+    env.seed(args.seed)
+    try:
+        return write_clips(
+            folder,
+            record_segments(model, env, args.clips, args.length, deterministic=args.deterministic),
+            observation_space=env.observation_space,
+            action_space=env.action_space,
+            fps=video.frames_per_second(env),
+            about={
+                "env": agent.env_name.gym_id,
+                "algo": agent.algorithm,
+                "model": str(agent.model_path),
+            },
+        )
+    finally:
+        env.close()
+
+
+def record_segments(
+    model: BaseAlgorithm, env: VecEnv, n_clips: int, length: int, *, deterministic: bool
+) -> Iterator[Segment]:
+    """Let a model act and cut what is seen into segments, none across an episode's end.
+
+    :param env: one environment with ``render_mode="rgb_array"``.
+    :param n_clips: how many.
+    :param length: decisions of a segment, fewer where the episode ends before.
+    :param deterministic: whether to act without noise; with it the clips differ more.
+    """
+    observations: Any = env.reset()
+    state: Any = None
+    starts = np.ones(1, bool)
+    made = 0
+    seen, done, frames = [], [], []
+    while made < n_clips:
+        seen.append(_raw(env, observations))
+        frames.append(env.render())
+        actions, state = model.predict(observations, state, starts, deterministic)
+        done.append(actions[0])
+        observations, _, starts, _ = env.step(actions)
+        if starts[0] or len(done) == length:
+            yield Segment(_join(seen), np.array(done), np.array(frames))
+            made += 1
+            seen, done, frames = [], [], []
+
+
+def _raw(env: VecEnv, observations: Any) -> Any:
+    """Return what the environment showed, before VecNormalize."""
+    if isinstance(env, VecNormalize):
+        return env.get_original_obs()
+    return observations
+
+
+def _join(seen: list[Any]) -> Any:
+    if isinstance(seen[0], dict):
+        return {key: np.concatenate([part[key] for part in seen]) for key in seen[0]}
+    return np.concatenate(seen)
+
+
+# ---------------------------------------------------------------------- server
+
+
+def _make_server(
+    clips: ClipSet, host: str, port: int, command: str
+) -> tuple[Any, socket.socket, str]:
+    """Bind the port; return uvicorn's server, its socket and the address to open."""
+    import uvicorn
+
+    from sb3_pmpo.feedback.server import is_loopback, make_app
+
+    token = None if is_loopback(host) else secrets.token_urlsafe(16)
+    stop: list[Any] = []
+
+    def finish() -> None:
+        stop[0].should_exit = True
+
+    app = make_app(clips, clips.answers(), command=command, finish=finish, token=token)
+    config = uvicorn.Config(app, log_level="warning", lifespan="off")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.create_server((host, port), family=family)
+    server = uvicorn.Server(config)
+    stop.append(server)
+    name = socket.gethostname() if host in {"0.0.0.0", "::"} else host
+    shown = f"[{name}]" if ":" in name else name
+    number = bound.getsockname()[1]
+    return server, bound, f"http://{shown}:{number}/" + (f"?token={token}" if token else "")

@@ -1,0 +1,166 @@
+"""``sb3-pmpo offline``: learn from labelled data; folders, evaluation and plots are ``train``'s."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sb3_pmpo.core.samples import mean_over_samples, mean_per_set
+from sb3_pmpo.feedback.buffer import FeedbackBuffer
+from sb3_pmpo.feedback.clips import INDEX, read_clips
+from sb3_pmpo.offline.columns import DatasetError
+from sb3_pmpo.offline.dataset import LabelledDataset
+from sb3_pmpo.offline.formats import concatenate
+from sb3_pmpo.offline.labelling import label_by_advantage, label_by_return
+
+NORMALISATIONS = {"batch": mean_over_samples, "set": mean_per_set}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Read data and labels, learn, save as ``train`` does; other arguments are ``train``'s."""
+    from sb3_pmpo.tools.zoo.launch import run_train
+    from sb3_pmpo.tools.zoo.manager import Manager
+
+    parser = _parser()
+    args, rest = parser.parse_known_args(arguments)
+    if args.gradient_steps < 1:
+        parser.error(f"--gradient-steps must be >= 1, got {args.gradient_steps}")
+    try:
+        dataset = read_data(args.dataset, args.labels, gamma=args.gamma, seed=args.seed)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    print(dataset)
+    steps = str(args.gradient_steps)
+    zoo = ["--env", args.env, "-n", steps, "--seed", str(args.seed)]
+    zoo += ["--eval-freq", str(args.eval_freq or max(args.gradient_steps // 10, 1))]
+    # A buffer of one transition: nothing is collected.
+    zoo += ["--hyperparams", "buffer_size:1", *args.hyperparams]
+    if args.model is not None:
+        zoo += ["-i", str(args.model)]
+    run_train("offline", [*zoo, *rest], partial(Manager, learn=partial(_learn, args, dataset)))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sb3-pmpo offline",
+        description="Learn from accepted and rejected actions without acting. Other arguments are "
+        "those of sb3-pmpo train: -f, --algo, --eval-episodes, --device, -tb, ...",
+    )
+    add = parser.add_argument
+    add("--env", required=True, help="environment id, for settings and evaluation")
+    add("--dataset", help="folder of a data set, id of a local Minari data set, or an .npz of "
+        "arrays with D4RL's names")  # fmt: skip
+    add("--labels", help="folder of sb3-pmpo label, .npz of a FeedbackBuffer, .npy of -1, 0 and 1, "
+        "'advantage[:margin]' or 'return[:top]' (default: those of the data set)")  # fmt: skip
+    add("--model", type=Path, help="start from this .zip, which is then the reference")
+    add("--gradient-steps", type=int, default=20_000, help="default: 20000")
+    add("--kl", choices=("data", "reference"), help="where the KL comes from (default: data; with "
+        "--model, reference)")  # fmt: skip
+    add("--alpha", type=float, help="weight of the accepted (default: by the labels there are)")
+    add("--beta", type=float, help="weight of the KL (default: 2 * (1 - alpha))")
+    add("--normalise", choices=list(NORMALISATIONS), default="batch", help="means over all rows "
+        "(default), or over accepted and rejected apart")  # fmt: skip
+    add("--gamma", type=float, default=0.99, help="discount of 'advantage' (default: 0.99)")
+    add("--eval-freq", type=int, help="steps between evaluations (default: a tenth of all)")
+    add("--hyperparams", nargs="+", default=[], help="the model's, key:value, as train takes them")
+    add("--seed", type=int, default=0, help="default: 0")
+    return parser
+
+
+def _learn(
+    args: argparse.Namespace,
+    dataset: LabelledDataset,
+    model: Any,
+    n_timesteps: int,
+    *,
+    callback: Any,
+    log_interval: int | None = 1000,
+    **_: Any,
+) -> None:
+    """Do what ``train`` does with ``model.learn``; the steps count from 0 in a loaded model too."""
+    model.learn_offline(
+        dataset,
+        n_timesteps,
+        kl=args.kl or ("data" if args.model is None else "reference"),
+        alpha=args.alpha,
+        beta=args.beta,
+        normalise=NORMALISATIONS[args.normalise],
+        callback=callback,
+        log_interval=log_interval,
+    )
+
+
+# ---------------------------------------------------------------------- data
+
+
+def read_data(
+    dataset: str | None, labels: str | None, *, gamma: float, seed: int
+) -> LabelledDataset:
+    """Read a data set and give it the labels that are asked for.
+
+    :param dataset: a folder, a Minari id, an ``.npz``; None where the labels bring their steps.
+    :param labels: see ``sb3-pmpo offline --help``.
+    :param gamma: discount of ``advantage``.
+    :param seed: of its value function.
+    :raises DatasetError: if something cannot be read, or does not fit.
+    """
+    data = None if dataset is None else _read_dataset(dataset)
+    if labels is None:
+        if data is None:
+            raise DatasetError("give --dataset, or --labels with a folder of sb3-pmpo label")
+        return data
+    path = Path(labels)
+    if (path / INDEX).is_file():
+        answered = read_clips(path).dataset()
+    elif path.suffix == ".npz" and path.is_file():
+        answered = FeedbackBuffer.load(path).to_dataset()
+    else:
+        return _labelled(data, labels, gamma=gamma, seed=seed)
+    return answered if data is None else concatenate([data, answered])
+
+
+def _read_dataset(name: str) -> LabelledDataset:
+    path = Path(name)
+    if path.is_dir():
+        return LabelledDataset.load(path)
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as file:
+            return LabelledDataset.from_d4rl_like({key: file[key] for key in file.files})
+    try:
+        import minari
+    except ModuleNotFoundError as error:
+        raise DatasetError(
+            f"--dataset {name}: there is no such folder, and Minari is not installed, which could "
+            "know it: pip install 'sb3_pmpo[offline]'"
+        ) from error
+    if name not in minari.list_local_datasets():
+        raise DatasetError(f"--dataset {name}: there is no such folder or local Minari data set")
+    return LabelledDataset.from_minari(minari.load_dataset(name))
+
+
+def _labelled(
+    data: LabelledDataset | None, labels: str, *, gamma: float, seed: int
+) -> LabelledDataset:
+    if data is None:
+        raise DatasetError(f"--labels {labels} needs the rows that it labels: give --dataset")
+    path = Path(labels)
+    if path.suffix == ".npy":
+        return data.with_labels(np.load(path, allow_pickle=False))
+    kind, _, number = labels.partition(":")
+    if kind == "advantage":
+        found = label_by_advantage(data, float(number or 0.0), gamma, seed=seed)
+    elif kind == "return":
+        found = label_by_return(data, float(number or 0.25))
+    else:
+        raise DatasetError(
+            f"--labels {labels}: neither a folder of sb3-pmpo label, a file, 'advantage[:margin]' "
+            "nor 'return[:top]'"
+        )
+    print(f"Labels by {labels}: {found.report}")
+    return found.dataset

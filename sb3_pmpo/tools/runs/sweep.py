@@ -1,0 +1,231 @@
+"""A run of a sweep: its folder, from the first checkpoint to the final model."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import time
+import traceback
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import rl_zoo3
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_pmpo.envs import make_env
+from sb3_pmpo.files import copy_whole, whole, whole_file
+from sb3_pmpo.tools.runs.checkpoints import Checkpoint, checkpoints, lock
+from sb3_pmpo.tools.runs.engine import Job, train
+from sb3_pmpo.tools.settings import to_arguments
+from sb3_pmpo.tools.zoo import register
+
+#: Seconds for the process of a node that was given up to leave its run to another.
+PATIENCE = 60.0
+
+
+def algorithms() -> dict[str, type[BaseAlgorithm]]:
+    """Return all algorithms by the Zoo's names, its own and ours."""
+    register()
+    return rl_zoo3.ALGOS
+
+
+class Result(NamedTuple):
+    """What a run has come to: ``status`` is new, unfinished, finished or failed.
+
+    :param steps: decisions, up to the last checkpoint if it is not finished.
+    :param last: mean return of the last evaluation.
+    :param best: the highest mean return of an evaluation.
+    """
+
+    status: str
+    steps: int = 0
+    last: float | None = None
+    best: float | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """What to train and where to put it; steps are decisions, of one environment."""
+
+    algorithm: str
+    env: str
+    seed: int
+    folder: Path
+    policy: str
+    env_wrapper: list[dict[str, dict[str, Any]]]
+    n_timesteps: int
+    eval_freq: int
+    save_freq: int
+    eval_episodes: int
+    hyperparameters: dict[str, Any]
+
+    def settings(self) -> dict[str, Any]:
+        """Return all but the folder, as it comes back from a JSON file."""
+        everything = asdict(self)
+        del everything["folder"]
+        return json.loads(json.dumps(everything))
+
+    def check_folder(self) -> None:
+        """Refuse to go on in the folder of a run with other settings.
+
+        :raises ValueError: naming them.
+        """
+        path = self.folder / "run.json"
+        if not path.exists():
+            return
+        before, now = json.loads(path.read_text()), self.settings()
+        changed = [
+            f"{key} (was {before.get(key)!r}, is {now.get(key)!r})"
+            for key in sorted(before.keys() | now.keys())
+            if before.get(key) != now.get(key)
+        ]
+        if changed:
+            raise ValueError(
+                f"{self.folder} holds a run with other settings: {', '.join(changed)}. Set them "
+                "back, choose another log_folder, or delete that folder to begin the run anew"
+            )
+
+    def result(self) -> Result:
+        """Read from the folder how far the run has come."""
+        if (self.folder / "finished.json").exists():
+            return _read_result("finished", self.folder, "finished.json")
+        status = "failed" if (self.folder / "error.txt").exists() else "unfinished"
+        saved = checkpoints(self.folder)
+        if saved:
+            return _read_result(status, saved[-1], "progress.json")
+        return Result("new" if status == "unfinished" else status)
+
+    def fail(self, why: str) -> None:
+        """Write ``error.txt``."""
+        with whole(self.folder / "error.txt") as writing:
+            writing.write_text(why)
+
+
+def execute(run: Run) -> None:
+    """Train, from the last checkpoint if there is one, until the run is finished.
+
+    An error is written to ``error.txt`` in the run's folder and not raised.
+    """
+    if run.result().status == "finished":  # by a node that died before it could say so
+        return
+    (run.folder / "error.txt").unlink(missing_ok=True)
+    try:
+        _write_json(run.folder / "run.json", run.settings())
+        with lock(run.folder, PATIENCE) as is_free:
+            if not is_free:
+                raise RuntimeError(f"another process trains {run.folder}: wait until it has ended")
+            _finish(run, train(_job(run)))
+    except Exception:
+        run.fail(traceback.format_exc())
+
+
+def _job(run: Run) -> Job:
+    algorithm = algorithms()[run.algorithm]
+    logs = str(run.folder / "tensorboard")
+    arguments = {"device": "cpu", "tensorboard_log": logs} | to_arguments(run.hyperparameters)
+    return Job(
+        folder=run.folder,
+        decisions=run.n_timesteps,
+        seed=run.seed,
+        make_env=lambda seed: make_vec_env(
+            partial(make_env, run.env, run.env_wrapper), n_envs=1, seed=seed
+        ),
+        make_model=lambda env: algorithm(run.policy, env, seed=run.seed, **arguments),
+        make_checkpoint=partial(Evaluation, run),
+        load=partial(algorithm.load, device=arguments["device"], tensorboard_log=logs),
+    )
+
+
+def _finish(run: Run, model: BaseAlgorithm) -> None:
+    """Leave the final model in place of the checkpoints."""
+    save_model(model, run.folder / "model.zip")
+    for path in (run.folder / name for name in Evaluation.files):
+        if path.exists():
+            copy_whole(path, path)  # so that they are on the disk before finished.json
+    _write_json(run.folder / "finished.json", {"steps": model.num_timesteps})
+    for checkpoint in checkpoints(run.folder):
+        shutil.rmtree(checkpoint)
+
+
+class Evaluation(Checkpoint):
+    """Checkpoints with the results of SB3's EvalCallback, which are in the run's folder.
+
+    :param run: the run.
+    :param eval_env: its second environment.
+    """
+
+    files = ("evaluations.npz", "best_model.zip")
+
+    def __init__(self, run: Run, eval_env: VecEnv) -> None:
+        super().__init__(run.folder, run.save_freq)
+        self._evaluation = EvalCallback(
+            eval_env,
+            # Not best_model_save_path, which a kill can leave half written.
+            callback_on_new_best=SaveModel(run.folder / "best_model.zip"),
+            n_eval_episodes=run.eval_episodes,
+            eval_freq=run.eval_freq,
+            log_path=str(run.folder),
+            verbose=0,
+            warn=False,
+        )
+        self.before = [self._evaluation]
+
+    def started(self) -> None:
+        """Note the start in ``log.txt``."""
+        now, steps = time.strftime("%Y-%m-%dT%H:%M:%S%z"), self.model.num_timesteps
+        with (self._folder / "log.txt").open("a") as log:
+            log.write(f"{now} from step {steps} on {socket.gethostname()}, process {os.getpid()}\n")
+
+    def state(self) -> dict[str, Any]:
+        """Return the counter and the results."""
+        return {name: getattr(self._evaluation, name) for name in _EVALUATED}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Give them to the callback."""
+        for name in _EVALUATED:
+            setattr(self._evaluation, name, state[name])
+
+
+#: What SB3's EvalCallback keeps from one evaluation to the next.
+_EVALUATED = ("n_calls", "best_mean_reward", "evaluations_timesteps", "evaluations_results",
+              "evaluations_length", "evaluations_successes")  # fmt: skip
+
+
+class SaveModel(BaseCallback):
+    """Save the model when it is called, in one atomic step."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    def _on_step(self) -> bool:
+        save_model(self.model, self._path)
+        return True
+
+
+def save_model(model: BaseAlgorithm, path: Path) -> None:
+    """Save any of SB3's algorithms in one atomic step."""
+    with whole_file(path, "zip") as file:
+        model.save(file)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with whole(path) as writing:
+        writing.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _read_result(status: str, folder: Path, progress: str) -> Result:
+    steps = json.loads((folder / progress).read_text())["steps"]
+    if not (folder / "evaluations.npz").exists():
+        return Result(status, steps)
+    with np.load(folder / "evaluations.npz") as evaluations:
+        returns = evaluations["results"].mean(1)
+    return Result(status, steps, float(returns[-1]), float(returns.max()))

@@ -1,0 +1,136 @@
+"""Learning from feedback: alone, beside the critic, while it grows."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import KVWriter, Logger
+from toys import Toy, parameters, small
+
+from sb3_pmpo import PMPO
+from sb3_pmpo.feedback import FeedbackBuffer, FeedbackWrapper
+from sb3_pmpo.offline import DatasetError
+
+
+def answered(kinds: tuple[int, ...] = (-1, 1), n: int = 600) -> FeedbackBuffer:
+    """Toy's answer is the first number that is seen; accepted is what is near it."""
+    env, rng = Toy(), np.random.default_rng(0)
+    buffer = FeedbackBuffer(env.observation_space, env.action_space)
+    seen = rng.uniform(-1, 1, (n, 2)).astype(np.float32)
+    actions = rng.uniform(-1, 1, (n, 1)).astype(np.float32)
+    labels = np.where(np.abs(actions - seen[:, :1]) < 0.2, 1, -1)[:, 0]
+    for row in range(n):
+        if labels[row] in kinds:
+            buffer.add(seen[row], actions[row], int(labels[row]), source="rule")
+    return buffer
+
+
+def error(model: PMPO) -> float:
+    seen = np.random.default_rng(2).uniform(-1, 1, (200, 2)).astype(np.float32)
+    return float(np.abs(model.predict(seen, deterministic=True)[0] - seen[:, :1]).mean())
+
+
+class Kept(KVWriter):
+    """Keeps what was logged."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+
+    def write(self, key_values: dict[str, Any], *_: Any, **__: Any) -> None:
+        self.values |= key_values
+
+    def close(self) -> None:
+        pass
+
+
+def test_acceptances_alone_are_enough() -> None:
+    model = small(Toy(), batch_size=64, learning_rate=1e-2)
+    before = error(model)
+    model.learn_from_feedback(answered((1,)), 250)
+    assert error(model) < 0.3 * before
+
+
+def test_it_grows_while_a_policy_learns_from_it() -> None:
+    buffer = answered((1,), 100)
+    rows = answered((1,)).rows(np.arange(len(answered((1,)))))
+
+    def grow() -> None:
+        for row in range(len(rows.labels)):
+            buffer.add(rows.observations[row], rows.actions[row], 1, source="thread")
+
+    thread = threading.Thread(target=grow)
+    model = small(Toy(), batch_size=64, learning_rate=3e-3)
+    kept = Kept()
+    model.set_logger(Logger(None, [kept]))
+    model.learn_from_feedback(
+        buffer, 200, callback=lambda *_: thread.is_alive() or thread.ident or thread.start() or True
+    )
+    thread.join()
+    model.learn_from_feedback(buffer, 100, log_interval=50, reset_num_timesteps=False)
+    assert model.num_timesteps == 300
+    model.logger.dump()
+    assert 0 < kept.values["feedback/share_thread"] < 1
+    assert kept.values["train/accept_log_prob_mean"] > -5
+    assert "train/kl_mean" in kept.values
+
+
+def test_rejections_hold_to_the_reference() -> None:
+    buffer = answered((-1,))
+    with pytest.raises(ValueError, match="reference_interval=1"):
+        small(Toy()).learn_from_feedback(buffer, 10, reference_interval=1)
+    model = small(Toy(), batch_size=64)
+    start = parameters(model.actor)
+    model.learn_from_feedback(buffer, 100, reference_interval=30)
+    assert not th.equal(start["latent_pi.0.weight"], parameters(model.actor)["latent_pi.0.weight"])
+    assert error(model) < 0.8
+
+
+def test_nothing_to_learn_from() -> None:
+    env = Toy()
+    empty = FeedbackBuffer(env.observation_space, env.action_space)
+    with pytest.raises(DatasetError, match="no feedback yet"):
+        small(env).learn_from_feedback(empty, 1)
+    empty.add(np.zeros(2), np.zeros(1), 0)
+    with pytest.raises(DatasetError, match="all labels are 0"):
+        small(env).learn_from_feedback(empty, 1)
+
+
+def test_beside_the_critic(tmp_path: Path) -> None:
+    """The rule says where an action is wrong; the buffer is empty at the start."""
+    env = Toy()
+    buffer = FeedbackBuffer(env.observation_space, env.action_space)
+
+    def rule(seen: np.ndarray, action: np.ndarray, info: dict[str, Any]) -> int:
+        return -1 if abs(action[0] - seen[0]) > 0.5 else 0
+
+    class Save(BaseCallback):
+        def _on_step(self) -> bool:
+            if self.n_calls == 80:
+                self.model.save(tmp_path / "model")
+            return True
+
+    model = small(FeedbackWrapper(env, rule, buffer, "rule"))
+    kept = Kept()
+    model.set_logger(Logger(None, [kept]))
+    model.learn(100, feedback=buffer, callback=Save(), log_interval=1)
+    assert len(buffer) == 100
+    assert kept.values["feedback/share_rule"] == 1.0
+    assert "train/feedback_reject_log_prob_mean" in kept.values
+    assert "train/critic_loss" in kept.values
+    PMPO.load(tmp_path / "model", env=Toy()).learn(30)
+    with pytest.raises(DatasetError, match="observations must be in the model's space"):
+        model.learn(10, feedback=FeedbackBuffer(env.action_space, env.action_space))
+
+
+def test_without_feedback_learning_is_as_it_was() -> None:
+    one = small(Toy()).learn(60)
+    other = small(Toy())
+    other.learn(60, feedback=FeedbackBuffer(other.observation_space, other.action_space))
+    for name, value in parameters(one.policy).items():
+        th.testing.assert_close(value, parameters(other.policy)[name], rtol=0, atol=0)

@@ -1,0 +1,194 @@
+"""The page's server: answers, undo, what is refused; answers survive a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+pytest.importorskip("starlette")
+pytest.importorskip("httpx")
+from starlette.testclient import TestClient
+
+from sb3_pmpo.feedback.answers import AnswerLog
+from sb3_pmpo.feedback.clips import ClipSet, Segment, read_clips, segments_of, write_clips
+from sb3_pmpo.feedback.server import is_loopback, make_app
+from sb3_pmpo.offline import DatasetError, LabelledDataset
+
+SEEN, DONE = spaces.Box(-1, 1, (2,)), spaces.Box(-1, 1, (1,))
+
+
+def make_clips(folder: Path, n: int = 3) -> ClipSet:
+    def segments() -> Any:
+        for number in range(n):
+            frames = np.full((4, 32, 48, 3), 60 * number, np.uint8)
+            seen = np.full((4, 2), number / 10, np.float32)
+            yield Segment(seen, np.zeros((4, 1), np.float32), frames)
+
+    return write_clips(
+        folder, segments(), observation_space=SEEN, action_space=DONE, fps=10, about={"env": "Toy"}
+    )
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> ClipSet:
+    return make_clips(tmp_path / "labels")
+
+
+def client(clips: ClipSet, token: str | None = None, **kwargs: Any) -> tuple[TestClient, list[int]]:
+    finished: list[int] = []
+    app = make_app(
+        clips,
+        clips.answers(),
+        command="learn it",
+        finish=lambda: finished.append(1),
+        token=token,
+    )
+    return TestClient(app, **{"base_url": "http://127.0.0.1:8000"} | kwargs), finished
+
+
+def test_from_the_first_clip_to_the_last(clips: ClipSet) -> None:
+    page, finished = client(clips)
+    assert "Accept or reject" in page.get("/").text
+    state = page.get("/api/state").json()
+    assert (state["current"], state["following"], state["done"]) == ("clip-0000", "clip-0001", 0)
+    assert page.get("/clips/clip-0000.mp4").headers["content-type"] == "video/mp4"
+    for clip, answer in (("clip-0000", "accept"), ("clip-0001", "reject")):
+        state = page.post("/api/answer", json={"clip": clip, "answer": answer}).json()
+    assert state["counts"] == {"accept": 1, "reject": 1, "skip": 0}
+    state = page.post("/api/undo", json={}).json()
+    assert state["current"] == "clip-0001"
+    for clip, answer in (("clip-0001", "skip"), ("clip-0002", "reject")):
+        state = page.post("/api/answer", json={"clip": clip, "answer": answer}).json()
+    assert state["current"] is None
+    assert state["command"] == "learn it"
+    page.post("/api/finish", json={})
+    assert finished == [1]
+    buffer = read_clips(clips.folder).feedback()
+    assert (buffer.n_accepted, buffer.n_rejected) == (4, 4)
+    np.testing.assert_array_equal(buffer.rows(np.arange(8)).weights, 1.0)
+    data = clips.dataset()
+    assert data.labels.tolist() == [1] * 4 + [0] * 4 + [-1] * 4
+
+
+def test_what_is_refused(clips: ClipSet) -> None:
+    (clips.folder.parent / "secret.mp4").write_text("secret")
+    page, _ = client(clips)
+    for path in ("../secret", "..%2fsecret", "%2e%2e%2fsecret", "clips.json", "answers.jsonl"):
+        assert page.get(f"/clips/{path}").status_code == 404
+        assert page.get(f"/clips/{path}.mp4").status_code == 404
+    answer = {"clip": "clip-0000", "answer": "accept"}
+    assert page.post("/api/answer", json=answer | {"clip": "clip-9"}).status_code == 400
+    assert page.post("/api/answer", json=answer | {"answer": "undo"}).status_code == 400
+    assert page.post("/api/answer", json=answer | {"answer": 3}).status_code == 400
+    assert page.post("/api/answer", json=[]).status_code == 400
+    as_text = {"Content-Type": "text/plain"}  # what another site's form could send
+    assert page.post("/api/answer", content=json.dumps(answer), headers=as_text).status_code == 415
+    broken = {"Content-Type": "application/json"}
+    assert page.post("/api/answer", content="{", headers=broken).status_code == 400
+    assert page.get("/api/answer").status_code == 405
+    assert clips.answers().answers == {}
+    foreign, _ = client(clips, base_url="http://evil.example")
+    assert foreign.get("/api/state").status_code == 403
+
+
+def test_beyond_the_loopback_a_token_guards_the_page(clips: ClipSet) -> None:
+    page, _ = client(clips, token="abc", base_url="http://192.168.0.7:80")
+    assert page.get("/").status_code == 403
+    assert page.get("/?token=abd").status_code == 403
+    assert page.get("/clips/clip-0000.mp4").status_code == 403
+    assert page.get("/?token=abc").status_code == 200
+    assert page.get("/clips/clip-0000.mp4").status_code == 200  # the cookie
+    hosts = ("127.0.0.1", "localhost", "::1", "0.0.0.0", "192.168.0.7", "example.com")
+    assert [is_loopback(host) for host in hosts] == [True, True, True, False, False, False]
+
+
+def test_half_a_line_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    log = AnswerLog(path, ["a", "b", "c"])
+    assert log.undo() is None
+    log.answer("a", "accept")
+    log.answer("b", "reject")
+    with path.open("a") as file:
+        file.write('{"clip": "c", "ans')
+    log = AnswerLog(path, ["a", "b", "c"])
+    assert log.answers == {"a": "accept", "b": "reject"}
+    log.answer("a", "reject")  # on second thought
+    assert AnswerLog(path, ["a", "b", "c"]).labels() == {"a": -1, "b": -1}
+    assert log.undo() == "a"
+    assert AnswerLog(path, ["a", "b", "c"]).labels() == {"a": 1, "b": -1}
+    path.write_text("nonsense\n")
+    with pytest.raises(ValueError, match="line 1 is no answer"):
+        AnswerLog(path, ["a"])
+
+
+def test_clips_of_a_dataset(tmp_path: Path) -> None:
+    pictures = np.random.default_rng(0).integers(0, 255, (20, 3, 36, 36), np.uint8)
+    data = LabelledDataset(pictures, np.zeros((20, 1)), episode_ids=np.repeat([0, 1], 10))
+    segments = list(segments_of(data, 3, 5))
+    assert len(segments) == 3
+    assert segments[0].frames.shape == (5, 252, 252, 3)
+    with pytest.raises(DatasetError, match="no episode has 11 steps"):
+        list(segments_of(data, 3, 11))
+    vectors = LabelledDataset(np.zeros((20, 3)), np.zeros((20, 1)))
+    with pytest.raises(DatasetError, match="contain no pictures"):
+        list(segments_of(vectors, 3, 5))
+    with pytest.raises(DatasetError, match="no clip to show"):
+        write_clips(tmp_path / "x", [], observation_space=SEEN, action_space=DONE, fps=1, about={})
+
+
+def test_hostile_folders(clips: ClipSet) -> None:
+    with pytest.raises(DatasetError, match="holds no clips"):
+        read_clips(clips.folder.parent)
+    index = clips.folder / "clips.json"
+    header = json.loads(index.read_text())
+    index.write_text(json.dumps(header | {"clips": ["../secret"]}))
+    with pytest.raises(DatasetError, match=r"got \['../secret'\]"):
+        read_clips(clips.folder)
+    index.write_text("[]")
+    with pytest.raises(DatasetError, match="cannot be read"):
+        read_clips(clips.folder)
+
+
+SERVE = """
+import sys
+from pathlib import Path
+from sb3_pmpo.feedback.clips import read_clips
+from sb3_pmpo.tools.label import _make_server
+server, bound, address = _make_server(read_clips(Path(sys.argv[1])), "127.0.0.1", 0, "learn")
+print(address, flush=True)
+server.run(sockets=[bound])
+"""
+
+
+def test_a_kill_loses_no_answer(clips: ClipSet) -> None:
+    pytest.importorskip("uvicorn")
+    command = [sys.executable, "-c", SERVE, str(clips.folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        body = json.dumps({"clip": "clip-0001", "answer": "reject"}).encode()
+        request = urllib.request.Request(
+            f"{address}api/answer", body, {"Content-Type": "application/json"}
+        )
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=5) as response:
+                    assert json.load(response)["done"] == 1
+                break
+            except OSError:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        os.kill(process.pid, signal.SIGKILL)
+    assert clips.answers().answers == {"clip-0001": "reject"}

@@ -1,0 +1,155 @@
+"""Labels from values, returns and functions, where the right ones are known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sb3_pmpo.offline import (
+    DatasetError,
+    LabelledDataset,
+    Rows,
+    ValueFunction,
+    gae,
+    label_by,
+    label_by_advantage,
+    label_by_return,
+    monte_carlo,
+    td,
+)
+from sb3_pmpo.offline.values import Episodes, Targets
+
+GAMMA = 0.9
+
+
+def naive_returns(
+    rewards: np.ndarray, ends: np.ndarray, terminal: np.ndarray, after: np.ndarray, lam: float
+) -> np.ndarray:
+    """The recursion as it is written: ``G = r + gamma * ((1 - lam) V' + lam G')``."""
+    returns = np.zeros(len(rewards))
+    for row in reversed(range(len(rewards))):
+        if terminal[row]:
+            beyond = 0.0
+        elif ends[row]:
+            beyond = after[row]
+        else:
+            beyond = (1 - lam) * after[row] + lam * returns[row + 1]
+        returns[row] = rewards[row] + GAMMA * beyond
+    return returns
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.7, 1.0])
+def test_lambda_returns(lam: float) -> None:
+    rng = np.random.default_rng(0)
+    ends = np.zeros(20, bool)
+    ends[[0, 6, 12, 19]] = True  # of which the first and the third are cut, the others terminal
+    terminal = ends & np.isin(np.arange(20), [6, 19])
+    rewards, after = rng.normal(size=20), rng.normal(size=20)
+    found = Episodes(rewards, ends, terminal, GAMMA).lambda_returns(after, lam)
+    np.testing.assert_allclose(found, naive_returns(rewards, ends, terminal, after, lam), rtol=1e-5)
+
+
+def walks(n: int = 60, length: int = 10, seed: int = 0) -> tuple[LabelledDataset, np.ndarray]:
+    """Reward is the action's product with the state's sign; what is good is known."""
+    rng = np.random.default_rng(seed)
+    seen = rng.uniform(-1, 1, (n * length, 2)).astype(np.float32)
+    actions = rng.uniform(-1, 1, (n * length, 1)).astype(np.float32)
+    good = actions[:, 0] * np.sign(seen[:, 0])
+    data = LabelledDataset(
+        seen,
+        actions,
+        rewards=good,
+        next_observations=rng.uniform(-1, 1, seen.shape).astype(np.float32),
+        episode_ids=np.repeat(np.arange(n), length),
+        dones=np.zeros(n * length),
+    )
+    return data, good
+
+
+@pytest.mark.parametrize("targets", [td(), gae(0.5)])
+def test_advantages_find_what_is_good(targets: Targets) -> None:
+    data, good = walks()
+    fit: dict[str, Any] = {"gradient_steps": 150, "batch_size": 64, "widths": (16,), "rounds": 4}
+    _, report = label_by_advantage(data, gamma=GAMMA, targets=targets, truth=good, **fit)
+    assert report.rates.unlabelled == pytest.approx(0.0)
+    assert report.accept_precision is not None
+    assert report.accept_precision > 0.85
+    assert report.reject_precision is not None
+    assert report.reject_precision > 0.85
+    assert "good" in str(report)
+    assert data.n_accepted == 0  # the one that was given has its own labels
+    only = np.arange(len(data)) < 100
+    part, report = label_by_advantage(data, 0.5, GAMMA, targets=targets, only=only, **fit)
+    assert 0 < part.n_accepted + part.n_rejected < 100
+    assert not part.labels[100:].any()
+    assert report.accept_precision is None
+    assert "unlabelled" in str(report)
+
+
+def test_values_of_a_chain() -> None:
+    """Three states in a row with a reward at the end: V is known."""
+    seen = np.tile(np.eye(3, dtype=np.float32), (50, 1))
+    data = LabelledDataset(
+        seen,
+        np.zeros(150, int),
+        rewards=np.tile([0.0, 0.0, 1.0], 50),
+        next_observations=np.roll(seen, -1, 0),
+        dones=np.tile([0, 0, 1], 50),
+        episode_ids=np.repeat(np.arange(50), 3),
+    )
+    for targets in (monte_carlo(), td(), gae(0.9)):
+        values = ValueFunction(
+            data, GAMMA, targets, gradient_steps=300, batch_size=32, widths=(16,), rounds=10
+        )
+        found = values.values(data.observations)[:3]
+        np.testing.assert_allclose(found, [GAMMA**2, GAMMA, 1.0], atol=0.03)
+
+
+def test_labels_by_return() -> None:
+    data, _ = walks(8, 5)
+    returns = data.episode_returns()
+    labelled, report = label_by_return(data, 0.25)
+    assert report.rates == pytest.approx((0.25, 0.75, 0.0))
+    best = np.argsort(returns)[-2:]
+    assert set(np.flatnonzero(labelled.labels == 1) // 5) == set(best)
+    labelled, report = label_by_return(data, 0.25, 0.25)
+    assert report.rates == pytest.approx((0.25, 0.25, 0.5))
+
+
+def test_labels_by_a_function() -> None:
+    data, good = walks()
+
+    def rule(rows: Rows) -> np.ndarray:
+        return np.sign(rows.actions[:, 0] * np.sign(rows.observations[:, 0]))
+
+    _, report = label_by(data, rule, truth=good)
+    assert (report.accept_precision, report.reject_precision) == (1.0, 1.0)
+    with pytest.raises(DatasetError, match="a label for each of 600 rows"):
+        label_by(data, lambda rows: np.zeros(3))
+    with pytest.raises(DatasetError, match="labels must be 1"):
+        label_by(data, lambda rows: np.full(len(rows.labels), 3))
+
+
+def test_what_is_refused() -> None:
+    data, _ = walks(4)
+    with pytest.raises(ValueError, match="margin must be finite and >= 0, got -1"):
+        label_by_advantage(data, -1)
+    with pytest.raises(ValueError, match=r"gamma must be in \[0, 1\], got 2"):
+        label_by_advantage(data, gamma=2)
+    with pytest.raises(ValueError, match="lam must be"):
+        gae(1.5)
+    with pytest.raises(ValueError, match="top must be"):
+        label_by_return(data, 1.0)
+    with pytest.raises(ValueError, match="bottom must be"):
+        label_by_return(data, 0.5, 0.6)
+    with pytest.raises(DatasetError, match="40 booleans"):
+        label_by_return(data, only=np.ones(3, bool))
+    bare = LabelledDataset(np.zeros((4, 1)), np.zeros((4, 1)))
+    with pytest.raises(DatasetError, match="no rewards"):
+        label_by_advantage(bare)
+    with pytest.raises(DatasetError, match="one episode"):
+        label_by_return(LabelledDataset(np.zeros((4, 1)), np.zeros((4, 1)), rewards=np.ones(4)))
+    with pytest.raises(DatasetError, match="where its episodes end"):
+        label_by_advantage(LabelledDataset(np.zeros((4, 1)), np.zeros((4, 1)), rewards=np.ones(4)))

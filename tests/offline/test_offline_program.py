@@ -1,0 +1,102 @@
+"""``sb3-pmpo offline``: folders as train's, labels from everywhere, errors for the user."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from sb3_pmpo.feedback import FeedbackBuffer
+from sb3_pmpo.offline import DatasetError, LabelledDataset
+from sb3_pmpo.tools.cli import main
+from sb3_pmpo.tools.offline import read_data
+
+TINY = ["--hyperparams", "policy_kwargs:dict(net_arch=[8])", "batch_size:16"]
+
+
+def pendulum(folder: Path) -> Path:
+    """Two short episodes of random actions."""
+    env, rng = gym.make("Pendulum-v1"), np.random.default_rng(0)
+    rows: dict[str, list[Any]] = {name: [] for name in ("seen", "done", "reward", "after", "id")}
+    for number in range(2):
+        seen, _ = env.reset(seed=number)
+        for _ in range(30):
+            action = rng.uniform(-2, 2, 1).astype(np.float32)
+            after, reward, *_ = env.step(action)
+            for name, value in zip(rows, (seen, action, reward, after, number), strict=True):
+                rows[name].append(value)
+            seen = after
+    arrays = {name: np.array(values) for name, values in rows.items()}
+    return LabelledDataset(
+        arrays["seen"],
+        arrays["done"],
+        np.sign(arrays["done"][:, 0]),
+        rewards=arrays["reward"],
+        next_observations=arrays["after"],
+        episode_ids=arrays["id"],
+        dones=np.zeros(60),
+        observation_space=env.observation_space,
+        action_space=env.action_space,
+    ).save(folder)
+
+
+def test_a_run_and_one_from_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    pendulum(tmp_path / "data")
+    these = [
+        "offline",
+        "--env",
+        "Pendulum-v1",
+        "--dataset",
+        "data",
+        "--gradient-steps",
+        "20",
+        *TINY,
+    ]
+    these += ["--eval-freq", "10", "--eval-episodes", "1"]
+    assert main(these) == 0
+    folder = tmp_path / "logs" / "pmpo" / "Pendulum-v1_1"
+    names = {path.name for path in folder.iterdir()}
+    assert {"best_model.zip", "evaluations.npz", "Pendulum-v1.zip", "Pendulum-v1"} <= names
+    assert np.load(folder / "evaluations.npz")["timesteps"].tolist() == [10, 20]
+    assert main([*these, "--model", str(folder / "Pendulum-v1.zip"), "--labels", "return:0.5"]) == 0
+    assert (tmp_path / "logs" / "pmpo" / "Pendulum-v1_2" / "Pendulum-v1.zip").exists()
+
+
+def test_where_labels_come_from(tmp_path: Path) -> None:
+    data = str(pendulum(tmp_path / "data"))
+
+    def labels(dataset: str | None, spec: str | None) -> np.ndarray:
+        return read_data(dataset, spec, gamma=0.9, seed=0).labels
+
+    assert labels(data, None).any()
+    np.save(tmp_path / "ones.npy", np.ones(60))
+    assert labels(data, str(tmp_path / "ones.npy")).all()
+    assert (labels(data, "return:0.5") == 1).sum() == 30
+    loaded = LabelledDataset.load(data)
+    buffer = FeedbackBuffer(loaded.observation_space, loaded.action_space)
+    buffer.add(np.zeros(3), np.ones(1), -1)
+    buffer.save(tmp_path / "feedback.npz")
+    assert labels(None, str(tmp_path / "feedback.npz")).tolist() == [-1]
+    assert len(labels(data, str(tmp_path / "feedback.npz"))) == 61
+    arrays = {"observations": np.zeros((4, 3)), "actions": np.zeros((4, 1)), "labels": np.ones(4)}
+    np.savez(tmp_path / "d4rl.npz", **arrays)
+    assert labels(str(tmp_path / "d4rl.npz"), None).all()
+    for dataset, spec, message in (
+        (None, None, "give --dataset"),
+        (None, "advantage", "give --dataset"),
+        (data, "best", "neither a folder"),
+        ("nowhere/x-v0", None, "no such folder"),
+    ):
+        with pytest.raises(DatasetError, match=message):
+            labels(dataset, spec)
+
+
+@pytest.mark.parametrize("more", [["--dataset", "nowhere"], ["--gradient-steps", "0"], []])
+def test_errors_are_for_the_user(more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["offline", "--env", "Pendulum-v1", *more])
+    assert "error:" in capsys.readouterr().err

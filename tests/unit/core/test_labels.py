@@ -1,0 +1,189 @@
+"""The labellers beside top_k: threshold, boltzmann, labels given by the user (Sec. 4).
+
+Axes: S samples, *B batch.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch as th
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sb3_pmpo.core.labels import (
+    Labeller,
+    advantage,
+    best_worst,
+    boltzmann,
+    mean_score,
+    quantile,
+    state_value,
+    threshold,
+    top_k,
+)
+from sb3_pmpo.core.losses import pmpo_loss
+from sb3_pmpo.core.samples import Candidates, from_labels, mean_over_samples
+
+SETTINGS = settings(max_examples=40, deadline=None, derandomize=True)
+SCORES = th.tensor([[3.0, 1.0], [1.0, 1.0], [2.0, 1.0], [-2.0, 1.0]])  # [S = 4, B = 2]
+LABELLERS = [
+    best_worst(),
+    threshold(0.0),
+    threshold(mean_score),
+    threshold(quantile(0.75)),
+    threshold(state_value),
+    boltzmann(0.5),
+]
+
+
+def candidates(scores: th.Tensor = SCORES) -> Candidates:
+    return Candidates(scores, value=lambda: th.full(scores.shape[1:], 1.5))
+
+
+@pytest.mark.parametrize(
+    ("labeller", "accepted"),
+    [
+        (threshold(1.0), [[1, 1], [1, 1], [1, 1], [0, 1]]),  # reaching it is enough
+        (threshold(5.0), [[0, 0], [0, 0], [0, 0], [0, 0]]),
+        (threshold(mean_score), [[1, 1], [1, 1], [1, 1], [0, 1]]),
+        (threshold(quantile(0.75)), [[1, 1], [0, 1], [0, 1], [0, 1]]),  # of the first state 2.25
+        (threshold(state_value), [[1, 0], [0, 0], [1, 0], [0, 0]]),
+    ],
+)
+def test_threshold_accepts_what_reaches_the_baseline(
+    labeller: Labeller, accepted: list[list[int]]
+) -> None:
+    accept, reject = labeller(candidates())
+    expected = th.tensor(accepted, dtype=th.bool)
+    assert th.equal(accept > 0, expected)
+    assert th.equal(reject > 0, ~expected)
+
+
+def test_threshold_takes_a_baseline_of_ones_own_and_a_normalisation() -> None:
+    labeller = threshold(lambda c: c.scores.amax(0), normalise=mean_over_samples)
+    accept, reject = labeller(candidates())
+    assert accept.sum(0).tolist() == [0.25, 1.0]
+    assert reject.sum(0).tolist() == [0.75, 0.0]
+
+
+def test_advantage_weighs_by_the_distance_from_the_mean_in_units_of_the_batch() -> None:
+    """Mean absolute deviations of the states 1.5 and 0.5, of the batch 1."""
+    scores = th.tensor([[5.0, 1.0], [2.0, 2.0], [2.0, 1.0], [2.0, 1.0], [4.0, 0.0], [3.0, 1.0]])
+    accept, reject = advantage()(Candidates(scores))
+    deviation = scores - scores.mean(0)
+    expected = 2.0 * deviation / deviation.abs().mean() / 6.0
+    th.testing.assert_close(accept - reject, expected)
+    assert th.all(accept * reject == 0.0)
+    th.testing.assert_close(accept.sum(0), reject.sum(0))
+    assert accept.sum(0).mean().item() == pytest.approx(1.0)
+    assert accept.sum(0)[0] > 1.5 * accept.sum(0)[1]  # more depends on the action there
+
+
+def test_advantage_labels_nothing_where_nothing_depends_on_the_action() -> None:
+    accept, reject = advantage()(Candidates(th.full((4, 3), 2.0)))
+    assert not accept.any()
+    assert not reject.any()
+    with pytest.raises(ValueError, match="at least 2 samples, got 1"):
+        advantage()(Candidates(th.ones(1, 3)))
+
+
+def test_advantage_moves_a_mean_by_the_covariance_of_score_and_action() -> None:
+    """The minimum of the loss in the mean is ``ref + E[deviation * noise] * std / beta``."""
+    generator = th.Generator().manual_seed(0)
+    noise = th.randn(64, 5, generator=generator, dtype=th.float64)
+    slope = th.tensor([0.0, 0.1, 1.0, -1.0, 3.0], dtype=th.float64)
+    preference = advantage()(Candidates(noise * slope))
+    mean = th.zeros(5, dtype=th.float64, requires_grad=True)  # the reference's std is 1
+    beta = 0.2
+    log_prob, kl = -0.5 * (noise - mean).square(), 0.5 * mean.square()
+    pmpo_loss(log_prob, preference, kl, alpha=0.5, beta=beta).loss.sum().backward()
+    step = -mean.grad / beta  # each state's loss is quadratic with curvature beta
+    deviation = slope * (noise - noise.mean(0))
+    th.testing.assert_close(step, (deviation * noise).mean(0) / deviation.abs().mean() / beta)
+    assert step[0] == 0.0
+
+
+@pytest.mark.parametrize("labeller", LABELLERS)
+@SETTINGS
+@given(
+    n_samples=st.integers(2, 9),
+    batch=st.lists(st.integers(1, 3), max_size=2).map(tuple),
+    seed=st.integers(0, 2**31 - 1),
+    tied=st.booleans(),
+)
+def test_each_side_sums_to_one_or_is_empty_and_the_loss_is_finite(
+    labeller: Labeller, n_samples: int, batch: tuple[int, ...], seed: int, tied: bool
+) -> None:
+    generator = th.Generator().manual_seed(seed)
+    scores = th.randn(n_samples, *batch, generator=generator)
+    if tied:
+        scores = scores.round()
+    log_prob = th.randn(n_samples, *batch, generator=generator).requires_grad_()
+    preference = labeller(candidates(scores))
+    for weights in preference:
+        assert weights.shape == scores.shape
+        assert (weights >= 0).all()
+        total = weights.sum(0)
+        th.testing.assert_close(total, (total > 0).to(total))
+    loss = pmpo_loss(log_prob, preference, th.zeros(batch), alpha=0.5, beta=1.0).loss
+    assert loss.shape == batch
+    assert loss.isfinite().all()
+    assert th.autograd.grad(loss.sum(), log_prob)[0].isfinite().all()
+
+
+def test_best_worst_is_top_one() -> None:
+    assert best_worst() == top_k(1)
+
+
+def test_boltzmann_weighs_as_a_softmax_and_its_complement() -> None:
+    scores, temperature = SCORES[:, 0], 0.7
+    accept, reject = boltzmann(temperature)(candidates(scores))
+    th.testing.assert_close(accept, th.softmax(scores / temperature, 0))
+    p = ((scores - 3.0) / temperature).exp()
+    th.testing.assert_close(reject, (1 - p) / (1 - p).sum())
+    assert reject[0] == 0.0  # the best is certain to be preferred
+
+
+def test_boltzmann_rejects_nobody_where_all_are_equal_and_survives_large_scores() -> None:
+    accept, reject = boltzmann(1e-3)(candidates(th.full((4,), 1e6)))
+    assert accept.tolist() == [0.25] * 4
+    assert reject.tolist() == [0.0] * 4
+    accept, reject = boltzmann(1e-3)(candidates(th.tensor([1e6, -1e6, 0.0])))
+    assert accept.tolist() == [1.0, 0.0, 0.0]
+    assert reject.tolist() == [0.0, 0.5, 0.5]
+
+
+def test_boltzmann_of_a_high_temperature_weighs_evenly_and_of_a_low_one_takes_the_best() -> None:
+    even = boltzmann(1e4)(candidates(SCORES[:, 0])).accept
+    th.testing.assert_close(even, th.full((4,), 0.25), rtol=1e-3, atol=0)
+    assert boltzmann(1e-2)(candidates(SCORES[:, 0])).accept.argmax() == 0
+
+
+@pytest.mark.parametrize("dtype", [th.int64, th.float32, th.float64])
+def test_labels_accept_positive_and_reject_negative(dtype: th.dtype) -> None:
+    labels = th.tensor([[1, -1], [0, -1], [-1, 0], [1, -1]], dtype=dtype)
+    accept, reject = from_labels(labels)
+    assert accept.tolist() == [[0.5, 0.0], [0.0, 0.0], [0.0, 0.0], [0.5, 0.0]]
+    th.testing.assert_close(reject[:, 1], th.tensor([1 / 3, 1 / 3, 0.0, 1 / 3]))
+
+
+def test_boolean_labels_are_accept_and_reject() -> None:
+    accept, reject = from_labels(th.tensor([True, False, False]))
+    assert accept.tolist() == [1.0, 0.0, 0.0]
+    assert reject.tolist() == [0.0, 0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: threshold(float("nan")), "baseline must be finite or callable, got nan"),
+        (lambda: quantile(1.5), r"q must be in \[0, 1\], got 1.5"),
+        (lambda: boltzmann(0.0), "temperature must be finite and > 0, got 0.0"),
+        (lambda: boltzmann(float("inf")), "temperature must be finite and > 0, got inf"),
+        (lambda: from_labels(th.tensor([float("nan")])), "labels must not be NaN"),
+        (lambda: threshold(state_value)(Candidates(SCORES)), "needs a critic; use mean_score"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(make, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
