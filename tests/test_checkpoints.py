@@ -184,18 +184,8 @@ def monitored() -> gym.Env:
     return Monitor(Toy())
 
 
-@pytest.mark.parametrize("kind", ["subproc", "ray"])
-def test_environments_in_other_processes_go_on(kind: str, tmp_path: Path) -> None:
-    arguments: dict[str, Any] = {}
-    if kind == "ray":
-        pytest.importorskip("ray")
-        from sb3_pmpo.tools.ray_vec_env import RayVecEnv
-
-        vec_env: Any = RayVecEnv
-    else:
-        vec_env = SubprocVecEnv
-        arguments["start_method"] = "fork"
-    workers = vec_env([monitored] * 2, **arguments)
+def test_environments_in_other_processes_go_on(tmp_path: Path) -> None:
+    workers = SubprocVecEnv([monitored] * 2, start_method="fork")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
