@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGES = ("sb3_pmpo", "stable-baselines3", "sb3-contrib", "sbx-rl", "cma", "torch", "jax",
-            "gymnasium", "dm-control", "mujoco", "numpy")  # fmt: skip
+            "gymnasium", "dm-control", "mujoco", "numpy", "trl", "transformers")  # fmt: skip
 
 
 def provenance() -> dict[str, str]:

@@ -138,7 +138,7 @@ def main() -> None:
     done = {(row["demo"], row["method"], str(row["seed"])) for row in rows}
     judge = make_judge(kind)
     print(kind, vars(judge), flush=True)
-    for method, seed in product(METHODS, PLAN["seeds"]):  # the slow ones last
+    for seed, method in product(PLAN["seeds"], METHODS):
         if (kind, method, str(seed)) not in done:
             if method == "before":
                 model = load(seed)

@@ -34,7 +34,7 @@ def make_env(task: str) -> gym.Env:
 def joint_angle(env: gym.Env, joint: str) -> float:
     """Read a joint's angle."""
     physics: Any = env.unwrapped.physics  # type: ignore[attr-defined]  # dm_control's
-    return float(physics.named.data.qpos[joint])
+    return float(physics.named.data.qpos[joint].item())
 
 
 def roll_out(model: Any, env: gym.Env, seed: int, joint: str, *, deterministic: bool) -> Episode:

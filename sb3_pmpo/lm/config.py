@@ -62,7 +62,9 @@ class PMPOOfflineConfig(TrainingArguments):
     )
     reference_steps: int = field(
         default=0,
-        metadata={"help": "Optimizer steps between refreshes of the reference. 0: the initial one."},
+        metadata={
+            "help": "Optimizer steps between refreshes of the reference. 0: the initial one."
+        },
     )
     per_token: bool = field(default=False, metadata={"help": _HELP_TOKEN})
     truncated: str = field(default="keep", metadata={"help": _HELP_CUT})

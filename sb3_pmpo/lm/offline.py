@@ -82,7 +82,9 @@ class PMPOOfflineTrainer(Trainer):  # type: ignore[misc]  # transformers ships n
             tokenizer.pad_token = tokenizer.eos_token
         limits = {"max_length": settings.max_length, "truncated": settings.truncated}
         rows = tokenize(unpair(train_dataset), tokenizer, **limits)
-        held_out = None if eval_dataset is None else tokenize(unpair(eval_dataset), tokenizer, **limits)
+        held_out = (
+            None if eval_dataset is None else tokenize(unpair(eval_dataset), tokenizer, **limits)
+        )
         self.shares = shares(rows)
         if settings.alpha is None:
             settings.alpha = natural_alpha(*self.shares)
@@ -171,9 +173,10 @@ class PMPOOfflineTrainer(Trainer):  # type: ignore[misc]  # transformers ships n
         """Log the means since the last time, those of an evaluation under ``eval_``."""
         mode = "train" if self.model.training else "eval"
         prefix = "eval_" if mode == "eval" else ""
-        means = {f"{prefix}{k}": sum(v) / len(v) for k, v in self._metrics[mode].items()}
+        # In place, as in TRL: `evaluate` returns the same dict.
+        logs.update({f"{prefix}{k}": sum(v) / len(v) for k, v in self._metrics[mode].items()})
         self._metrics[mode].clear()
-        super().log({**logs, **means}, start_time)
+        super().log(logs, start_time)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from sb3_pmpo import __version__
+
 #: What each command runs, imported when it is asked for, and what the help says of it.
 COMMANDS = {
     "train": ("sb3_pmpo.tools.zoo.programs:train", "train an agent (rl_zoo3.train)"),
@@ -17,8 +19,12 @@ COMMANDS = {
     "sweep": ("sb3_pmpo.tools.runs.program:main", "train algorithms x tasks x seeds, resumable"),
     "label": ("sb3_pmpo.tools.label:main", "ask a person which clips of a policy are good"),
     "offline": ("sb3_pmpo.tools.offline:main", "learn from labelled data, without acting"),
+    "lm": ("sb3_pmpo.lm.program:main", "align a language model with a program or with labels"),
     "push": ("sb3_pmpo.tools.zoo.hub:push", "publish a trained agent on the Hugging Face Hub"),
 }
+
+#: The extra that a command needs, where it is not ``train``.
+EXTRAS = {"label": "label", "lm": "lm", "offline": "train,offline"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="PMPO, MPO and DPO for Stable-Baselines3, over the RL Zoo's programs.",
         epilog="sb3-pmpo <command> --help lists a command's own arguments.",
     )
+    parser.add_argument("--version", action="version", version=f"sb3_pmpo {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, (_, text) in COMMANDS.items():
         commands.add_parser(name, help=text, add_help=False)
@@ -37,5 +44,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         run = getattr(import_module(module), function)
     except ModuleNotFoundError as error:
-        parser.error(f"{command} needs {error.name!r}: pip install 'sb3_pmpo[train]'")
+        extra = EXTRAS.get(command, "train")
+        parser.error(f"{command} needs {error.name!r}: pip install 'sb3_pmpo[{extra}]'")
     return int(run(given[1:]))

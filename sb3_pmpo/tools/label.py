@@ -47,7 +47,10 @@ def main(arguments: Sequence[str]) -> int:
     server, bound, address = _make_server(clips, args.host, args.port, command)
     answered = len(clips.answers().answers)
     print(f"{len(clips.names)} clips in {folder}, {answered} of them answered")
-    print(f"Open {address}\nCtrl-C ends the program; every answer is saved as it is given.")
+    print(
+        f"Open {address}\nCtrl-C ends the program; every answer is saved as it is given.",
+        flush=True,
+    )
     server.run(sockets=[bound])
     counts = clips.answers().counts()
     print(", ".join(f"{name}: {count}" for name, count in counts.items()))

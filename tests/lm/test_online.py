@@ -338,7 +338,10 @@ class TestCompletions:
         batch = trainer._generate_and_score_completions([{"prompt": "a"} for _ in range(16)])
         cut = trainer._unfinished(batch["completion_ids"], batch["completion_mask"])
         assert cut.any()
-        assert (batch["reject_weight"][cut] > 0).all() == (truncated != "mask")
+        labelled = batch["accept_weight"] + batch["reject_weight"] > 0
+        assert labelled[cut].all() == (truncated != "mask")
+        if truncated == "reject":
+            assert (batch["accept_weight"][cut] == 0).all()
         assert (batch["kl_weight"][cut] == 0).all() == (truncated == "mask")
         assert trainer._compute_loss(trainer.model, batch).isfinite()
 

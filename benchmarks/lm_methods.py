@@ -1,0 +1,112 @@
+"""What is compared on language models: losses of completions that one loop draws and judges.
+
+Axes: S completions of a prompt, B prompts, L tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch as th
+
+from sb3_pmpo.core.labels import Labeller, best_worst, threshold, top_k
+from sb3_pmpo.core.losses import dpo_loss, pmpo_loss
+from sb3_pmpo.core.samples import Candidates
+
+
+class Drawn(NamedTuple):
+    """Completions of a step.
+
+    :param log_prob: ``[S, B]`` under the policy, with gradient.
+    :param reference_log_prob: ``[S, B]``.
+    :param kl: ``[S, B]`` of the reference to the policy, with gradient.
+    :param lengths: ``[S, B]`` tokens.
+    :param rewards: ``[S, B]``.
+    """
+
+    log_prob: th.Tensor
+    reference_log_prob: th.Tensor
+    kl: th.Tensor
+    lengths: th.Tensor
+    rewards: th.Tensor
+
+
+Loss = Callable[[Drawn], th.Tensor]
+
+
+class Method(NamedTuple):
+    """A loss, and how the completions come to it.
+
+    :param on_policy: draw from the policy at each step, not from the reference.
+    :param pooled: draw the completions of a whole round at its start.
+    """
+
+    loss: Loss
+    on_policy: bool = False
+    pooled: bool = False
+
+
+def pmpo(alpha: float, beta: float, labeller: Labeller) -> Loss:
+    """Make Eq. 10."""
+
+    def loss(drawn: Drawn) -> th.Tensor:
+        preference = labeller(Candidates(drawn.rewards))
+        kl = drawn.kl.mean(0)
+        return pmpo_loss(drawn.log_prob, preference, kl, alpha=alpha, beta=beta).loss.mean()
+
+    return loss
+
+
+def dpo(drawn: Drawn) -> th.Tensor:
+    """Compute DPO's loss on the best and the worst, beta 0.1; equal rewards are no pair."""
+    pairs = best_worst()(Candidates(drawn.rewards))
+    tied = drawn.rewards.amax(0) == drawn.rewards.amin(0)
+    terms = dpo_loss(drawn.log_prob, drawn.reference_log_prob, pairs, beta=0.1)
+    return terms.loss.where(~tied, 0.0).mean()
+
+
+def grpo(drawn: Drawn) -> th.Tensor:
+    """Compute GRPO's loss: advantages over the group's spread, averaged over all the tokens."""
+    centred = drawn.rewards - drawn.rewards.mean(0)
+    advantage = centred / (drawn.rewards.std(0) + 1e-4)
+    return -(advantage * drawn.log_prob).sum() / drawn.lengths.sum()
+
+
+def kto(drawn: Drawn) -> th.Tensor:
+    """Compute KTO's loss (Ethayarajh et al., 2024), beta 0.1, both kinds weighing the same."""
+    log_ratio = drawn.log_prob - drawn.reference_log_prob
+    point = log_ratio.detach().mean().clamp(min=0.0)
+    yes = drawn.rewards >= (0.5 if _is_binary(drawn.rewards) else drawn.rewards.median())
+    value = th.where(yes, 1 - th.sigmoid(0.1 * (log_ratio - point)), 0.0).sum() / yes.sum().clamp(1)
+    no = th.where(~yes, 1 - th.sigmoid(0.1 * (point - log_ratio)), 0.0).sum()
+    return value + no / (~yes).sum().clamp(1)
+
+
+def filtered(drawn: Drawn) -> th.Tensor:
+    """Compute the likelihood of what was accepted, each completion weighing the same (ReST)."""
+    yes = drawn.rewards >= (0.5 if _is_binary(drawn.rewards) else drawn.rewards.median())
+    return -drawn.log_prob.where(yes, 0.0).sum() / yes.sum().clamp(1)
+
+
+def _is_binary(rewards: th.Tensor) -> bool:
+    return bool(((rewards == 0) | (rewards == 1)).all())
+
+
+def methods(binary: bool, n_samples: int) -> dict[str, Method]:
+    """List what is compared; the judge's kind decides about the labels."""
+    labeller: Labeller = threshold(0.5) if binary else top_k(n_samples // 2)
+    found = {
+        "AR": Method(pmpo(0.5, 1.0, labeller)),
+        "A": Method(pmpo(1.0, 0.0, labeller)),
+        "R": Method(pmpo(0.0, 2.0, labeller)),
+        "best/worst": Method(pmpo(0.5, 1.0, best_worst())),
+        "GRPO": Method(grpo, on_policy=True),
+        "DPO": Method(dpo),
+        "KTO": Method(kto),
+        "filtered": Method(filtered, pooled=True),
+    }
+    for name, alpha in (("AR", 0.5), ("A", 1.0), ("R", 0.0)):
+        for beta in (0.0, 0.5, 1.0, 1.5, 2.0):
+            found[f"{name} beta={beta}"] = Method(pmpo(alpha, beta, labeller))
+    return found

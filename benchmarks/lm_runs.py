@@ -1,0 +1,198 @@
+"""Run language-model methods at equal samples: one CSV a run, resumable.
+
+    python -m benchmarks.lm_runs rewards --seeds 5     # Section 3: arithmetic, a program judges
+    python -m benchmarks.lm_runs figure4 --seeds 5     # reviews: a synthetic stand-in for Gemma 2B
+    python -m benchmarks.lm_runs figure5 --seeds 3     # reviews: the KL's weight
+
+A run that has its file is left out, so a suite that was stopped goes on. All the methods have one
+loop: the same prompts, draws, optimizer and learning rate. Completions come from the reference,
+which becomes the policy every 8 steps; only GRPO draws from the policy itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch as th
+
+from benchmarks.lm_methods import Drawn, Method, methods
+from benchmarks.lm_tasks import TASKS, Task
+from benchmarks.provenance import provenance
+from benchmarks.records import write
+from sb3_pmpo.core.sequence import sequence_log_prob, sequence_terms
+
+RESULTS = Path(__file__).parent / "results" / "lm"
+FIELDS = ("suite", "task", "method", "seed", "step", "samples", "train_reward", "reward", "gold",
+          "pass_1", "pass_8", "win_rate", "distinct", "kl_base", "seconds", "commit", "machine",
+          "versions")  # fmt: skip
+BETAS = [f"{name} beta={beta}" for name in ("AR", "A", "R") for beta in (0.0, 0.5, 1.0, 1.5, 2.0)]
+
+
+class Suite(NamedTuple):
+    """What is run."""
+
+    task: str
+    methods: list[str]
+    steps: int
+    n_prompts: int
+    n_samples: int
+    eval_every: int
+
+
+SUITES = {
+    "rewards": Suite(
+        "arithmetic", ["AR", "A", "R", "GRPO", "KTO", "DPO", "filtered"], 120, 16, 8, 20
+    ),
+    "figure4": Suite("reviews", ["AR", "A", "R", "best/worst", "DPO"], 120, 16, 4, 20),
+    "figure5": Suite("reviews", BETAS, 80, 16, 4, 20),
+}
+REFERENCE_STEPS, LEARNING_RATE = 8, 1e-3
+
+
+class Completions(NamedTuple):
+    """Drawn completions: tokens ``[N, P + C]``, which of them count, the texts."""
+
+    ids: th.Tensor
+    attention: th.Tensor
+    counts: th.Tensor
+    prompts: list[str]
+    texts: list[str]
+
+
+@th.no_grad()
+def draw(task: Task, model: Any, prompts: list[str]) -> Completions:
+    """Draw a completion of each prompt."""
+    rows = task.tokenizer(prompts, padding=True, return_tensors="pt")
+    ids = model.generate(
+        **rows, do_sample=True, top_k=0, max_new_tokens=task.max_new_tokens, use_cache=True
+    )
+    start = rows["input_ids"].shape[1]
+    answers = ids[:, start:]
+    ended = (answers == task.tokenizer.eos_token_id).cumsum(1)
+    counts = th.zeros_like(ids, dtype=th.bool)
+    counts[:, start:] = (ended == 0) | ((ended == 1) & (answers == task.tokenizer.eos_token_id))
+    attention = counts.long()
+    attention[:, :start] = rows["attention_mask"]
+    texts = task.tokenizer.batch_decode(answers.where(counts[:, start:], 0), skip_special_tokens=True)
+    return Completions(ids, attention, counts, prompts, texts)
+
+
+def logits_of(model: Any, drawn: Completions) -> th.Tensor:
+    """Compute the logits at every position, ``[N, P + C, V]``."""
+    positions = (drawn.attention.cumsum(1) - 1).clamp(min=0)
+    return model(
+        input_ids=drawn.ids, attention_mask=drawn.attention, position_ids=positions
+    ).logits
+
+
+def terms_of(model: Any, reference: Any, drawn: Completions, rewards: th.Tensor, n: int) -> Drawn:
+    """Compute what the losses need; ``[S, B]`` each."""
+    tokens = drawn.ids.roll(-1, 1)
+    counts = drawn.counts.roll(-1, 1)  # the first position never counts, so nothing wraps round
+    with th.no_grad():
+        reference_logits = logits_of(reference, drawn)
+        of_reference = sequence_log_prob(reference_logits, tokens, counts)
+    terms = sequence_terms(logits_of(model, drawn), reference_logits, tokens, counts)
+    parts = (terms.log_prob, of_reference, terms.kl, counts.sum(1), rewards)
+    return Drawn(*(part.view(-1, n).T for part in parts))
+
+
+def evaluate(task: Task, model: Any, base: Any, seed: int) -> dict[str, float]:
+    """Judge completions of held-out prompts: eight each, or one each of 504."""
+    with th.random.fork_rng():
+        th.manual_seed(777 + seed)
+        n = 8 if task.binary else 1
+        prompts = [prompt for prompt in task.held_out for _ in range(n)]
+        drawn = draw(task, model, prompts)
+        gold = th.tensor(task.gold(prompts, drawn.texts))
+        found = {
+            "reward": sum(task.judge(prompts, drawn.texts)) / len(prompts),
+            "gold": float(gold.mean()),
+            "distinct": len(set(zip(prompts, drawn.texts, strict=True))) / len(prompts),
+        }
+        tokens, counts = drawn.ids.roll(-1, 1), drawn.counts.roll(-1, 1)
+        with th.no_grad():  # KL(policy || base) of the policy's own completions, in closed form
+            of_base, of_model = logits_of(base, drawn), logits_of(model, drawn)
+            found["kl_base"] = float(sequence_terms(of_base, of_model, tokens, counts).kl.mean())
+        if task.binary:
+            found["pass_1"] = float(gold.mean())
+            found["pass_8"] = float(gold.view(-1, n).amax(1).mean())
+        else:
+            rival = th.tensor(task.gold(prompts, draw(task, base, prompts).texts))
+            wins = (gold > rival).float() + 0.5 * (gold == rival).float()
+            found["win_rate"] = float(wins.mean())
+    return found
+
+
+def train(task: Task, method: Method, suite: Suite, seed: int) -> list[dict[str, Any]]:
+    """Train and evaluate; return the rows."""
+    th.manual_seed(seed)
+    base, model = copy.deepcopy(task.model).eval(), task.model.eval()
+    reference = copy.deepcopy(model)
+    optimizer = th.optim.Adam(model.parameters(), LEARNING_RATE)
+    rows, recent, started = [], [], time.perf_counter()
+    pool: list[tuple[Completions, th.Tensor]] = []
+    for step in range(suite.steps + 1):
+        if step % suite.eval_every == 0:
+            about = {"step": step, "samples": step * suite.n_prompts * suite.n_samples}
+            about["seconds"] = round(time.perf_counter() - started, 2)
+            reward = sum(recent) / len(recent) if recent else ""
+            rows.append({**about, "train_reward": reward, **evaluate(task, model, base, seed)})
+            recent = []
+        if step == suite.steps:
+            break
+        if step % REFERENCE_STEPS == 0:
+            reference.load_state_dict(model.state_dict())
+        if not pool:
+            for _ in range(REFERENCE_STEPS if method.pooled else 1):
+                at = th.randperm(len(task.prompts))[: suite.n_prompts].tolist()
+                prompts = [task.prompts[i] for i in at for _ in range(suite.n_samples)]
+                drawn = draw(task, model if method.on_policy else reference, prompts)
+                pool.append((drawn, th.tensor(task.judge(prompts, drawn.texts))))
+        drawn, rewards = pool.pop()
+        recent.append(float(rewards.mean()))
+        loss = method.loss(terms_of(model, reference, drawn, rewards, suite.n_samples))
+        optimizer.zero_grad()
+        loss.backward()
+        th.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    return rows
+
+
+def main() -> None:
+    """Read the command line and run what has no file yet."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("suite", choices=SUITES)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--methods", nargs="+", help="default: all of the suite")
+    parser.add_argument("--minutes", type=float, help="start no run after that many")
+    options = parser.parse_args()
+    th.set_num_threads(1)
+    suite, began = SUITES[options.suite], time.perf_counter()
+    for seed in range(options.seeds):
+        fresh: Task | None = None
+        for name in options.methods or suite.methods:
+            file = name.replace("/", "_").replace(" ", "_")
+            path = RESULTS / options.suite / f"{file}_{seed}.csv"
+            if path.exists():
+                continue
+            if options.minutes and time.perf_counter() - began > 60 * options.minutes:
+                return
+            fresh = fresh or TASKS[suite.task](seed)
+            task = fresh._replace(model=copy.deepcopy(fresh.model))
+            method = methods(task.binary, suite.n_samples)[name]
+            common = {"suite": options.suite, "task": task.name, "method": name, "seed": seed}
+            rows = train(task, method, suite, seed)
+            about = common | provenance()
+            write(path, [about | row for row in rows], FIELDS)
+            last = rows[-1]
+            print(f"{options.suite} {name} seed {seed}: reward {last['reward']:.3f}, gold "
+                  f"{last['gold']:.3f}, {last['seconds']:.0f} s", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
