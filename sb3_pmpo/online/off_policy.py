@@ -28,7 +28,12 @@ from sb3_pmpo.files import whole_file
 from sb3_pmpo.heap import keep_freed_memory
 from sb3_pmpo.learner import Learner, Moves, Networks, Plan
 from sb3_pmpo.objectives import Objective
-from sb3_pmpo.online.argument_checks import check_arguments, check_first, check_rate
+from sb3_pmpo.online.argument_checks import (
+    check_arguments,
+    check_first,
+    check_policy_fits,
+    check_rate,
+)
 from sb3_pmpo.online.arguments import OWN, with_defaults
 from sb3_pmpo.online.checks import check_finite, check_finite_actions
 from sb3_pmpo.online.env_checks import KeptStatistics, check_vec_normalize, checked_env
@@ -89,9 +94,11 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         arguments = with_defaults(shared, type(self))
         own = {name: arguments.pop(name) for name in OWN}
         check_first(policy, arguments, self.policy_aliases)
+        checked = checked_env(env, arguments["verbose"])
+        check_policy_fits(policy, checked)
         super().__init__(
             policy,
-            checked_env(env, arguments["verbose"]),  # type: ignore[arg-type]  # None for load()
+            cast(GymEnv, checked),  # None for load()
             learning_rate,
             sde_support=False,
             supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete),
