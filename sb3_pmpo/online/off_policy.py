@@ -35,7 +35,7 @@ from sb3_pmpo.online.argument_checks import (
     check_rate,
 )
 from sb3_pmpo.online.arguments import OWN, with_defaults
-from sb3_pmpo.online.checks import check_finite, check_finite_actions
+from sb3_pmpo.online.checks import check_choices, check_finite, check_finite_actions
 from sb3_pmpo.online.env_checks import KeptStatistics, check_vec_normalize, checked_env
 from sb3_pmpo.online.exploration import (
     ExplorationNoise,
@@ -148,6 +148,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         self._noise = self._make_noise()
         self._discounted_returns = np.zeros(self.n_envs)
         self._metrics = MeanMetrics()
+        self._kept = KeptStatistics(None)
         self._statistics_due = True
         self._feedback: Callable[[], dict[str, th.Tensor]] | None = None
 
@@ -271,6 +272,7 @@ class OffPolicyMPO(OffPolicyAlgorithm):
         raw_reward = reward if normalize is None else normalize.get_original_reward()
         try:
             check_finite(raw_obs, raw_reward, infos, self.num_timesteps)
+            check_choices(new_obs, self.observation_space, self.num_timesteps)
         except ValueError:
             self._kept.put_back()  # VecNormalize has taken them in
             raise

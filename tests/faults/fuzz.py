@@ -124,6 +124,7 @@ def draw_call(seed: int, number: int) -> Call:
         "learning_starts": 7,
         "batch_size": 4,
         "n_samples": 4,
+        "train_freq": 4,
         "gradient_steps": 1,
         "policy_delay": 2,
         "seed": 1,
