@@ -9,7 +9,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator
 from functools import cache
-from typing import cast
+from typing import Any, cast
 
 import torch as th
 from torch import nn
@@ -41,6 +41,20 @@ class RunningMoments(nn.Module):
         self.register_buffer("mean", th.zeros(shape))
         self.register_buffer("var", th.ones(shape))
         self.register_buffer("count", th.zeros(1))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Load as torch does.
+
+        :raises ValueError: for statistics that are not finite, which would make all inputs so.
+        """
+        for name in ("mean", "var", "count"):
+            value = state_dict.get(prefix + name)
+            if isinstance(value, th.Tensor) and not bool(value.isfinite().all()):
+                raise ValueError(
+                    f"the saved statistics {prefix}{name} must be finite, got {value.tolist()}: "
+                    "they have taken in a value that is not; load a file that was saved before"
+                )
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     @th.no_grad()
     def update(self, batch: th.Tensor) -> None:

@@ -20,12 +20,12 @@ from stable_baselines3.common.torch_layers import (
 )
 from torch import nn
 
-from sb3_pmpo.core.checks import blaming, check_flag, check_number
+from sb3_pmpo.core.checks import INFINITY, blaming, check_flag, check_number
 
 #: Name, lowest and highest value, kind, remedy.
 _RANGES: tuple[tuple[str, float, float, type, str], ...] = (
-    ("n_critics", 1, 1000, int, "it counts the critics; 2 is usual"),
-    ("n_quantiles", 1, 10_000, int, "it counts the quantiles of a critic; 8 is usual"),
+    ("n_critics", 1, INFINITY, int, "it counts the critics; 2 is usual"),
+    ("n_quantiles", 1, INFINITY, int, "it counts the quantiles of a critic; 8 is usual"),
     ("std_init", 0.0, 100.0, float, "in units of half the action range; 0.6 is usual"),
     ("std_min", 0.0, 100.0, float, "in units of half the action range; 0.1 is usual"),
     ("std_max", 0.0, 100.0, float, "in units of half the action range; 1.0 is usual"),
@@ -46,6 +46,8 @@ _NARROWEST = 1e-4
 
 _WIDEST = 65_536
 
+_MOST_OUTPUTS = 100_000
+
 
 def checked_arguments(given: Mapping[str, Any], action_space: spaces.Space) -> dict[str, Any]:
     """Check the arguments of a policy that have nothing to do with its observations.
@@ -61,6 +63,12 @@ def checked_arguments(given: Mapping[str, Any], action_space: spaces.Space) -> d
         arguments[name] = kind(given[name])
     for name, hint in _FLAGS.items():
         arguments[name] = check_flag(name, given[name], hint)
+    n_critics, n_quantiles = arguments["n_critics"], arguments["n_quantiles"]
+    if n_critics * n_quantiles > _MOST_OUTPUTS:
+        raise ValueError(
+            f"n_critics * n_quantiles must be at most {_MOST_OUTPUTS}, got n_critics={n_critics}, "
+            f"n_quantiles={n_quantiles}: 2 and 8 are usual"
+        )
     _check_stds(arguments)
     arguments["n_bins"] = _checked_bins(given["n_bins"], action_space)
     arguments["net_arch"] = _checked_architecture(given["net_arch"])
@@ -185,19 +193,19 @@ def check_extractor(
     if extractor_class is CombinedExtractor and isinstance(space, spaces.Dict):
         for key, part in space.spaces.items():
             name = f"the observation space's key {key!r}"
-            _check_key(name, key)
+            _check_key(name, key, space)
             if is_image_space(part, normalized_image=normalised):
                 _check_image(name, part, normalised)
 
 
-def _check_key(name: str, key: Any) -> None:
+def _check_key(name: str, key: Any, space: spaces.Space) -> None:
     """Refuse what torch cannot name a module by."""
     try:
         nn.ModuleDict().add_module(key, nn.Identity())
     except (KeyError, TypeError) as error:
         raise ValueError(
-            f"{name} cannot name a part of CombinedExtractor ({error.args[0]}), got {key!r}: "
-            "rename it in a wrapper, or use a features_extractor_class of your own"
+            f"{name} cannot name a part of CombinedExtractor ({error.args[0]}), got {key!r} in "
+            f"{space}: rename it in a wrapper, or use a features_extractor_class of your own"
         ) from error
 
 

@@ -287,3 +287,21 @@ def try_labeller(
     with blaming(f"labeller={labeller!r} with n_samples={n_samples}", remedy):
         labels = labeller(candidates)
     check_preference(labels, scores)
+
+
+def check_labels(preference: Preference, candidates: Candidates) -> None:
+    """Check what a labeller returned in training, where that costs next to nothing: on a CPU.
+
+    A GPU would wait for it, and within a CUDA graph it cannot be asked.
+
+    :raises ValueError: naming the labeller, or the scores where these are the cause.
+    """
+    scores = candidates.scores
+    if scores.is_cuda:
+        return
+    if bool(scores.isnan().any()):
+        raise ValueError(
+            "the scores of the candidates must be numbers, got NaN: the critics have diverged; a "
+            "smaller learning_rate or rewards of a smaller scale may help"
+        )
+    check_preference(preference, scores)

@@ -8,8 +8,9 @@ import os
 from typing import Any
 
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
+from stable_baselines3.common.type_aliases import GymEnv, TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import get_device
 
 from sb3_pmpo.core.checks import INFINITY, blaming, check_flag, check_number
@@ -84,6 +85,19 @@ def check_first(policy: Any, arguments: dict[str, Any], aliases: dict[str, type]
         th.zeros(1, device=get_device(arguments["device"])).item()
 
 
+def check_policy_fits(policy: Any, env: GymEnv | None) -> None:
+    """Check that a policy of that name takes observations of the environment's space.
+
+    :raises ValueError: naming the policy, the space and the policy to take.
+    """
+    is_dict = env is not None and isinstance(env.observation_space, spaces.Dict)
+    if is_dict and policy in ("MlpPolicy", "CnnPolicy"):
+        raise ValueError(
+            f"policy must be 'MultiInputPolicy' for a Dict of observations, got {policy!r} with "
+            f"the observation space {env.observation_space}: change the one or the other"  # type: ignore[union-attr]  # is_dict
+        )
+
+
 def _check_policy(policy: Any, aliases: dict[str, type]) -> None:
     if isinstance(policy, str):
         if policy not in aliases:
@@ -126,6 +140,13 @@ def check_arguments(model: OffPolicyAlgorithm) -> None:
             check_rate(name, given[name])
             given[name] = given[name] if callable(given[name]) else float(given[name])
     given["train_freq"] = _checked_train_freq(model.train_freq)
+    frequency: TrainFreq = given["train_freq"]
+    if frequency.unit is TrainFrequencyUnit.EPISODE and model.n_envs > 1:
+        raise ValueError(
+            f"train_freq must count steps where there are several environments, got "
+            f"{tuple(frequency)} with {model.n_envs}: their episodes end at different times; "
+            "give a number of steps"
+        )
     check_observation_space(model.observation_space)
     check_action_space(model.action_space)
     check_action_noise(model.action_noise, model.action_space)

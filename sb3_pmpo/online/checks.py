@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 from torch import nn
 
 
@@ -57,6 +58,32 @@ def _refuse(what: str, value: Any, step: int, env: int | None = None) -> None:
         "transition was not stored and the model is intact, so it can be saved; mend the "
         "environment (VecCheckNan finds the cause), then resume"
     )
+
+
+def check_choices(observations: Any, space: spaces.Space, step: int) -> None:
+    """Refuse choices that their space does not have, before a one-hot code is made of one.
+
+    :param observations: ``[n_envs, ...]`` arrays, or a dict of them.
+    :param space: of the observations; a Box is not looked at.
+    :param step: the number of steps taken, for the message.
+    :raises ValueError: naming the step and the space.
+    """
+    if isinstance(space, spaces.Dict):
+        for key, part in space.spaces.items():
+            check_choices(observations[key], part, step)
+    sizes: Any = None
+    if isinstance(space, spaces.Discrete):
+        sizes = space.n
+    elif isinstance(space, spaces.MultiDiscrete):
+        sizes = space.nvec
+    if sizes is None:
+        return
+    number = np.asarray(observations) - space.start  # type: ignore[attr-defined]  # both have one
+    if not ((number >= 0) & (number < sizes)).all():
+        raise ValueError(
+            f"an environment returned an observation that is not in {space} at step {step}: "
+            f"{observations}. The transition was not stored; mend the environment or its space"
+        )
 
 
 def check_finite_actions(actions: np.ndarray, step: int, policy: nn.Module) -> None:

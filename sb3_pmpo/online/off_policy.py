@@ -25,9 +25,14 @@ from sb3_pmpo.core.e_step import Duals
 from sb3_pmpo.heap import keep_freed_memory
 from sb3_pmpo.learner import Learner, Networks, Plan, plan_updates
 from sb3_pmpo.objectives import Objective
-from sb3_pmpo.online.argument_checks import check_arguments, check_first, check_rate
+from sb3_pmpo.online.argument_checks import (
+    check_arguments,
+    check_first,
+    check_policy_fits,
+    check_rate,
+)
 from sb3_pmpo.online.arguments import OWN, with_defaults
-from sb3_pmpo.online.checks import check_finite, check_finite_actions
+from sb3_pmpo.online.checks import check_choices, check_finite, check_finite_actions
 from sb3_pmpo.online.env_checks import KeptStatistics, check_vec_normalize, checked_env
 from sb3_pmpo.online.exploration import (
     ExplorationNoise,
@@ -81,9 +86,11 @@ class OffPolicyMPO(Persistent):
         arguments = with_defaults(shared, type(self))
         own = {name: arguments.pop(name) for name in OWN}
         check_first(policy, arguments, self.policy_aliases)
+        checked = checked_env(env, arguments["verbose"])
+        check_policy_fits(policy, checked)
         super().__init__(
             policy,
-            checked_env(env, arguments["verbose"]),  # type: ignore[arg-type]  # None for load()
+            cast(GymEnv, checked),  # None for load()
             learning_rate,
             sde_support=False,
             supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete),
@@ -135,6 +142,7 @@ class OffPolicyMPO(Persistent):
         self._noise = self._make_noise()
         self._discounted_returns = np.zeros(self.n_envs)
         self._metrics = MeanMetrics()
+        self._kept = KeptStatistics(None)
         self._statistics_due = True
         self._feedback: Callable[[], dict[str, th.Tensor]] | None = None
 
@@ -253,6 +261,7 @@ class OffPolicyMPO(Persistent):
         raw_reward = reward if normalize is None else normalize.get_original_reward()
         try:
             check_finite(raw_obs, raw_reward, infos, self.num_timesteps)
+            check_choices(new_obs, self.observation_space, self.num_timesteps)
         except ValueError:
             self._kept.put_back()  # VecNormalize has taken them in
             raise

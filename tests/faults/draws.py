@@ -318,7 +318,7 @@ ARGUMENTS: dict[str, Draw] = {
     ),
     "learning_rate": _rate,
     "actor_learning_rate": _rate,
-    "buffer_size": _whole(1, 2, 30, 64, 0, 10**9, 10**15),
+    "buffer_size": _whole(1, 2, 30, 64, 0, 10**15),
     "learning_starts": _whole(0, 1, 10, 10**9, -1),
     "batch_size": _whole(1, 3, 8, 0, 10**9),
     "tau": _number(0.0, 0.1, 1.0, 1.1),

@@ -124,6 +124,7 @@ def draw_call(seed: int, number: int) -> Call:
         "learning_starts": 7,
         "batch_size": 4,
         "n_samples": 4,
+        "train_freq": 4,
         "gradient_steps": 1,
         "policy_delay": 2,
         "seed": 1,
@@ -221,6 +222,8 @@ def _judge(call: Call, error: Exception) -> Outcome:
     named = [name for name in names if name in message]
     values = [call.observation_space, call.action_space, *_flat(call.kwargs)]
     shown = any(part in message for value in values for part in _shapes(value))
+    # Of a function that was tried, what it answered is the value.
+    shown |= "got " in message and any(callable(value) for value in call.kwargs.values())
     clear = isinstance(error, (ValueError, TypeError)) and named and shown and ": " in message
     kind = "refused" if clear else "unclear"
     return Outcome(kind, _shown(error), traceback.format_exc())

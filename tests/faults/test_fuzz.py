@@ -1,0 +1,17 @@
+"""A short form of ``python -m tests.faults.fuzz --calls 10000``."""
+
+from __future__ import annotations
+
+import pytest
+from faults import fuzz
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_each_call_runs_or_is_refused_by_name_at_construction(
+    capsys: pytest.CaptureFixture,
+) -> None:
+    outcomes = fuzz.fuzz(range(300), seed=26)
+    assert fuzz.report(outcomes), capsys.readouterr().out
+    kinds = [outcome.kind for _, outcome in outcomes.values()]
+    assert kinds.count("ran") > 50
+    assert kinds.count("refused") > 100
