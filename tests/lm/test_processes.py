@@ -32,7 +32,8 @@ SCRIPT = textwrap.dedent("""
         max_steps=3, per_device_train_batch_size=16 // processes, **common), rows,
         processing_class=tokenizer)
     offline.train()
-    flat = th.cat([p.detach().flatten() for p in offline.accelerator.unwrap_model(offline.model).parameters()])
+    learned = offline.accelerator.unwrap_model(offline.model)
+    flat = th.cat([p.detach().flatten() for p in learned.parameters()])
     online = PMPOTrainer(tiny_model(tokenizer, width=32, layers=1),
         lambda completions, **_: [float(len(c)) for c in completions],
         PMPOConfig(max_steps=2, per_device_train_batch_size=8, num_generations=8, bf16=False,
