@@ -155,7 +155,7 @@ def _token_terms(
     tokens: th.Tensor | None,
     mask: th.Tensor,
 ) -> SequenceTerms:
-    applied: Any = _TokenTerms.apply  # type: ignore[no-untyped-call]  # torch gives it no types
+    applied: Any = _TokenTerms.apply
     return SequenceTerms(*applied(logits, reference, tokens, mask))
 
 

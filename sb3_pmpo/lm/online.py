@@ -95,13 +95,14 @@ class PMPOTrainer(GRPOTrainer):
         if self.use_vllm or not self.model.training:
             ids, log_probs = super()._generate_single_turn(prompt_ids, *args, **kwargs)
         else:
-            wrapped: Any = self.model_wrapped
+            trainer: Any = self
+            wrapped = trainer.model_wrapped
             with self.reference.model(self._policy) as drawing:
-                self.model_wrapped = wrapped if drawing is self._policy else drawing
+                trainer.model_wrapped = wrapped if drawing is self._policy else drawing
                 try:
                     ids, log_probs = super()._generate_single_turn(prompt_ids, *args, **kwargs)
                 finally:
-                    self.model_wrapped = wrapped
+                    trainer.model_wrapped = wrapped
         lengths = [self._stop(tokens) or len(tokens) for tokens in ids]
         ids = [tokens[:n] for tokens, n in zip(ids, lengths, strict=True)]
         if log_probs is not None:
