@@ -1,4 +1,4 @@
-"""Two CPU processes make the update of one with the same completions."""
+"""Two CPU processes, started as `torchrun` starts them, make the update of one."""
 
 from __future__ import annotations
 
@@ -59,10 +59,8 @@ def test_two_processes(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     for processes in (1, 2):
-        launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes",
-                  str(processes), "--num_machines", "1", "--mixed_precision", "no",
-                  "--dynamo_backend", "no"]  # fmt: skip
-        launch += ["--main_process_port", "0"] if processes > 1 else []
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone",
+                  "--nproc_per_node", str(processes)]  # fmt: skip
         command = [*launch, str(script), str(tmp_path), str(processes)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=400)
         assert done.returncode == 0, done.stderr[-3000:]
