@@ -120,7 +120,9 @@ def main() -> None:
             forward, peak = peaks[name]
             writer.writerow([name, f"{value:.3f}", options.rounds, f"{forward:.0f}", f"{peak:.0f}",
                              f"{logits_mib:.0f}", *about.values()])  # fmt: skip
-    print(f"logits: {logits_mib:.0f} MiB\n{'':18}{'s':>8}{'of plain':>10}{'forward':>10}{'peak':>8}")
+    print(
+        f"logits: {logits_mib:.0f} MiB\n{'':18}{'s':>8}{'of plain':>10}{'forward':>10}{'peak':>8}"
+    )
     for name, value in medians.items():
         base = medians[name.partition(":")[0] + ": plain"]
         forward, peak = (part / logits_mib for part in peaks[name])
