@@ -80,7 +80,10 @@ class PMPOOfflineTrainer(Trainer):
         tokenizer = processing_class or AutoTokenizer.from_pretrained(path)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
-        limits: Any = {"max_length": settings.max_length, "truncated": settings.truncated}
+        limits: dict[str, Any] = {
+            "max_length": settings.max_length,
+            "truncated": settings.truncated,
+        }
         rows = tokenize(unpair(train_dataset), tokenizer, **limits)
         held_out = (
             None if eval_dataset is None else tokenize(unpair(eval_dataset), tokenizer, **limits)
@@ -92,8 +95,7 @@ class PMPOOfflineTrainer(Trainer):
             settings.beta = 2.0 * (1.0 - settings.alpha)
         check_common(settings, settings.alpha, settings.beta)
         if isinstance(model, str):
-            kwargs: Any = settings.model_init_kwargs or {}
-            model = create_model_from_path(model, **kwargs)
+            model = create_model_from_path(model, **settings.init_kwargs())
         adapted = is_adapted(model)
         bare = peft_config is not None and settings.reference_steps == 0
         if peft_config is not None:

@@ -64,9 +64,8 @@ class PMPOTrainer(GRPOTrainer):
     ) -> None:
         settings = PMPOConfig("pmpo") if args is None else args
         check_online(settings)
-        n_samples = int(settings.num_generations or 0)  # checked: there is a number
-        self.labeller = top_k(n_samples // 2) if labeller is None else labeller
-        try_labeller(self.labeller, n_samples, 1)
+        self.labeller = top_k(settings.num_generations // 2) if labeller is None else labeller
+        try_labeller(self.labeller, settings.num_generations, 1)
         if isinstance(model, str):
             model = create_model_from_path(model, **dict(settings.model_init_kwargs or {}))
         adapted = is_adapted(model) or arguments.get("peft_config") is not None
@@ -96,13 +95,14 @@ class PMPOTrainer(GRPOTrainer):
         if self.use_vllm or not self.model.training:
             ids, log_probs = super()._generate_single_turn(prompt_ids, *args, **kwargs)
         else:
-            wrapped = vars(self)["model_wrapped"]  # the trainer's, whose type is not known here
+            trainer: Any = self
+            wrapped = trainer.model_wrapped
             with self.reference.model(self._policy) as drawing:
-                self.model_wrapped = wrapped if drawing is self._policy else drawing
+                trainer.model_wrapped = wrapped if drawing is self._policy else drawing
                 try:
                     ids, log_probs = super()._generate_single_turn(prompt_ids, *args, **kwargs)
                 finally:
-                    self.model_wrapped = wrapped
+                    trainer.model_wrapped = wrapped
         lengths = [self._stop(tokens) or len(tokens) for tokens in ids]
         ids = [tokens[:n] for tokens, n in zip(ids, lengths, strict=True)]
         if log_probs is not None:
@@ -185,7 +185,7 @@ class PMPOTrainer(GRPOTrainer):
             temperature=self.temperature,
             per_token=args.per_token,
         )
-        # The weights of a prompt's completions sum to 1, and there are N / S prompts of them.
+        # The weights of a prompt's completions sum to 1, and these are N / S prompts' worth.
         scale = self.num_generations / len(mask)
         weights = CompletionWeights(
             *(inputs[f"{name}_weight"] * scale for name in CompletionWeights._fields)

@@ -1,4 +1,4 @@
-"""PMPOTrainer: it learns, from accepts and from rejects alone, and the traps are not fallen into."""
+"""PMPOTrainer: it learns, from accepts and from rejects alone; the known traps are avoided."""
 
 from __future__ import annotations
 
