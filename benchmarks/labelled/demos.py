@@ -2,8 +2,10 @@
 
 A trained walker acts, a judge rejects some of what it does, and the policy learns from the
 rejections alone, for a few rounds. Beside it: cloning what was not rejected; going on with the
-critic, with the rejections as feedback or a penalty in the reward, for as many steps. ``demos.json`` has the
-plan. Rows go to ``results/demos.csv``; rows that are there are not made again.
+critic, with the rejections as feedback or a penalty in the reward, for as many steps.
+
+``demos.json`` has the plan. Rows go to ``results/demos.csv``; rows that are there are not made
+again.
 """
 
 from __future__ import annotations
