@@ -1,4 +1,4 @@
-"""Values that are no numbers, wherever they come from: refused by the right name, nothing spoiled."""
+"""Values that are no numbers: refused by the right name, and nothing is spoiled."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_predict_refuses_an_observation_that_is_not_finite(make: Any, value: flo
     model = small(make())
     model.predict(np.zeros(2, np.float32))
     for policy in (model, model.policy, model.actor):
-        with pytest.raises(ValueError, match="the observation must be finite, got .*: mend"):
+        with pytest.raises(ValueError, match=r"the observation must be finite, got .*: mend"):
             policy.predict(np.array([0.0, value], np.float32))
 
 
@@ -75,7 +75,7 @@ def test_statistics_that_are_not_finite_are_refused_when_they_are_loaded(tmp_pat
         lambda: small(spoiled),
         lambda: model.set_env(spoiled),
     ):
-        with pytest.raises(ValueError, match="VecNormalize's statistics of observations .*finite"):
+        with pytest.raises(ValueError, match=r"VecNormalize's statistics of observations .*finite"):
             use()
     env.ret_rms.var = np.array(INF)
     with pytest.raises(ValueError, match="VecNormalize's statistics of returns"):

@@ -7,7 +7,9 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import yaml
+from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_pmpo.storage.statistics import load_statistics
 from sb3_pmpo.tools.settings import as_dict
 
 
@@ -44,16 +46,28 @@ def read(path: Path) -> dict[str, Any]:
     return content
 
 
+class PlainStatistics:
+    """What the Zoo calls VecNormalize: makes one, or loads one without running what a file holds."""
+
+    load = staticmethod(load_statistics)
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Make SB3's."""
+        return VecNormalize(*args, **kwargs)
+
+
 def read_plainly(*modules: ModuleType) -> None:
     """Let modules of the Zoo read YAML by :class:`PlainLoader`, and evaluate nothing.
 
-    They name ``yaml.UnsafeLoader`` and ``eval`` when they read, so these names are given to them.
+    They name ``yaml.UnsafeLoader``, ``eval`` and ``VecNormalize.load`` when they read, so these
+    names are given to them.
     """
     plain = SimpleNamespace(**vars(yaml) | {"UnsafeLoader": PlainLoader})
     for module in modules:
         vars(module)["eval"] = _read_text
-        if "yaml" in vars(module):
-            vars(module)["yaml"] = plain
+        for name, ours in (("yaml", plain), ("VecNormalize", PlainStatistics)):
+            if name in vars(module):
+                vars(module)[name] = ours
 
 
 def _read_text(text: str) -> dict[str, Any]:
