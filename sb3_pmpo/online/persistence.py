@@ -29,7 +29,7 @@ from sb3_pmpo.storage.pickles import UntrustedFileError
 
 #: Not saved: parts of the policy, and what is made anew from the arguments.
 _PARTS = ("actor", "reference_actor", "critic", "critic_target", "objective", "duals", "learner")
-_MADE = ("_noise", "_metrics", "_feedback", "lr_schedule", "actor_lr_schedule")
+_MADE = ("_noise", "_metrics", "_feedback", "_kept", "lr_schedule", "actor_lr_schedule")
 
 
 class Persistent(OffPolicyAlgorithm):
