@@ -47,7 +47,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 class PlainStatistics:
-    """What the Zoo calls VecNormalize: makes one, or loads one without running what a file holds."""
+    """What the Zoo calls VecNormalize: makes one, or loads one from data."""
 
     load = staticmethod(load_statistics)
 

@@ -123,7 +123,7 @@ A {name} agent of sb3_pmpo, an add-on of
 pip install 'sb3_pmpo[train]' huggingface_hub
 ```
 
-A model is a pickle, and loading one runs its code: load models of people you trust.
+A model holds data. A pickle in it, of a class of somebody's own, is loaded with `trust=True` alone: trust who made it.
 
 ```python
 {_snippet(agent, scores, repo_id)}```
