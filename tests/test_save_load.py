@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -386,20 +385,12 @@ def test_an_unfinished_save_does_not_touch_the_old_file(
     (file,) = tmp_path.iterdir()
     before = file.read_bytes()
 
-<<<<<<< HEAD
     def broken(*args: Any, **kwargs: Any) -> None:
         (path,) = (each for each in args if isinstance(each, Path))
         path.write_bytes(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(persistence, f"save_{what}", broken)
-=======
-    def broken(self: zipfile.ZipFile, *args: Any) -> None:
-        self.fp.write(b"half")
-        raise OSError("disk full")
-
-    monkeypatch.setattr(zipfile.ZipFile, "writestr", broken)
->>>>>>> tests
     with pytest.raises(OSError, match="disk full"):
         save(tmp_path / what)
     assert file.read_bytes() == before
