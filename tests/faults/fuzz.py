@@ -31,7 +31,7 @@ from sb3_pmpo import DPO, MPO, PMPO
 from . import draws
 
 #: Seconds that a call may take.
-LIMIT = 20
+LIMIT = 60
 STEPS = 30
 
 
