@@ -216,6 +216,8 @@ class PMPOPolicy(SavesAlone, BoundedPolicy):
             {"fused", "foreach"} & kwargs.keys()
         ):
             kwargs = {**kwargs, "fused": True}
+        if not self.optimizer_kwargs and self.optimizer_class is th.optim.Adam:
+            return make(parameters)  # nothing that could be blamed
         with blaming(
             f"optimizer_class={self.optimizer_class.__name__} with optimizer_kwargs="
             f"{self.optimizer_kwargs}",
@@ -246,16 +248,22 @@ class PMPOPolicy(SavesAlone, BoundedPolicy):
         named = {key: self._arguments[key] for key in ("n_critics", "n_quantiles", "layer_norm")}
         critic_class, given = self._arguments["critic_class"], self._arguments["critic_kwargs"]
         parts = self._part_kwargs(features_extractor, 1)
-        with blaming(
-            f"critic_class={critic_class.__name__} with critic_kwargs={given}",
-            "give what its constructor takes besides the policy's own arguments",
-        ):
+
+        def make() -> Any:
             return critic_class(
                 **parts,
                 return_moments=self.return_moments,
                 share_features_extractor=features_extractor is not None,
                 **named | (given or {}),
             ).to(self.device)
+
+        if not given and critic_class is QuantileCritic:
+            return make()  # nothing that could be blamed
+        with blaming(
+            f"critic_class={critic_class.__name__} with critic_kwargs={given}",
+            "give what its constructor takes besides the policy's own arguments",
+        ):
+            return make()
 
     def forward(self, observations: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """Return the actor's actions ``[B, A]``."""

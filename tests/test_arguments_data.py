@@ -1,4 +1,4 @@
-"""Values that are no numbers: refused by the right name, and nothing is spoiled."""
+"""Values that are no numbers, from wherever: refused by the right name, and nothing is spoiled."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from toys import DictToy, Toy, small, toys
 
 from sb3_pmpo import PMPO, Candidates, Preference, top_k
+from sb3_pmpo.online.checks import check_finite_actions
 from sb3_pmpo.online.exploration import pink_noise
 
 NAN, INF = float("nan"), float("inf")
@@ -131,8 +132,6 @@ def test_scores_that_are_no_numbers_are_blamed_on_the_critics() -> None:
 def test_a_policy_that_is_sound_is_not_said_to_have_diverged() -> None:
     model = small(Toy(), exploration_noise=pink_noise).learn(30)
     model.policy.return_moments.mean.fill_(NAN)
-    from sb3_pmpo.online.checks import check_finite_actions
-
     with pytest.raises(ValueError, match=r"diverged \(return_moments"):
         check_finite_actions(np.array([NAN]), 3, model.policy)
     model.policy.return_moments.mean.fill_(0.0)

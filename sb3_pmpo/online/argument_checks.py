@@ -126,27 +126,9 @@ def check_arguments(model: OffPolicyAlgorithm) -> None:
     given = vars(model)
     if "observation_space" not in given:
         raise ValueError("env must be an environment or a registered name, got None: give one")
-    for name, low, high, kind, hint in _RANGES:
-        check_number(name.lstrip("_"), given[name], low, high, kind, hint)
-        given[name] = kind(given[name])
-    for name, hint in _FLAGS.items():
-        given[name] = check_flag(name, given[name], hint)
-    if model.seed is not None:
-        hint = "it starts all the generators; None starts them at random"
-        check_number("seed", model.seed, 0, 2**32 - 1, int, hint)
-        model.seed = int(model.seed)
-    for name in ("learning_rate", "actor_learning_rate"):
-        if given[name] is not None or name == "learning_rate":
-            check_rate(name, given[name])
-            given[name] = given[name] if callable(given[name]) else float(given[name])
-    given["train_freq"] = _checked_train_freq(model.train_freq)
-    frequency: TrainFreq = given["train_freq"]
-    if frequency.unit is TrainFrequencyUnit.EPISODE and model.n_envs > 1:
-        raise ValueError(
-            f"train_freq must count steps where there are several environments, got "
-            f"{tuple(frequency)} with {model.n_envs}: their episodes end at different times; "
-            "give a number of steps"
-        )
+    _check_numbers(given)
+    _check_rates(given)
+    given["train_freq"] = _checked_train_freq(model.train_freq, model.n_envs)
     check_observation_space(model.observation_space)
     check_action_space(model.action_space)
     check_action_noise(model.action_noise, model.action_space)
@@ -157,6 +139,25 @@ def check_arguments(model: OffPolicyAlgorithm) -> None:
     _check_size_of_update(model)
     _check_policy_kwargs(model)
     check_buffer_arguments(model)
+
+
+def _check_numbers(given: dict[str, Any]) -> None:
+    for name, low, high, kind, hint in _RANGES:
+        check_number(name.lstrip("_"), given[name], low, high, kind, hint)
+        given[name] = kind(given[name])
+    for name, hint in _FLAGS.items():
+        given[name] = check_flag(name, given[name], hint)
+    if given["seed"] is not None:
+        hint = "it starts all the generators; None starts them at random"
+        check_number("seed", given["seed"], 0, 2**32 - 1, int, hint)
+        given["seed"] = int(given["seed"])
+
+
+def _check_rates(given: dict[str, Any]) -> None:
+    for name in ("learning_rate", "actor_learning_rate"):
+        if given[name] is not None or name == "learning_rate":
+            check_rate(name, given[name])
+            given[name] = given[name] if callable(given[name]) else float(given[name])
 
 
 def check_rate(name: str, rate: Any) -> None:
@@ -212,19 +213,22 @@ def _check_policy_kwargs(model: OffPolicyAlgorithm) -> None:
             raise TypeError(f"policy_kwargs has {name}={value!r}, which {policy} lacks: {hint}")
 
 
-def _checked_train_freq(value: Any) -> TrainFreq:
+def _checked_train_freq(value: Any, n_envs: int) -> TrainFreq:
     hint = 'give a number of steps, or a pair such as (1, "episode")'
     count, unit = value if isinstance(value, tuple) and len(value) == 2 else (value, "step")
     check_number("train_freq", count, 1, _MANY, int, hint)
-    if not isinstance(unit, (str, TrainFrequencyUnit)) or unit not in {
-        "step",
-        "episode",
-        *TrainFrequencyUnit,
-    }:
+    if not isinstance(unit, TrainFrequencyUnit) and unit not in ("step", "episode"):
         raise ValueError(
             f"the unit of train_freq must be 'step' or 'episode', got {unit!r}: {hint}"
         )
-    return TrainFreq(int(count), TrainFrequencyUnit(unit))
+    checked = TrainFreq(int(count), TrainFrequencyUnit(unit))
+    if checked.unit is TrainFrequencyUnit.EPISODE and n_envs > 1:
+        raise ValueError(
+            f"train_freq must count steps where there are several environments, got "
+            f"{tuple(checked)} with {n_envs}: their episodes end at different times; give a number "
+            "of steps"
+        )
+    return checked
 
 
 def _check_reference(tau: Any, interval: int, policy_delay: int) -> None:

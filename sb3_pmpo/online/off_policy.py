@@ -220,7 +220,8 @@ class OffPolicyMPO(Persistent):
             self._metrics.add_number("reference_age", self._reference_age)
 
     def _set_learning_rates(self) -> None:
-        progress = self._current_progress_remaining
+        # Below 0 where several environments overshoot the last step: a linear schedule would climb.
+        progress = max(self._current_progress_remaining, 0.0)
         critic_rate = self.lr_schedule(progress)
         actor_rate = self.actor_lr_schedule(progress) if self.actor_lr_schedule else critic_rate
         check_rate(f"learning_rate at progress {progress}", critic_rate)
