@@ -375,6 +375,10 @@ def test_hindsight_replay_saves_and_resumes(tmp_path: Path) -> None:
     }
 
 
+# SB3's save_to_zip_file leaves the file open then.
+@pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <_io.FileIO:pytest.PytestUnraisableExceptionWarning"
+)
 @pytest.mark.parametrize("what", ["model", "buffer"])
 def test_an_unfinished_save_does_not_touch_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
