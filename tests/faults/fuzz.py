@@ -288,7 +288,7 @@ class Figures:
         return f"{self.kinds.total()} calls: {kinds}\nrefused by subject: {refused}"
 
 
-def report(outcomes: Iterable[tuple[int, Call, Outcome]], every: int = 500) -> Figures:
+def report(outcomes: Iterable[tuple[int, Call, Outcome]], every: int = 100) -> Figures:
     """Print what was neither run nor refused clearly, the figures now and then, and return them."""
     figures = Figures()
     for number, call, outcome in outcomes:
