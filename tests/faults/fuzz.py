@@ -16,6 +16,7 @@ import tempfile
 import traceback
 import warnings
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -253,16 +254,14 @@ def _shown(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def fuzz(calls: range, seed: int) -> dict[int, tuple[Call, Outcome]]:
-    """Run the calls of these numbers."""
-    outcomes = {}
+def fuzz(calls: range, seed: int) -> Iterator[tuple[int, Call, Outcome]]:
+    """Run the calls of these numbers, one after the other."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         _warm_up()
         for number in calls:
             call = draw_call(seed, number)
-            outcomes[number] = (call, run_call(call))
-    return outcomes
+            yield number, call, run_call(call)
 
 
 def _warm_up() -> None:
@@ -271,18 +270,36 @@ def _warm_up() -> None:
     _run_call(Call(PMPO, box, box, 1, False, {"policy": "MlpPolicy", "buffer_size": 64}))
 
 
-def report(outcomes: dict[int, tuple[Call, Outcome]]) -> bool:
-    """Print the figures, and each call that did neither run nor was refused clearly."""
-    refused: Counter[str] = Counter()
-    for number, (call, outcome) in outcomes.items():
+@dataclass
+class Figures:
+    """What became of the calls: how many of each kind, and what the refusals are about."""
+
+    kinds: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def clean(self) -> bool:
+        """Whether every call ran or was refused clearly."""
+        return not (self.kinds["unclear"] or self.kinds["failed"])
+
+    def __str__(self) -> str:
+        kinds = ", ".join(f"{number} {kind}" for kind, number in self.kinds.most_common())
+        refused = ", ".join(f"{name} {number}" for name, number in self.refused.most_common())
+        return f"{self.kinds.total()} calls: {kinds}\nrefused by subject: {refused}"
+
+
+def report(outcomes: Iterable[tuple[int, Call, Outcome]], every: int = 100) -> Figures:
+    """Print what was neither run nor refused clearly, the figures now and then, and return them."""
+    figures = Figures()
+    for number, call, outcome in outcomes:
+        figures.kinds[outcome.kind] += 1
         if outcome.kind in ("unclear", "failed"):
             print(f"--- {number} {outcome.kind}: {outcome.error[:600]}\n    {str(call)[:600]}")
         if outcome.kind == "refused":
-            refused[_subject(call, outcome.error)] += 1
-    kinds = Counter(outcome.kind for _, outcome in outcomes.values())
-    print(f"{len(outcomes)} calls:", ", ".join(f"{n} {kind}" for kind, n in kinds.most_common()))
-    print("refused by subject:", ", ".join(f"{name} {n}" for name, n in refused.most_common()))
-    return not (kinds["unclear"] or kinds["failed"])
+            figures.refused[_subject(call, outcome.error)] += 1
+        if figures.kinds.total() % every == 0:
+            print(figures, flush=True)
+    return figures
 
 
 def _subject(call: Call, error: str) -> str:
@@ -302,10 +319,12 @@ def main() -> int:
     args = parser.parse_args()
     th.set_num_threads(1)
     if args.only is not None:
-        ((call, outcome),) = fuzz(range(args.only, args.only + 1), args.seed).values()
+        ((_, call, outcome),) = fuzz(range(args.only, args.only + 1), args.seed)
         print(call, outcome.kind, outcome.error, outcome.trace, sep="\n")
         return 0
-    return 0 if report(fuzz(range(args.start, args.start + args.calls), args.seed)) else 1
+    figures = report(fuzz(range(args.start, args.start + args.calls), args.seed))
+    print(figures)
+    return 0 if figures.clean else 1
 
 
 if __name__ == "__main__":
