@@ -136,6 +136,7 @@ def optimise(objective: MPOObjective, policy, reference, parameters, score, n_st
         policy_step(objective, [optimizer], policy(), reference, candidates)
 
 
+@pytest.mark.slow
 def test_the_multipliers_hold_the_kl_on_a_quadratic() -> None:
     """The optimum is beyond what the KLs allow, for mean and std: each dimension ends at its
     epsilon."""
@@ -164,6 +165,7 @@ def test_the_multipliers_hold_the_kl_on_a_quadratic() -> None:
     assert (policy.std < 1.0).all()
 
 
+@pytest.mark.slow
 def test_the_multipliers_hold_the_kl_of_a_categorical() -> None:
     duals = Duals(
         multipliers={"joint": 1.0}, n_dims=1, temperatures={"action": 1.0}, learning_rate=1e-2
