@@ -6,7 +6,7 @@ Axes: F features.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch as th
@@ -240,16 +240,33 @@ def _check_image(name: str, space: spaces.Space, normalised: bool) -> None:
 # ---------------------------------------------------------------------- optimisers
 
 
-def check_optimizer(make: Callable[[list[Any]], th.optim.Optimizer]) -> None:
-    """Take a step of it on one weight, without gradient of anything real.
+def make_optimizer(
+    kind: type[th.optim.Optimizer], given: dict[str, Any], parameters: list[Any], *, lr: float
+) -> th.optim.Optimizer:
+    """Make an optimiser, fused where torch's Adam can be, and try it on one weight.
 
-    :param make: makes the optimiser of a list of parameters.
-    :raises ValueError: naming its class and its arguments.
+    :param kind: its class, the argument ``optimizer_class``.
+    :param given: its arguments besides the learning rate, ``optimizer_kwargs``.
+    :param parameters: what it trains, or groups of them.
+    :param lr: the learning rate.
+    :raises ValueError: naming the class and its arguments, if it cannot be made or used.
     """
-    weight = nn.Parameter(th.zeros(2, 2))
-    weight.grad = th.zeros_like(weight)
-    optimizer = make([weight])
-    step = inspect.signature(optimizer.step).parameters.get("closure")
-    if step is not None and step.default is step.empty:
-        raise TypeError(f"{type(optimizer).__name__}.step() wants a closure")
-    optimizer.step()
+    kwargs: dict[str, Any] = {**given, "lr": lr}
+    if kind in (th.optim.Adam, th.optim.AdamW) and not ({"fused", "foreach"} & given.keys()):
+        kwargs["fused"] = True
+    if not given and kind is th.optim.Adam:
+        return kind(parameters, **kwargs)  # nothing that could be blamed
+    with blaming(
+        f"optimizer_class={kind.__name__} with optimizer_kwargs={given}",
+        "give a first-order optimiser such as torch.optim.Adam and what it takes besides lr",
+    ):
+        if "lr" in given:
+            raise TypeError("lr is learning_rate of the algorithm")
+        weight = nn.Parameter(th.zeros(2, 2))
+        weight.grad = th.zeros_like(weight)
+        tried = kind([weight], **kwargs)
+        step = inspect.signature(tried.step).parameters.get("closure")
+        if step is not None and step.default is step.empty:
+            raise TypeError(f"{kind.__name__}.step() wants a closure")
+        tried.step()
+        return kind(parameters, **kwargs)
