@@ -178,12 +178,12 @@ def check_extractor(
     is_dict = isinstance(space, spaces.Dict)
     if is_dict and issubclass(extractor_class, (FlattenExtractor, NatureCNN)):
         raise ValueError(
-            f"{extractor_class.__name__} takes one array, but the observation space is {space}: "
+            f"features_extractor_class={extractor_class.__name__} takes one array, but the observation space is {space}: "
             "use the policy 'MultiInputPolicy', or a features_extractor_class for a Dict"
         )
     if issubclass(extractor_class, CombinedExtractor) and not is_dict:
         raise ValueError(
-            f"{extractor_class.__name__} takes a Dict, but the observation space is {space}: use "
+            f"features_extractor_class={extractor_class.__name__} takes a Dict, but the observation space is {space}: use "
             "the policy 'MlpPolicy', or 'CnnPolicy' for images"
         )
     # As SB3 does with them: what is not bytes is an image where normalize_images is False.
@@ -219,7 +219,7 @@ def _check_image(name: str, space: spaces.Space, normalised: bool) -> None:
             )
         raise ValueError(
             f"{name} must be an image, uint8 from 0 to 255 with three axes, for the policy "
-            f"'CnnPolicy' (NatureCNN), got {space}: {remedy}"
+            f"'CnnPolicy' (features_extractor_class=NatureCNN), got {space}: {remedy}"
         )
     channels, *sides = space.shape or ()
     if min(sides) >= SMALLEST_IMAGE:

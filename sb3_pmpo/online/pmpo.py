@@ -110,7 +110,8 @@ class PMPO(OffPolicyMPO):
                 f"beta must be a number or a pair (mean, std), got {self.beta}: None is for the "
                 "measured best"
             )
-        objective = PMPOObjective(self.alpha, *pair, labeller, decoupled, self.edge_barrier)
+        mean, std = pair
+        objective = PMPOObjective(self.alpha, mean, std, labeller, decoupled, self.edge_barrier)
         try_labeller(labeller, self.n_samples, get_action_dim(self.action_space), self.device)
         return objective
 
