@@ -178,13 +178,14 @@ def check_extractor(
     is_dict = isinstance(space, spaces.Dict)
     if is_dict and issubclass(extractor_class, (FlattenExtractor, NatureCNN)):
         raise ValueError(
-            f"features_extractor_class={extractor_class.__name__} takes one array, but the observation space is {space}: "
-            "use the policy 'MultiInputPolicy', or a features_extractor_class for a Dict"
+            f"features_extractor_class={extractor_class.__name__} takes one array, but the "
+            f"observation space is {space}: use the policy 'MultiInputPolicy', or a "
+            "features_extractor_class for a Dict"
         )
     if issubclass(extractor_class, CombinedExtractor) and not is_dict:
         raise ValueError(
-            f"features_extractor_class={extractor_class.__name__} takes a Dict, but the observation space is {space}: use "
-            "the policy 'MlpPolicy', or 'CnnPolicy' for images"
+            f"features_extractor_class={extractor_class.__name__} takes a Dict, but the "
+            f"observation space is {space}: use the policy 'MlpPolicy', or 'CnnPolicy' for images"
         )
     # As SB3 does with them: what is not bytes is an image where normalize_images is False.
     normalised = kwargs.get("normalized_image", not normalize_images)
