@@ -46,7 +46,7 @@ _NARROWEST = 1e-4
 
 _WIDEST = 65_536
 
-_MOST_OUTPUTS = 100_000
+_MOST_OUTPUTS = 10_000
 
 
 def checked_arguments(given: Mapping[str, Any], action_space: spaces.Space) -> dict[str, Any]:
