@@ -24,7 +24,7 @@ from sb3_pmpo.core.checks import blaming, check_flag
 from sb3_pmpo.critics import QuantileCritic, StateActionCritic
 from sb3_pmpo.features import ObservationNormaliser
 from sb3_pmpo.networks import RunningMoments
-from sb3_pmpo.policy_checks import check_extractor, check_optimizer, checked_arguments
+from sb3_pmpo.policy_checks import check_extractor, checked_arguments, make_optimizer
 from sb3_pmpo.space_checks import (
     check_action_space,
     check_observation_space,
@@ -208,23 +208,9 @@ class PMPOPolicy(SavesAlone, BoundedPolicy):
             return super().make_features_extractor()
 
     def _make_optimizer(self, parameters: list[Any], lr_schedule: Schedule) -> th.optim.Optimizer:
-        def make(parameters: list[Any]) -> th.optim.Optimizer:
-            return self.optimizer_class(parameters, lr=lr_schedule(1), **kwargs)  # type: ignore[call-arg]  # every optimiser has lr but the base class
-
-        kwargs = self.optimizer_kwargs
-        if self.optimizer_class in (th.optim.Adam, th.optim.AdamW) and not (
-            {"fused", "foreach"} & kwargs.keys()
-        ):
-            kwargs = {**kwargs, "fused": True}
-        if not self.optimizer_kwargs and self.optimizer_class is th.optim.Adam:
-            return make(parameters)  # nothing that could be blamed
-        with blaming(
-            f"optimizer_class={self.optimizer_class.__name__} with optimizer_kwargs="
-            f"{self.optimizer_kwargs}",
-            "give a first-order optimiser such as torch.optim.Adam and what it takes besides lr",
-        ):
-            check_optimizer(make)
-            return make(parameters)
+        return make_optimizer(
+            self.optimizer_class, self.optimizer_kwargs, parameters, lr=lr_schedule(1)
+        )
 
     def _part_kwargs(self, extractor: BaseFeaturesExtractor | None, which: int) -> dict[str, Any]:
         arch = get_actor_critic_arch(self.net_arch)[which]

@@ -6,7 +6,7 @@ Axes: F features.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch as th
@@ -46,7 +46,7 @@ _NARROWEST = 1e-4
 
 _WIDEST = 65_536
 
-_MOST_OUTPUTS = 100_000
+_MOST_OUTPUTS = 10_000
 
 
 def checked_arguments(given: Mapping[str, Any], action_space: spaces.Space) -> dict[str, Any]:
@@ -178,13 +178,14 @@ def check_extractor(
     is_dict = isinstance(space, spaces.Dict)
     if is_dict and issubclass(extractor_class, (FlattenExtractor, NatureCNN)):
         raise ValueError(
-            f"{extractor_class.__name__} takes one array, but the observation space is {space}: "
-            "use the policy 'MultiInputPolicy', or a features_extractor_class for a Dict"
+            f"features_extractor_class={extractor_class.__name__} takes one array, but the "
+            f"observation space is {space}: use the policy 'MultiInputPolicy', or a "
+            "features_extractor_class for a Dict"
         )
     if issubclass(extractor_class, CombinedExtractor) and not is_dict:
         raise ValueError(
-            f"{extractor_class.__name__} takes a Dict, but the observation space is {space}: use "
-            "the policy 'MlpPolicy', or 'CnnPolicy' for images"
+            f"features_extractor_class={extractor_class.__name__} takes a Dict, but the "
+            f"observation space is {space}: use the policy 'MlpPolicy', or 'CnnPolicy' for images"
         )
     # As SB3 does with them: what is not bytes is an image where normalize_images is False.
     normalised = kwargs.get("normalized_image", not normalize_images)
@@ -219,7 +220,7 @@ def _check_image(name: str, space: spaces.Space, normalised: bool) -> None:
             )
         raise ValueError(
             f"{name} must be an image, uint8 from 0 to 255 with three axes, for the policy "
-            f"'CnnPolicy' (NatureCNN), got {space}: {remedy}"
+            f"'CnnPolicy' (features_extractor_class=NatureCNN), got {space}: {remedy}"
         )
     channels, *sides = space.shape or ()
     if min(sides) >= SMALLEST_IMAGE:
@@ -240,16 +241,33 @@ def _check_image(name: str, space: spaces.Space, normalised: bool) -> None:
 # ---------------------------------------------------------------------- optimisers
 
 
-def check_optimizer(make: Callable[[list[Any]], th.optim.Optimizer]) -> None:
-    """Take a step of it on one weight, without gradient of anything real.
+def make_optimizer(
+    kind: type[th.optim.Optimizer], given: dict[str, Any], parameters: list[Any], *, lr: float
+) -> th.optim.Optimizer:
+    """Make an optimiser, fused where torch's Adam can be, and try it on one weight.
 
-    :param make: makes the optimiser of a list of parameters.
-    :raises ValueError: naming its class and its arguments.
+    :param kind: its class, the argument ``optimizer_class``.
+    :param given: its arguments besides the learning rate, ``optimizer_kwargs``.
+    :param parameters: what it trains, or groups of them.
+    :param lr: the learning rate.
+    :raises ValueError: naming the class and its arguments, if it cannot be made or used.
     """
-    weight = nn.Parameter(th.zeros(2, 2))
-    weight.grad = th.zeros_like(weight)
-    optimizer = make([weight])
-    step = inspect.signature(optimizer.step).parameters.get("closure")
-    if step is not None and step.default is step.empty:
-        raise TypeError(f"{type(optimizer).__name__}.step() wants a closure")
-    optimizer.step()
+    kwargs: dict[str, Any] = {**given, "lr": lr}
+    if kind in (th.optim.Adam, th.optim.AdamW) and not ({"fused", "foreach"} & given.keys()):
+        kwargs["fused"] = True
+    if not given and kind is th.optim.Adam:
+        return kind(parameters, **kwargs)  # nothing that could be blamed
+    with blaming(
+        f"optimizer_class={kind.__name__} with optimizer_kwargs={given}",
+        "give a first-order optimiser such as torch.optim.Adam and what it takes besides lr",
+    ):
+        if "lr" in given:
+            raise TypeError("lr is learning_rate of the algorithm")
+        weight = nn.Parameter(th.zeros(2, 2))
+        weight.grad = th.zeros_like(weight)
+        tried = kind([weight], **kwargs)
+        step = inspect.signature(tried.step).parameters.get("closure")
+        if step is not None and step.default is step.empty:
+            raise TypeError(f"{kind.__name__}.step() wants a closure")
+        tried.step()
+        return kind(parameters, **kwargs)

@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from toys import DictToy, Toy, small, toys
 
 from sb3_pmpo import PMPO, Candidates, Preference, top_k
-from sb3_pmpo.online.checks import check_finite_actions
+from sb3_pmpo.online.checks import check_finite, check_finite_actions
 from sb3_pmpo.online.exploration import pink_noise
 
 NAN, INF = float("nan"), float("inf")
@@ -64,6 +64,14 @@ def test_the_statistics_of_vec_normalize_stay_what_they_were(tmp_path: Any, what
     sane = VecNormalize.load(str(tmp_path / "statistics"), toys(2))
     loaded = PMPO.load(tmp_path / "model", env=sane, device="cpu").learn(60)
     assert all(value.isfinite().all() for value in loaded.policy.state_dict().values())
+
+
+def test_half_precision_is_checked_too() -> None:
+    good = np.ones((1, 2), np.float16)
+    check_finite(good, np.zeros(1), [], 1)
+    for value in (NAN, INF):
+        with pytest.raises(ValueError, match="not finite at step 1"):
+            check_finite(good * np.float16(value), np.zeros(1), [], 1)
 
 
 def test_statistics_that_are_not_finite_are_refused_when_they_are_loaded(tmp_path: Any) -> None:

@@ -214,6 +214,12 @@ def test_a_labeller_that_cannot_be_called_is_named(labeller: Any) -> None:
         small(Toy(), labeller=labeller)
 
 
+@pytest.mark.parametrize("beta", [[], (1.0,), (1.0, 2.0, 3.0)])
+def test_beta_is_a_number_or_a_pair(beta: Any) -> None:
+    with pytest.raises(ValueError, match=r"beta must be a number or a pair .* got [\[(]"):
+        small(Toy(), beta=beta)
+
+
 def test_decoupled_is_a_flag() -> None:
     with pytest.raises(ValueError, match="decoupled must be True or False, got 'no'"):
         small(Toy(), decoupled="no")

@@ -23,7 +23,7 @@ from sb3_pmpo.space_checks import check_action_space, check_observation_space
 _HIGHEST_RATE = 10.0
 
 #: Numbers that an update evaluates at once: beyond, no machine holds them.
-_LARGEST_UPDATE = 2**31
+_LARGEST_UPDATE = 2**27
 
 _MANY = 1_000_000
 
@@ -38,7 +38,7 @@ _RANGES: tuple[tuple[str, float, float, type, str], ...] = (
     ("pessimism", 0.0, 1.0, float, "0 takes the critics' mean, 1 the lowest; 0.5 is usual"),
     ("gradient_steps", -1, _MANY, int, "-1 means as many as environment steps were collected"),
     ("_stats_window_size", 1, 2**31 - 1, int, "it counts episodes; 100 is usual"),
-    ("n_samples", 2, INFINITY, int, "it counts actions drawn per state; the paper uses 4"),
+    ("n_samples", 2, 100_000, int, "it counts actions drawn per state; the paper uses 4"),
     ("policy_delay", 1, INFINITY, int, "it counts critic updates for each policy update"),
     (
         "reference_update_interval",

@@ -46,6 +46,8 @@ LARGEST = 1e16
 
 def _refuse(what: str, value: Any, step: int, env: int | None = None) -> None:
     array = np.asarray(value)
+    if array.dtype == np.float16:  # in which LARGEST would be infinite
+        array = array.astype(np.float32)
     if not np.issubdtype(array.dtype, np.floating) or (np.abs(array) <= LARGEST).all():
         return
     if env is None:

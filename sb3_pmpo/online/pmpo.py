@@ -104,13 +104,14 @@ class PMPO(OffPolicyMPO):
         if beta is None:
             gaussian = ADVANTAGE_BETA if decoupled and is_balanced(labeller) else GAUSSIAN_BETA
             beta = gaussian if has_parts else CATEGORICAL_BETA
-        mean, *rest = beta if isinstance(beta, (tuple, list)) else (beta, beta)
-        if len(rest) != 1:
+        pair = beta if isinstance(beta, (tuple, list)) else (beta, beta)
+        if len(pair) != 2:
             raise ValueError(
                 f"beta must be a number or a pair (mean, std), got {self.beta}: None is for the "
                 "measured best"
             )
-        objective = PMPOObjective(self.alpha, mean, rest[0], labeller, decoupled, self.edge_barrier)
+        mean, std = pair
+        objective = PMPOObjective(self.alpha, mean, std, labeller, decoupled, self.edge_barrier)
         try_labeller(labeller, self.n_samples, get_action_dim(self.action_space), self.device)
         return objective
 
