@@ -174,6 +174,19 @@ def test_a_compiled_model_learns_saves_loads_and_resumes(tmp_path: Path) -> None
 
 
 @pytest.mark.gpu
+def test_a_labeller_may_hold_a_network_on_the_gpu() -> None:
+    """It is tried there too, before the training."""
+    judge = th.nn.Linear(2, 1, device="cuda").requires_grad_(False)
+
+    def labeller(candidates: Candidates) -> Preference:
+        return top_k(2)(Candidates(judge(candidates.actions).squeeze(-1)))
+
+    model = collected(labeller=labeller, beta=2.0)
+    model.train(4, 16)
+    assert all(value.isfinite().all() for value in parameters(model.actor).values())
+
+
+@pytest.mark.gpu
 def test_what_cannot_be_captured_runs_as_usual() -> None:
     kwargs = {"net_arch": [16], "features_extractor_class": Waits}
     model = collected(compile=True, policy_kwargs=kwargs)
