@@ -77,16 +77,16 @@ def draw(task: Task, model: Any, prompts: list[str]) -> Completions:
     counts[:, start:] = (ended == 0) | ((ended == 1) & (answers == task.tokenizer.eos_token_id))
     attention = counts.long()
     attention[:, :start] = rows["attention_mask"]
-    texts = task.tokenizer.batch_decode(answers.where(counts[:, start:], 0), skip_special_tokens=True)
+    texts = task.tokenizer.batch_decode(
+        answers.where(counts[:, start:], 0), skip_special_tokens=True
+    )
     return Completions(ids, attention, counts, prompts, texts)
 
 
 def logits_of(model: Any, drawn: Completions) -> th.Tensor:
     """Compute the logits at every position, ``[N, P + C, V]``."""
     positions = (drawn.attention.cumsum(1) - 1).clamp(min=0)
-    return model(
-        input_ids=drawn.ids, attention_mask=drawn.attention, position_ids=positions
-    ).logits
+    return model(input_ids=drawn.ids, attention_mask=drawn.attention, position_ids=positions).logits
 
 
 def terms_of(model: Any, reference: Any, drawn: Completions, rewards: th.Tensor, n: int) -> Drawn:

@@ -39,7 +39,7 @@ class Task(NamedTuple):
 
 
 def arithmetic(seed: int) -> Task:
-    """Sums of two numbers up to 19, digit by digit; the base model knows them with errors."""
+    """Make sums of two numbers up to 19, digit by digit, which the base knows with errors."""
     rng = random.Random(1000 + seed)
     pairs = [(a, b) for a in range(20) for b in range(20)]
     prompts = [f"{' '.join(str(a))} + {' '.join(str(b))} =" for a, b in pairs]
@@ -60,15 +60,13 @@ def arithmetic(seed: int) -> Task:
             found.append(float("".join(completion.split()) == str(int(a) + int(b))))
         return found
 
-    return Task(
-        "arithmetic", model, tokenizer, prompts[:300], prompts[300:], right, right, True, 4
-    )
+    return Task("arithmetic", model, tokenizer, prompts[:300], prompts[300:], right, right, True, 4)
 
 
-NOUNS = "film plot cast music ending script".split()
-GOOD = "good great fine lovely".split()
-BAD = "bad dull poor awful".split()
-OTHER = "the is not very and".split()
+NOUNS = ["film", "plot", "cast", "music", "ending", "script"]
+GOOD = ["good", "great", "fine", "lovely"]
+BAD = ["bad", "dull", "poor", "awful"]
+OTHER = ["the", "is", "not", "very", "and"]
 
 
 def review(rng: random.Random, start: str) -> str:
@@ -101,7 +99,7 @@ def sentiment(text: str) -> float:
 
 
 def reviews(seed: int) -> Task:
-    """Film reviews that are to become favourable, judged by a reward model of words."""
+    """Make film reviews that are to become favourable, judged by a reward model of words."""
     rng = random.Random(2000 + seed)
     starts = [f"the {noun}" for noun in NOUNS]
     texts = [review(rng, rng.choice(starts)) for _ in range(4000)]

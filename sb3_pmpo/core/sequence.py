@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch as th
 from torch.autograd.function import once_differentiable
 
-#: Numbers of a block, by device. On a CPU a few rows' worth fit into a core's cache, and their memory
+#: Numbers of a block, by device. On a CPU a few rows fit into a core's cache, and their memory
 #: is used again; a GPU wants to be kept busy.
 BLOCK = {"cpu": 2**18}
 LARGE_BLOCK = 2**24
@@ -54,7 +54,7 @@ def sequence_log_prob(
         outside the vocabulary.
     """
     _check(logits, mask, tokens=tokens)
-    log_prob, _ = _TokenTerms.apply(logits, None, tokens, mask)
+    log_prob, _ = _token_terms(logits, None, tokens, mask)
     return _over_tokens(log_prob, mask, per_token)
 
 
@@ -77,7 +77,7 @@ def sequence_kl(
     :raises ValueError: if the shapes do not fit or the mask is not boolean.
     """
     _check(logits, mask, reference_logits=reference_logits)
-    _, kl = _TokenTerms.apply(logits, reference_logits, None, mask)
+    _, kl = _token_terms(logits, reference_logits, None, mask)
     return _over_tokens(kl, mask, per_token)
 
 
@@ -95,7 +95,7 @@ def sequence_terms(
     are theirs.
     """
     _check(logits, mask, tokens=tokens, reference_logits=reference_logits)
-    log_prob, kl = _TokenTerms.apply(logits, reference_logits, tokens, mask)
+    log_prob, kl = _token_terms(logits, reference_logits, tokens, mask)
     return SequenceTerms(_over_tokens(log_prob, mask, per_token), _over_tokens(kl, mask, per_token))
 
 
@@ -147,6 +147,16 @@ class _TokenTerms(th.autograd.Function):
                     _add_at_tokens(part, tokens[at], d_log_prob[at], columns)
                 gradient[(*at, columns)] = part.to(gradient.dtype)
         return gradient, None, None, None
+
+
+def _token_terms(
+    logits: th.Tensor,
+    reference: th.Tensor | None,
+    tokens: th.Tensor | None,
+    mask: th.Tensor,
+) -> SequenceTerms:
+    applied: Any = _TokenTerms.apply
+    return SequenceTerms(*applied(logits, reference, tokens, mask))
 
 
 def _add_at_tokens(part: th.Tensor, tokens: th.Tensor, values: th.Tensor, columns: slice) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,7 +41,7 @@ class PMPOConfig(GRPOConfig):
         default=None,
         metadata={"help": "Texts that end a completion, which then counts as complete."},
     )
-    num_generations: int | None = field(
+    num_generations: int = field(
         default=4, metadata={"help": "Completions of a prompt, which are labelled together."}
     )
     disable_dropout: bool = field(
@@ -62,7 +63,9 @@ class PMPOOfflineConfig(TrainingArguments):
     )
     reference_steps: int = field(
         default=0,
-        metadata={"help": "Optimizer steps between refreshes of the reference. 0: the initial one."},
+        metadata={
+            "help": "Optimizer steps between refreshes of the reference. 0: the initial one."
+        },
     )
     per_token: bool = field(default=False, metadata={"help": _HELP_TOKEN})
     truncated: str = field(default="keep", metadata={"help": _HELP_CUT})
@@ -79,3 +82,8 @@ class PMPOOfflineConfig(TrainingArguments):
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "The collator needs the trainer's own columns."}
     )
+
+    def init_kwargs(self) -> dict[str, Any]:
+        """Return ``model_init_kwargs``; a command line gives it as JSON."""
+        given = self.model_init_kwargs or {}
+        return json.loads(given) if isinstance(given, str) else dict(given)

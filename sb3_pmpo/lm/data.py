@@ -81,9 +81,7 @@ def tokenize(
         prompt, completion, cut = _fit(prompt, completion, max_length)
         if cut and truncated == "mask":
             continue
-        found.append(
-            Labelled(prompt, completion, -1 if cut and truncated == "reject" else label)
-        )
+        found.append(Labelled(prompt, completion, -1 if cut and truncated == "reject" else label))
     return found
 
 

@@ -42,7 +42,7 @@ def natural_alpha(accepted: float, rejected: float) -> float:
     return 0.5 if accepted and rejected else float(bool(accepted))
 
 
-class PMPOOfflineTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
+class PMPOOfflineTrainer(Trainer):
     """Train a language model on labelled completions (Eq. 10, with the KL of Eq. 17).
 
     The accepted are averaged over all the accepted of the data set, and the rejected likewise: a
@@ -80,9 +80,11 @@ class PMPOOfflineTrainer(Trainer):  # type: ignore[misc]  # transformers ships n
         tokenizer = processing_class or AutoTokenizer.from_pretrained(path)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
-        limits = {"max_length": settings.max_length, "truncated": settings.truncated}
+        limits: dict[str, Any] = {"max_length": settings.max_length, "truncated": settings.truncated}
         rows = tokenize(unpair(train_dataset), tokenizer, **limits)
-        held_out = None if eval_dataset is None else tokenize(unpair(eval_dataset), tokenizer, **limits)
+        held_out = (
+            None if eval_dataset is None else tokenize(unpair(eval_dataset), tokenizer, **limits)
+        )
         self.shares = shares(rows)
         if settings.alpha is None:
             settings.alpha = natural_alpha(*self.shares)
@@ -90,7 +92,7 @@ class PMPOOfflineTrainer(Trainer):  # type: ignore[misc]  # transformers ships n
             settings.beta = 2.0 * (1.0 - settings.alpha)
         check_common(settings, settings.alpha, settings.beta)
         if isinstance(model, str):
-            model = create_model_from_path(model, **dict(settings.model_init_kwargs or {}))
+            model = create_model_from_path(model, **settings.init_kwargs())
         adapted = is_adapted(model)
         bare = peft_config is not None and settings.reference_steps == 0
         if peft_config is not None:

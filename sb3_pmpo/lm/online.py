@@ -95,13 +95,14 @@ class PMPOTrainer(GRPOTrainer):
         if self.use_vllm or not self.model.training:
             ids, log_probs = super()._generate_single_turn(prompt_ids, *args, **kwargs)
         else:
-            wrapped = self.model_wrapped
+            trainer: Any = self
+            wrapped = trainer.model_wrapped
             with self.reference.model(self._policy) as drawing:
-                self.model_wrapped = wrapped if drawing is self._policy else drawing
+                trainer.model_wrapped = wrapped if drawing is self._policy else drawing
                 try:
                     ids, log_probs = super()._generate_single_turn(prompt_ids, *args, **kwargs)
                 finally:
-                    self.model_wrapped = wrapped
+                    trainer.model_wrapped = wrapped
         lengths = [self._stop(tokens) or len(tokens) for tokens in ids]
         ids = [tokens[:n] for tokens, n in zip(ids, lengths, strict=True)]
         if log_probs is not None:
@@ -184,7 +185,7 @@ class PMPOTrainer(GRPOTrainer):
             temperature=self.temperature,
             per_token=args.per_token,
         )
-        # The weights of a prompt's completions sum to 1, and there are N / S prompts' worth of them.
+        # The weights of a prompt's completions sum to 1, and these are N / S prompts' worth.
         scale = self.num_generations / len(mask)
         weights = CompletionWeights(
             *(inputs[f"{name}_weight"] * scale for name in CompletionWeights._fields)
@@ -219,7 +220,7 @@ class PMPOTrainer(GRPOTrainer):
             self._buffered_inputs = th.load(path, map_location=device, weights_only=True)
 
 
-class _RestoreSteps(TrainerCallback):  # type: ignore[misc]  # transformers ships no types
+class _RestoreSteps(TrainerCallback):
     """Count micro-steps on from a checkpoint, for generations are due by their number."""
 
     def __init__(self, trainer: PMPOTrainer) -> None:

@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 from sb3_pmpo.lm.reference import Reference
 
 
-class Refresh(TrainerCallback):  # type: ignore[misc]  # transformers ships no types
+class Refresh(TrainerCallback):
     """Refresh a reference every ``reference_steps`` optimizer steps.
 
     :param reference: what is refreshed.

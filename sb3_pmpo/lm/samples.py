@@ -9,7 +9,7 @@ import torch as th
 from transformers import TrainerCallback
 
 
-class ShowSamples(TrainerCallback):  # type: ignore[misc]  # transformers ships no types
+class ShowSamples(TrainerCallback):
     """Print a completion of each prompt.
 
     :param tokenizer: of the model.

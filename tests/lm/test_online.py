@@ -1,4 +1,4 @@
-"""PMPOTrainer: it learns, from accepts and from rejects alone, and the traps are not fallen into."""
+"""PMPOTrainer: it learns, from accepts and from rejects alone; the known traps are avoided."""
 
 from __future__ import annotations
 
@@ -131,7 +131,9 @@ class TestReference:
 class TestRefusals:
     @pytest.mark.parametrize("beta", [0.0, 1.0, 1.9])
     def test_rejects_only_under_the_threshold(self, online, beta):
-        with pytest.raises(ValueError, match=r"rejected completions only: .*below 2 \* \(1 - alpha"):
+        with pytest.raises(
+            ValueError, match=r"rejected completions only: .*below 2 \* \(1 - alpha"
+        ):
             online(alpha=0.0, beta=beta)
 
     def test_rejects_only_with_a_reference_refreshed_at_every_update(self, online):
@@ -143,7 +145,9 @@ class TestRefusals:
             online(alpha=0.5, beta=0.5)
 
     def test_reference_steps_that_cut_a_generation_batch(self, online):
-        with pytest.raises(ValueError, match="multiple of the 2 optimizer steps between generations"):
+        with pytest.raises(
+            ValueError, match="multiple of the 2 optimizer steps between generations"
+        ):
             online(steps_per_generation=2, reference_steps=3)
 
     def test_generation_that_cuts_an_optimizer_step(self, online):
@@ -266,7 +270,9 @@ class TestAdapters:
     def config() -> Any:
         from peft import LoraConfig
 
-        return LoraConfig(r=4, target_modules=["q_proj", "v_proj", "up_proj"], task_type="CAUSAL_LM")
+        return LoraConfig(
+            r=4, target_modules=["q_proj", "v_proj", "up_proj"], task_type="CAUSAL_LM"
+        )
 
     def test_the_base_is_the_reference_without_a_copy(self, online, model):
         pytest.importorskip("peft")

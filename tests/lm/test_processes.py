@@ -1,4 +1,4 @@
-"""Two CPU processes make the update of one with the same completions."""
+"""Two CPU processes, started as `torchrun` starts them, make the update of one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ SCRIPT = textwrap.dedent("""
         max_steps=3, per_device_train_batch_size=16 // processes, **common), rows,
         processing_class=tokenizer)
     offline.train()
-    flat = th.cat([p.detach().flatten() for p in offline.accelerator.unwrap_model(offline.model).parameters()])
+    learned = offline.accelerator.unwrap_model(offline.model)
+    flat = th.cat([p.detach().flatten() for p in learned.parameters()])
     online = PMPOTrainer(tiny_model(tokenizer, width=32, layers=1),
         lambda completions, **_: [float(len(c)) for c in completions],
         PMPOConfig(max_steps=2, per_device_train_batch_size=8, num_generations=8, bf16=False,
@@ -58,10 +59,8 @@ def test_two_processes(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     for processes in (1, 2):
-        launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes",
-                  str(processes), "--num_machines", "1", "--mixed_precision", "no",
-                  "--dynamo_backend", "no"]  # fmt: skip
-        launch += ["--main_process_port", "0"] if processes > 1 else []
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone",
+                  "--nproc_per_node", str(processes)]  # fmt: skip
         command = [*launch, str(script), str(tmp_path), str(processes)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=400)
         assert done.returncode == 0, done.stderr[-3000:]

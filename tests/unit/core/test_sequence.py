@@ -65,7 +65,9 @@ def test_gradients_in_closed_form():
 
 def test_gradcheck(block):
     logits, reference, tokens, mask = problem(2, length=3, vocabulary=4)
-    assert th.autograd.gradcheck(lambda z: tuple(sequence_terms(z, reference, tokens, mask)), logits)
+    assert th.autograd.gradcheck(
+        lambda z: tuple(sequence_terms(z, reference, tokens, mask)), logits
+    )
 
 
 def test_no_gradient_to_the_reference():
@@ -83,7 +85,9 @@ class TableModel:
     def __init__(self, vocabulary: int, length: int, seed: int) -> None:
         generator = th.Generator().manual_seed(seed)
         self.vocabulary, self.length = vocabulary, length
-        prefixes = [p for n in range(length) for p in itertools.product(range(vocabulary), repeat=n)]
+        prefixes = [
+            p for n in range(length) for p in itertools.product(range(vocabulary), repeat=n)
+        ]
         self.logits = {
             p: th.randn(vocabulary, generator=generator, dtype=th.float64) for p in prefixes
         }
