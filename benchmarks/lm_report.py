@@ -1,6 +1,6 @@
 """Draw the language-model suites and write their tables, from the rows that there are.
 
-    python -m benchmarks.lm_report          # every suite that has rows
+python -m benchmarks.lm_report          # every suite that has rows
 """
 
 from __future__ import annotations
@@ -63,7 +63,10 @@ def table(rows: pd.DataFrame, suite: str) -> str:
     lines = ["| method | seeds | " + " | ".join(columns) + " |"]
     lines.append("|---" * (len(columns) + 2) + "|")
     first = rows[rows.step == 0]
-    parts = [("(base)", first), *((name, last[last.method == name]) for name in SUITES[suite].methods)]
+    parts = [
+        ("(base)", first),
+        *((name, last[last.method == name]) for name in SUITES[suite].methods),
+    ]
     for name, part in parts:
         if len(part):
             cells = " | ".join(f"{part[c].mean():.3f}" for c in columns)

@@ -23,7 +23,7 @@ import torch as th
 from benchmarks.provenance import provenance
 from sb3_pmpo.core.sequence import sequence_kl, sequence_log_prob, sequence_terms
 
-RESULTS = Path(__file__).parent / "results" / "sequence.csv"
+RESULTS = Path(__file__).parent / "results"
 Problem = tuple[th.Tensor, th.Tensor, th.Tensor, th.Tensor]
 
 
@@ -94,17 +94,19 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--vocabulary", type=int, default=131_072)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--calls", nargs="+", choices=CALLS, default=[*CALLS])
     options = parser.parse_args()
     th.set_num_threads(1)
+    calls = {name: CALLS[name] for name in options.calls}
     size = (options.tokens, options.vocabulary)
     peaks = {}
-    for name in CALLS:
+    for name in calls:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             peaks[name] = pool.apply(memory, (name, *size))
     given = problem(*size)
-    seconds: dict[str, list[float]] = {name: [] for name in CALLS}
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(options.rounds):
-        for name, call in CALLS.items():
+        for name, call in calls.items():
             given[0].grad = None
             started = time.perf_counter()
             call(*given).sum().backward()
@@ -112,7 +114,7 @@ def main() -> None:
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     logits_mib = options.tokens * options.vocabulary * 4 / 2**20
     about = {"tokens": options.tokens, "vocabulary": options.vocabulary, **provenance()}
-    with RESULTS.open("w", newline="") as file:
+    with (RESULTS / f"sequence_{options.tokens}.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["call", "median_seconds", "rounds", "forward_mib", "peak_mib",
                          "logits_mib", *about])  # fmt: skip
@@ -120,9 +122,11 @@ def main() -> None:
             forward, peak = peaks[name]
             writer.writerow([name, f"{value:.3f}", options.rounds, f"{forward:.0f}", f"{peak:.0f}",
                              f"{logits_mib:.0f}", *about.values()])  # fmt: skip
-    print(f"logits: {logits_mib:.0f} MiB\n{'':18}{'s':>8}{'of plain':>10}{'forward':>10}{'peak':>8}")
+    print(
+        f"logits: {logits_mib:.0f} MiB\n{'':18}{'s':>8}{'of plain':>10}{'forward':>10}{'peak':>8}"
+    )
     for name, value in medians.items():
-        base = medians[name.partition(":")[0] + ": plain"]
+        base = medians.get(name.partition(":")[0] + ": plain", float("nan"))
         forward, peak = (part / logits_mib for part in peaks[name])
         print(f"{name:18}{value:8.2f}{value / base:10.2f}{forward:10.2f}{peak:8.2f}")
 

@@ -80,7 +80,10 @@ class PMPOOfflineTrainer(Trainer):
         tokenizer = processing_class or AutoTokenizer.from_pretrained(path)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
-        limits: dict[str, Any] = {"max_length": settings.max_length, "truncated": settings.truncated}
+        limits: dict[str, Any] = {
+            "max_length": settings.max_length,
+            "truncated": settings.truncated,
+        }
         rows = tokenize(unpair(train_dataset), tokenizer, **limits)
         held_out = (
             None if eval_dataset is None else tokenize(unpair(eval_dataset), tokenizer, **limits)

@@ -121,6 +121,12 @@ class TestReference:
         logits = lm_loss.completion_logits(trainer.model, model, sequences)
         assert logits.shape == (1, 4, model.config.vocab_size)
 
+    def test_both_are_computed_in_the_same_precision(self, online):
+        trainer = online(bf16=True, max_steps=2, reference_steps=2)
+        trainer.train()
+        assert history(trainer, "kl")[0] == 0.0
+        assert 0.0 < history(trainer, "kl")[1] < 1.0
+
     def test_dropout_is_off(self, online, model):
         trainer = online(model=model, beta=1.0)
         assert all(m.p == 0 for m in trainer.model.modules() if isinstance(m, th.nn.Dropout))
