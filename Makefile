@@ -18,7 +18,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 
 .DEFAULT_GOAL := help
-.PHONY: help train test coverage lint format clean
+.PHONY: help train unit test gpu coverage lint format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -28,9 +28,16 @@ train: $(VENV)/.installed-train  ## train ALGO on ENV for STEPS with SEED
 		--seed $(SEED) --eval-freq $$(( $(STEPS) / 10 )) --tensorboard-log tb --progress
 	$(BIN)/sb3-pmpo plot --algo $(ALGO) --env $(ENV) -o logs/learning_curve.png
 
+unit: $(VENV)/.installed-tests  ## run the unit tests alone, in under a minute
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m unit
+
 # pytest runs last, so that its summary ends the output. One thread for each of the two workers.
-test: lint  ## check everything: lint, then the tests
-	OMP_NUM_THREADS=1 MUJOCO_GL=disabled $(BIN)/python -m pytest -n 2 --durations 20 $(PYTEST_FLAGS)
+test: lint  ## check everything that needs no GPU: lint, then the tests
+	OMP_NUM_THREADS=1 MUJOCO_GL=disabled $(BIN)/python -m pytest -m "not gpu" -n 2 --durations 20 \
+		$(PYTEST_FLAGS)
+
+gpu: $(VENV)/.installed-tests  ## run the tests that need a GPU
+	MUJOCO_GL=disabled $(BIN)/python -m pytest -m gpu
 
 # Apart from the tests, whose time it adds a third to.
 coverage: PYTEST_FLAGS = --cov

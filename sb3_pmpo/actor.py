@@ -20,12 +20,23 @@ from torch import nn
 from sb3_pmpo.distributions import Distribution
 from sb3_pmpo.features import NormalisedFeatures, n_choices
 from sb3_pmpo.networks import CategoricalHead, GaussianHead
+from sb3_pmpo.space_checks import check_finite_observation
 
 
 class BoundedPolicy(BasePolicy):
     """A policy whose unscaled actions are in the Box."""
 
     action_space: spaces.Box  # where there is something to unscale
+
+    def obs_to_tensor(
+        self, observation: np.ndarray | dict[str, np.ndarray]
+    ) -> tuple[PyTorchObs, bool]:
+        """Convert as SB3 does.
+
+        :raises ValueError: for an observation that is not finite, which nothing can be done about.
+        """
+        check_finite_observation(observation)
+        return super().obs_to_tensor(observation)
 
     def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
         """Map [-1, 1] to the bounds, which rounding would overstep by a digit at the corners."""

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space, preprocess_obs
@@ -22,6 +23,8 @@ from sb3_pmpo.storage.models import SavesAlone
 
 class ObservationNormaliser(nn.Module):
     """Normalise the vectors of an observation; images and one-hot codes pass unchanged.
+
+    An image is a Box with three axes and bounds, of bytes or of floats.
 
     The statistics are those of the observations handed to :meth:`update`, and are part of the
     policy's state: saved, loaded and moved with it. One instance serves all of a policy's parts.
@@ -47,7 +50,7 @@ class ObservationNormaliser(nn.Module):
 
     @staticmethod
     def _is_vector(space: spaces.Space) -> bool:
-        return isinstance(space, spaces.Box) and not is_image_space(space) and space.shape != ()
+        return isinstance(space, spaces.Box) and not _is_image(space) and space.shape != ()
 
     def update(self, observations: Any) -> None:
         """Take in a batch of raw observations: arrays ``[B, ...]``, or a dict of them."""
@@ -84,6 +87,14 @@ class ObservationNormaliser(nn.Module):
         return normalised
 
 
+def _is_image(space: spaces.Box) -> bool:
+    """Say whether it is an image: of bytes, or of numbers between bounds, as SB3 passes them on.
+
+    Normalised pixel by pixel, one that was constant so far would be clipped as soon as it changes.
+    """
+    return len(space.shape) == 3 and (is_image_space(space) or space.is_bounded("both"))
+
+
 class NormalisedFeatures(SavesAlone):
     """A model that normalises what it sees before it extracts features."""
 
@@ -93,9 +104,25 @@ class NormalisedFeatures(SavesAlone):
     def features(self, observations: PyTorchObs) -> th.Tensor:
         """Preprocess, normalise and extract: ``[B, F]``."""
         preprocessed = preprocess_obs(
-            observations, self.observation_space, normalize_images=self.normalize_images
+            _from_zero(observations, self.observation_space),
+            self.observation_space,
+            normalize_images=self.normalize_images,
         )
         return self.features_extractor(self.normaliser(preprocessed))
+
+
+def _from_zero(observations: PyTorchObs, space: spaces.Space) -> Any:
+    """Count choices from 0, as one-hot codes do; a space may have them start anywhere."""
+    if isinstance(space, spaces.Dict):
+        return {key: _from_zero(observations[key], part) for key, part in space.spaces.items()}  # type: ignore[index]  # a dict then
+    if isinstance(space, spaces.Discrete) and space.start != 0:
+        return cast(th.Tensor, observations).long() - int(space.start)
+    if isinstance(space, spaces.MultiDiscrete) and np.any(space.start != 0):
+        # Numbers, no tensor: a CUDA graph may not copy from the host.
+        columns = cast(th.Tensor, observations).long().unbind(-1)
+        pairs = zip(columns, space.start.tolist(), strict=True)
+        return th.stack([column - start for column, start in pairs], dim=-1)
+    return observations
 
 
 def n_choices(action_space: spaces.Space) -> tuple[int, ...] | None:

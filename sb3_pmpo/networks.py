@@ -9,7 +9,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator
 from functools import cache
-from typing import cast
+from typing import Any, cast
 
 import torch as th
 from torch import nn
@@ -21,6 +21,9 @@ from sb3_pmpo.distributions import NO_BIN, Categorical, DiagGaussian
 #: it were there. One absurd reading then leaves the statistics as they are. Values that really are
 #: that large soon widen the deviation, by a factor of up to this each.
 OUTLIER = 30.0
+
+#: The deviation of fewer vectors may be off by any factor, and is no measure of an outlier.
+ENOUGH_FOR_OUTLIERS = 10
 
 
 class RunningMoments(nn.Module):
@@ -39,13 +42,28 @@ class RunningMoments(nn.Module):
         self.register_buffer("var", th.ones(shape))
         self.register_buffer("count", th.zeros(1))
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Load as torch does.
+
+        :raises ValueError: for statistics that are not finite, which would make all inputs so.
+        """
+        for name in ("mean", "var", "count"):
+            value = state_dict.get(prefix + name)
+            if isinstance(value, th.Tensor) and not bool(value.isfinite().all()):
+                raise ValueError(
+                    f"the saved statistics {prefix}{name} must be finite, got {value.tolist()}: "
+                    "they have taken in a value that is not; load a file that was saved before"
+                )
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     @th.no_grad()
     def update(self, batch: th.Tensor) -> None:
         """Take in a batch ``[B, *shape]`` (Chan et al., 1979, parallel moments)."""
         batch = batch.to(self.mean)
         width = OUTLIER * self.var.sqrt()
         # What was constant so far has no deviation to be measured by.
-        width = th.where((self.var > 0.0) & (self.count > 1.0), width, th.inf)
+        measured = (self.var > 0.0) & (self.count >= ENOUGH_FOR_OUTLIERS)
+        width = th.where(measured, width, th.inf)
         batch = batch.clamp(self.mean - width, self.mean + width)
         batch_var, batch_mean = th.var_mean(batch, dim=0, correction=0)
         self.count += len(batch)

@@ -12,7 +12,7 @@ from typing import ClassVar, NamedTuple, Protocol, TypeVar
 
 import torch as th
 
-from sb3_pmpo.core.checks import INFINITY, check_number, check_positive
+from sb3_pmpo.core.checks import INFINITY, blaming, check_flag, check_number, check_positive
 from sb3_pmpo.core.e_step import (
     Duals,
     boltzmann_weights,
@@ -20,7 +20,7 @@ from sb3_pmpo.core.e_step import (
     temperature_loss,
     weights_kl,
 )
-from sb3_pmpo.core.labels import Labeller, best_worst, is_balanced
+from sb3_pmpo.core.labels import Labeller, best_worst, check_labels, is_balanced
 from sb3_pmpo.core.losses import (
     PairLoss,
     check_alpha_beta,
@@ -99,9 +99,11 @@ class PMPOObjective:
         hint = "it is the weight of the barrier that keeps the mean from the box's edge"
         check_number("edge_barrier", self.edge_barrier, 0.0, INFINITY, float, hint)
         if not callable(self.labeller):
-            raise ValueError(f"labeller must be callable, such as top_k(2), got {self.labeller!r}")
-        if not isinstance(self.decoupled, bool):
-            raise ValueError(f"decoupled must be True or False, got {self.decoupled!r}")
+            raise ValueError(
+                f"labeller must be callable, such as top_k(2), got {self.labeller!r}: it maps "
+                "Candidates to a Preference"
+            )
+        check_flag("decoupled", self.decoupled, "True fits mean and std apart")
         if (reason := self.instability()) is not None:
             warnings.warn(reason, stacklevel=4)
 
@@ -123,6 +125,7 @@ class PMPOObjective:
         """
         actions = _actions(candidates)
         preference = self.labeller(candidates)
+        check_labels(preference, candidates)
         fit = online.decoupled if self.decoupled else online.joint
         metrics: dict[str, th.Tensor] = {}
         total = actions.new_zeros(())
@@ -161,7 +164,10 @@ class DPOObjective:
         hint = "it is the weight of the implicit KL, and nothing else holds the policy"
         check_positive("beta", self.beta, hint)
         if not callable(self.loss):
-            raise ValueError(f"loss must be callable, such as dpo_loss, got {self.loss!r}")
+            raise ValueError(
+                f"loss must be callable, such as dpo_loss, got {self.loss!r}: it maps two "
+                "log-probabilities and pairs to a PairLoss"
+            )
 
     def __call__(self, online: D, reference: D, candidates: Candidates) -> PolicyLoss:
         """Compute the loss of the policy on one pair a state.
@@ -185,6 +191,22 @@ class DPOObjective:
             "q_gap": _score_gap(pairs, candidates),
         }
         return PolicyLoss(result.loss, metrics)
+
+
+def try_loss(loss: Callable[..., PairLoss], beta: float) -> None:
+    """Call a loss of pairs once on made-up samples of two states, so that a fault shows at once.
+
+    :param loss: what is to be used in training.
+    :param beta: its argument of that name.
+    :raises ValueError: if it cannot be called as :func:`sb3_pmpo.core.losses.dpo_loss` can, or if
+        what it returns is not a :class:`PairLoss` of the states.
+    """
+    log_prob = th.zeros(2, 2)
+    pairs = best_worst()(Candidates(th.tensor([[1.0, 0.0], [0.0, 1.0]])))
+    with blaming(f"loss={loss!r}", "give sb3_pmpo.dpo_loss, ipo_loss, or a function like them"):
+        result = loss(log_prob, log_prob, pairs, beta=beta)
+        if not isinstance(result, PairLoss) or result.loss.shape != (2,):
+            raise TypeError(f"it returned {result!r} of two states, not a PairLoss")
 
 
 @dataclass(frozen=True)

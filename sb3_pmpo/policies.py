@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import (
@@ -21,30 +20,22 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
 from sb3_pmpo.actor import Actor, BoundedPolicy
+from sb3_pmpo.core.checks import blaming, check_flag
 from sb3_pmpo.critics import QuantileCritic, StateActionCritic
 from sb3_pmpo.features import ObservationNormaliser
 from sb3_pmpo.networks import RunningMoments
+from sb3_pmpo.policy_checks import check_extractor, check_optimizer, checked_arguments
+from sb3_pmpo.space_checks import (
+    check_action_space,
+    check_observation_space,
+    first_observations,
+)
 from sb3_pmpo.storage.models import SavesAlone
 
 NO_SDE = (
     "use_sde=True is not supported: generalised state-dependent exploration needs a policy of its "
     "own; for exploration that is correlated in time use exploration_noise"
 )
-
-
-def _check_n_bins(n_bins: int | None, action_space: spaces.Space) -> None:
-    if n_bins is None:
-        return
-    if not isinstance(action_space, spaces.Box):
-        raise ValueError(
-            f"n_bins={n_bins} discretises a Box, but the action space is {action_space}: leave "
-            "n_bins out"
-        )
-    if isinstance(n_bins, bool) or not isinstance(n_bins, (int, np.integer)) or n_bins < 2:
-        raise ValueError(
-            f"n_bins must be a whole number >= 2, got {n_bins!r}: it counts the actions of a "
-            "dimension; 11 is usual"
-        )
 
 
 class PMPOPolicy(SavesAlone, BoundedPolicy):
@@ -109,21 +100,11 @@ class PMPOPolicy(SavesAlone, BoundedPolicy):
         critic_kwargs: dict[str, Any] | None = None,
         use_sde: bool = False,
     ) -> None:
-        if use_sde:
+        if check_flag("use_sde", use_sde, NO_SDE):
             raise ValueError(NO_SDE)
-        _check_n_bins(n_bins, action_space)
-        super().__init__(
-            observation_space,
-            action_space,
-            features_extractor_class,
-            # A copy: SB3 adds to the dict it is given.
-            dict(features_extractor_kwargs or {}),
-            optimizer_class=optimizer_class,
-            optimizer_kwargs=optimizer_kwargs,
-            squash_output=True,
-            normalize_images=normalize_images,
-        )
-        self._arguments: dict[str, Any] = {
+        check_observation_space(observation_space)
+        check_action_space(action_space)
+        given: dict[str, Any] = {
             "net_arch": net_arch,
             "activation_fn": activation_fn,
             "features_extractor_class": features_extractor_class,
@@ -141,15 +122,37 @@ class PMPOPolicy(SavesAlone, BoundedPolicy):
             "n_bins": n_bins,
             "critic_class": critic_class,
             "critic_kwargs": critic_kwargs,
+            "normalize_images": normalize_images,
         }
-        self.net_arch = [128, 128] if net_arch is None else net_arch
+        arguments = checked_arguments(given, action_space)
+        # A copy: SB3 adds to the dict it is given.
+        extractor_kwargs = dict(features_extractor_kwargs or {})
+        normalize_images = arguments.pop("normalize_images")
+        check_extractor(
+            features_extractor_class, extractor_kwargs, observation_space, normalize_images
+        )
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor_class,
+            extractor_kwargs,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+            squash_output=True,
+            normalize_images=normalize_images,
+        )
+        self._arguments = arguments
+        self.net_arch = arguments["net_arch"]
         self.activation_fn = activation_fn
-        self.share_features_extractor = share_features_extractor
+        self.share_features_extractor = arguments["share_features_extractor"]
         self.normaliser: nn.Module = (
-            ObservationNormaliser(observation_space) if normalize_observations else nn.Identity()
+            ObservationNormaliser(observation_space)
+            if arguments["normalize_observations"]
+            else nn.Identity()
         )
         self.return_moments = RunningMoments((1,))
         self._build(lr_schedule)
+        self._try()
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return (
@@ -180,13 +183,48 @@ class PMPOPolicy(SavesAlone, BoundedPolicy):
         for critic in (self.critic, self.critic_target):
             critic.compile_body()
 
+    @th.no_grad()
+    def _try(self) -> None:
+        """Evaluate two observations, so that parts that do not fit show at once."""
+        was_training = self.training
+        self.set_training_mode(False)
+        with blaming(
+            f"features_extractor_class={self.features_extractor_class.__name__} with "
+            f"critic_class={self._arguments['critic_class'].__name__} on two made-up observations "
+            f"of the observation space {self.observation_space}",
+            "make them fit one another: the extractor returns [B, features_dim], the critic "
+            "answers sb3_pmpo.critics.Critic",
+        ):
+            observations = self.obs_to_tensor(first_observations(self.observation_space, 2))[0]
+            actions = self.actor(observations, deterministic=True)
+            self.critic.score(observations, actions.unsqueeze(0))
+        self.set_training_mode(was_training)
+
+    def make_features_extractor(self) -> BaseFeaturesExtractor:
+        """Make one as SB3 does."""
+        kwargs, name = self.features_extractor_kwargs, self.features_extractor_class.__name__
+        remedy = f"give the arguments of {name}, or leave them out"
+        with blaming(f"features_extractor_kwargs={kwargs} for {name}", remedy):
+            return super().make_features_extractor()
+
     def _make_optimizer(self, parameters: list[Any], lr_schedule: Schedule) -> th.optim.Optimizer:
+        def make(parameters: list[Any]) -> th.optim.Optimizer:
+            return self.optimizer_class(parameters, lr=lr_schedule(1), **kwargs)  # type: ignore[call-arg]  # every optimiser has lr but the base class
+
         kwargs = self.optimizer_kwargs
         if self.optimizer_class in (th.optim.Adam, th.optim.AdamW) and not (
             {"fused", "foreach"} & kwargs.keys()
         ):
             kwargs = {**kwargs, "fused": True}
-        return self.optimizer_class(parameters, lr=lr_schedule(1), **kwargs)  # type: ignore[call-arg]  # every optimiser has lr but the base class
+        if not self.optimizer_kwargs and self.optimizer_class is th.optim.Adam:
+            return make(parameters)  # nothing that could be blamed
+        with blaming(
+            f"optimizer_class={self.optimizer_class.__name__} with optimizer_kwargs="
+            f"{self.optimizer_kwargs}",
+            "give a first-order optimiser such as torch.optim.Adam and what it takes besides lr",
+        ):
+            check_optimizer(make)
+            return make(parameters)
 
     def _part_kwargs(self, extractor: BaseFeaturesExtractor | None, which: int) -> dict[str, Any]:
         arch = get_actor_critic_arch(self.net_arch)[which]
@@ -208,12 +246,24 @@ class PMPOPolicy(SavesAlone, BoundedPolicy):
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         """Make the critics; their loss does not train an extractor that is given."""
         named = {key: self._arguments[key] for key in ("n_critics", "n_quantiles", "layer_norm")}
-        return self._arguments["critic_class"](
-            **self._part_kwargs(features_extractor, 1),
-            return_moments=self.return_moments,
-            share_features_extractor=features_extractor is not None,
-            **named | (self._arguments["critic_kwargs"] or {}),
-        ).to(self.device)
+        critic_class, given = self._arguments["critic_class"], self._arguments["critic_kwargs"]
+        parts = self._part_kwargs(features_extractor, 1)
+
+        def make() -> Any:
+            return critic_class(
+                **parts,
+                return_moments=self.return_moments,
+                share_features_extractor=features_extractor is not None,
+                **named | (given or {}),
+            ).to(self.device)
+
+        if not given and critic_class is QuantileCritic:
+            return make()  # nothing that could be blamed
+        with blaming(
+            f"critic_class={critic_class.__name__} with critic_kwargs={given}",
+            "give what its constructor takes besides the policy's own arguments",
+        ):
+            return make()
 
     def forward(self, observations: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """Return the actor's actions ``[B, A]``."""

@@ -44,6 +44,7 @@ def filled(**kwargs: Any) -> PMPO:
     return model.learn(60)
 
 
+@pytest.mark.slow
 def test_it_learns_the_identity() -> None:
     env = IdentityEnvBox(eps=0.5)
     model = PMPO(
@@ -60,6 +61,7 @@ def test_it_learns_the_identity() -> None:
     assert mean_return > 90.0  # of 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("terminates", "value", "steps"), [(False, 50.0, 800), (True, None, 500)])
 def test_values_far_from_zero_are_learned_and_terminations_end_them(
     terminates: bool, value: float | None, steps: int

@@ -27,6 +27,7 @@ def sphere(x: np.ndarray) -> float:
     return float((x**2).sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_objective_finds_the_minimum(name: str) -> None:
     result = minimize(sphere, BOX, x0=START, objective=OBJECTIVES[name], maxfev=6000, seed=0)
@@ -34,12 +35,14 @@ def test_every_objective_finds_the_minimum(name: str) -> None:
     assert result.fun == sphere(result.x) < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", [mpo_objective(1), DPOObjective(0.5, ipo_loss)])
 def test_mpo_and_ipo_come_near_it(objective: Any) -> None:
     result = minimize(sphere, BOX, x0=START, objective=objective, maxfev=6000, seed=0)
     assert sphere(result.mean) < 1e-2
 
 
+@pytest.mark.slow
 def test_a_full_covariance_follows_a_valley_that_a_diagonal_one_cannot() -> None:
     """A narrow ellipse along the diagonal of the box, with its minimum at (1, 1)."""
 

@@ -147,7 +147,7 @@ def test_a_whole_checkpoint_is_there_whenever_the_process_is_killed(
 
 
 def holder(buffer: ReplayBuffer) -> Any:
-    return SimpleNamespace(replay_buffer=buffer)
+    return SimpleNamespace(replay_buffer=buffer, device="cpu", env=None)
 
 
 @pytest.mark.parametrize("is_dict", [False, True])
@@ -155,14 +155,16 @@ def test_a_buffer_saves_what_is_in_it_only(is_dict: bool, tmp_path: Path) -> Non
     box = spaces.Box(-1, 1, (2,))
     space = spaces.Dict({"a": box, "b": box}) if is_dict else box
     kind: Any = DictReplayBuffer if is_dict else ReplayBuffer
-    saved, loaded = (kind(50, space, spaces.Box(-1, 1, (1,)), "cpu") for _ in range(2))
+    saved = kind(50, space, spaces.Box(-1, 1, (1,)), "cpu")
     for adds in (30, 90):  # not full, and around its end
         for i in range(adds):
             row = np.full((1, 2), i / 100, np.float32)
             observation = {"a": row, "b": -row} if is_dict else row
             saved.add(observation, observation, row[:, :1], np.array([i]), np.array([i % 2]), [{}])
         checkpoints.save_buffer(tmp_path / "buffer.pkl", holder(saved))
-        checkpoints.load_buffer(tmp_path / "buffer.pkl", holder(loaded))
+        model = holder(kind(50, space, spaces.Box(-1, 1, (1,)), "cpu"))
+        checkpoints.load_buffer(tmp_path / "buffer.pkl", model)
+        loaded = model.replay_buffer
         assert (loaded.pos, loaded.full) == (saved.pos, saved.full)
         assert loaded.dones[loaded.pos - 1] == 1  # the episode that was open ends
         saved.dones[saved.pos - 1] = 1

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch as th
+from toys import Toy, assert_equal, parameters, small
 
 from sb3_pmpo import PMPO
-from tests.toys import Toy, assert_equal, parameters, small
 
 
 @pytest.fixture(autouse=True)
@@ -17,6 +17,7 @@ def _no_compiled_code_is_left():
     th.compiler.reset()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of the compiler's own
 def test_compiled_networks_give_the_same_values_and_save_load_and_resume(tmp_path: Path) -> None:
     plain, compiled = small(Toy()), small(Toy(), compile=True)

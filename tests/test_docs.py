@@ -30,7 +30,7 @@ def documented_metrics() -> set[str]:
 
 def logged_metrics(algorithm: type, tmp_path: Path, n_bins: int | None, **kwargs: Any) -> set[str]:
     model = algorithm(
-        "MlpPolicy", "Pendulum-v1", learning_starts=10, buffer_size=500,
+        "MlpPolicy", "Pendulum-v1", learning_starts=190, buffer_size=500,
         policy_kwargs={"net_arch": [8], "n_bins": n_bins}, **kwargs,
     )  # fmt: skip
     model.set_logger(configure(str(tmp_path), ["csv"]))
@@ -48,6 +48,7 @@ def test_the_table_of_metrics_is_complete_and_true(tmp_path: Path) -> None:
     assert logged == documented_metrics()
 
 
+@pytest.mark.slow
 def test_the_readme_example_runs() -> None:
     """The ten-line example, with fewer steps."""
     code = README.split("```python\n")[1].split("```")[0]

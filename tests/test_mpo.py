@@ -23,12 +23,13 @@ def small(**kwargs: Any) -> MPO:
     return toys.small(Toy(low=(-2.0, 0.0), high=(1.0, 3.0)), algorithm=MPO, **kwargs)
 
 
+@pytest.mark.slow
 def test_it_learns_the_identity() -> None:
     model = MPO(
         "MlpPolicy", IdentityEnvBox(eps=0.5), seed=1, policy_kwargs={"net_arch": [32]}, gamma=0.0,
         n_steps=1, learning_rate=3e-3, gradient_steps=1, policy_delay=1, reference_tau=0.02,
     )  # fmt: skip
-    model.learn(1000)
+    model.learn(700)
     mean, _ = evaluate_policy(model, model.get_env(), n_eval_episodes=20, warn=False)
     assert mean > 90
 

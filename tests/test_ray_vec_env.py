@@ -20,7 +20,11 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 from toys import Toy, parameters, small
-from worker_toys import WorkerToy, box_toy, dict_toy, tuple_toy
+from worker_toys import WorkerToy, box_toy, dict_toy, monitored_toy, tuple_toy
+
+from sb3_pmpo import PMPO
+from sb3_pmpo.storage import environment_state
+from sb3_pmpo.storage.environment_state import register_environment
 
 ray = pytest.importorskip("ray")
 
@@ -87,6 +91,23 @@ def test_it_steps_as_subproc_vec_env_does(make: Callable[[], gym.Env]) -> None:
     ends = [infos[0] for infos in seen[5:-2:5] if "terminal_observation" in infos[0]]
     assert sorted(info["TimeLimit.truncated"] for info in ends) == [False, True]
     _same(seen, episodes(SubprocVecEnv([make] * 2)))
+
+
+def test_a_checkpoint_has_the_state_of_the_workers(tmp_path: Path) -> None:
+    register_environment(Toy)
+    env = RayVecEnv([monitored_toy] * 2)
+    try:
+        model = small(env).learn(24)
+        model.save_checkpoint(tmp_path)
+        model.learn(24, reset_num_timesteps=False)
+        loaded = PMPO.load_checkpoint(tmp_path, env, device="cpu")
+        loaded.learn(24, reset_num_timesteps=False)
+    finally:
+        env.close()
+        environment_state._ADAPTERS.clear()
+    _same(model.replay_buffer.observations, loaded.replay_buffer.observations)
+    for name, value in parameters(model.policy).items():
+        assert th.equal(value, loaded.policy.state_dict()[name]), name
 
 
 def test_methods_and_attributes_reach_the_environments() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.monitor import Monitor
 from toys import DictToy, Toy
 
 
@@ -69,6 +70,10 @@ class TupleToy(gym.ObservationWrapper):
 
 def box_toy() -> gym.Env:
     return WorkerToy()
+
+
+def monitored_toy() -> gym.Env:
+    return Monitor(Toy())
 
 
 def dict_toy() -> gym.Env:

@@ -1,16 +1,17 @@
 """Two demonstrations: ``python -m benchmarks.labelled.demos veto`` (or ``thumbs``).
 
 A trained walker acts, a judge rejects some of what it does, and the policy learns from the
-rejections alone, for a few rounds. Beside it: cloning what was not rejected, and going on with the
-critic and a penalty in the reward, for as many steps in the environment. ``demos.json`` has the
-plan. Rows go to ``results/demos.csv``; rows that are there are not made again.
+rejections alone, for a few rounds. Beside it: cloning what was not rejected; going on with the
+critic, with the rejections as feedback or a penalty in the reward, for as many steps.
+
+``demos.json`` has the plan. Rows go to ``results/demos.csv``; rows that are there are not made
+again.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-import warnings
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -29,7 +30,7 @@ from sb3_pmpo.feedback import FeedbackBuffer
 
 PLAN: dict[str, Any] = json.loads(Path(__file__).with_name("demos.json").read_text())
 RESULTS = Path("benchmarks/results/demos.csv")
-METHODS = ("before", "reject", "clone", "penalty")
+METHODS = ("before", "reject", "clone", "reject beside the critic", "penalty")
 FIELDS = ("demo", "method", "seed", "return", "rejected", "commit", "machine", "versions")
 
 
@@ -56,6 +57,32 @@ class Penalty(gym.Wrapper):
             recent = self._rewards[-self.judge.segment :]
             bad = float(np.mean(recent)) < self.judge.threshold
         return seen, float(reward) - self.penalty * bad, terminated, truncated, info
+
+
+class Judged(gym.Wrapper):
+    """Let the judge see each episode when it is over."""
+
+    def __init__(self, env: gym.Env, judge: Any, buffer: FeedbackBuffer, joint: str) -> None:
+        super().__init__(env)
+        self.judge, self.buffer, self.joint = judge, buffer, joint
+        self._rng, self._seen = np.random.default_rng(0), np.zeros(0)
+        self._rows: list[tuple[Any, ...]] = []
+
+    def reset(self, **kwargs: Any) -> Any:
+        """Begin an episode."""
+        self._rows = []
+        self._seen, info = self.env.reset(**kwargs)
+        return self._seen, info
+
+    def step(self, action: Any) -> Any:
+        """Step; at the episode's end, ask."""
+        seen, reward, terminated, truncated, info = self.env.step(action)
+        self._rows.append((self._seen, action, reward, joint_angle(self.env, self.joint)))
+        self._seen = seen
+        if terminated or truncated:
+            columns = (np.array(column) for column in zip(*self._rows, strict=True))
+            self.judge.judge(Episode(*columns), self.buffer, self._rng)
+        return seen, reward, terminated, truncated, info
 
 
 def load(seed: int, env: gym.Env | None = None) -> PMPO:
@@ -118,15 +145,17 @@ def learn_rounds(model: PMPO, method: str, judge: Veto | Thumbs, seed: int) -> P
     return model
 
 
-def learn_penalty(kind: str, judge: Veto | Thumbs, seed: int) -> PMPO:
-    """Go on with the critic for as many decisions, with a penalty in the reward."""
-    task, plan = PLAN["teacher"]["task"], PLAN[kind]
-    env = Penalty(make_env(task), judge, plan["penalty"], PLAN["veto"]["joint"])
-    model = load(seed, env)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the empty replay buffer, which is filled first
-        model.learning_starts = 0
-        model.learn(PLAN["rounds"] * PLAN["episodes_a_round"] * 500, log_interval=None)  # type: ignore[arg-type]  # as SB3 documents it
+def learn_online(kind: str, method: str, judge: Veto | Thumbs, seed: int) -> PMPO:
+    """Go on with the critic for as many decisions, with a penalty or with the rejections."""
+    env, joint = make_env(PLAN["teacher"]["task"]), PLAN["veto"]["joint"]
+    buffer = FeedbackBuffer(env.observation_space, env.action_space)
+    if method == "penalty":
+        model = load(seed, Penalty(env, judge, PLAN[kind]["penalty"], joint))
+    else:
+        model = load(seed, Judged(env, judge, buffer, joint))
+    steps = PLAN["rounds"] * PLAN["episodes_a_round"] * 500
+    model.learning_starts = 0
+    model.learn(steps, log_interval=None, feedback=buffer)  # type: ignore[arg-type]  # as SB3 documents it
     return model
 
 
@@ -138,14 +167,14 @@ def main() -> None:
     done = {(row["demo"], row["method"], str(row["seed"])) for row in rows}
     judge = make_judge(kind)
     print(kind, vars(judge), flush=True)
-    for method, seed in product(METHODS, PLAN["seeds"]):  # the slow ones last
+    for seed, method in product(PLAN["seeds"], METHODS):
         if (kind, method, str(seed)) not in done:
             if method == "before":
                 model = load(seed)
-            elif method == "penalty":
-                model = learn_penalty(kind, judge, seed)
-            else:
+            elif method in ("reject", "clone"):
                 model = learn_rounds(load(seed), method, judge, seed)
+            else:
+                model = learn_online(kind, method, judge, seed)
             found = {"demo": kind, "method": method, "seed": seed, **evaluate(model, judge, seed)}
             print(found, flush=True)
             rows.append(found | provenance())

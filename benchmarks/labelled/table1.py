@@ -68,7 +68,6 @@ def write_log() -> LabelledDataset:
         seen,
         np.concatenate([episode.actions for episode in episodes]),
         rewards=np.concatenate([episode.rewards for episode in episodes]),
-        next_observations=np.concatenate((seen[1:], seen[-1:])),  # of the rows within an episode
         episode_ids=np.repeat(np.arange(len(order)), lengths),
         dones=np.zeros(len(seen)),
         observation_space=env.observation_space,

@@ -1,8 +1,10 @@
-"""Refuse numbers outside their ranges, in one vocabulary: name, range, value, remedy."""
+"""Refuse arguments outside their ranges, in one vocabulary: name, range, value, remedy."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from numbers import Real
 from typing import Any
 
@@ -21,20 +23,54 @@ def check_number(name: str, value: Any, low: float, high: float, kind: type, hin
     :param hint: what the argument means, and what is usual.
     :raises ValueError: unless ``value`` is a finite number of that kind in ``[low, high]``.
     """
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    whole = is_number and (kind is float or float(value).is_integer())
-    if not (whole and low <= value <= high and math.isfinite(value)):
+    if not (_is_number(value, kind) and low <= value <= high):
         word = "a whole number" if kind is int else "a number"
         lower = "" if low == -INFINITY else f" >= {low}"
         upper = "" if high == INFINITY else f" and <= {high}"
         raise ValueError(f"{name} must be {word}{lower}{upper}, got {value!r}: {hint}")
 
 
-def check_positive(name: str, value: Any, hint: str) -> None:
+def _is_number(value: Any, kind: type) -> bool:
+    """Say whether it is a finite number, and a whole one if that is asked for."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number beyond the floats
+        return False
+    return math.isfinite(number) and (kind is float or number.is_integer())
+
+
+def check_positive(name: str, value: Any, hint: str, high: float = INFINITY) -> None:
     """Check a scalar argument.
 
-    :raises ValueError: unless ``value`` is a finite number above 0.
+    :raises ValueError: unless ``value`` is a finite number above 0, and at most ``high``.
     """
-    check_number(name, value, 0.0, INFINITY, float, hint)
+    check_number(name, value, 0.0, high, float, hint)
     if value == 0.0:
         raise ValueError(f"{name} must be > 0, got {value!r}: {hint}")
+
+
+def check_flag(name: str, value: Any, hint: str) -> bool:
+    """Check an argument that is on or off, and return it as Python has it.
+
+    :raises ValueError: unless ``value`` is True or False, of Python or of NumPy.
+    """
+    if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):
+        return bool(value)
+    raise ValueError(f"{name} must be True or False, got {value!r}: {hint}")
+
+
+@contextmanager
+def blaming(what: str, remedy: str) -> Iterator[None]:
+    """Name the argument where what a user handed over fails when it is tried.
+
+    :param what: the argument and its value.
+    :param remedy: what to give instead.
+    :raises ValueError: with the error that was raised, whatever it was.
+    """
+    try:
+        yield
+    except Exception as error:  # what a user's function raises can be anything
+        reason = f"{type(error).__name__}: {error}".rstrip(".")
+        raise ValueError(f"{what} failed with {reason}. Remedy: {remedy}") from error

@@ -15,6 +15,7 @@ from typing import ClassVar, Protocol
 
 import torch as th
 
+from sb3_pmpo.core.checks import blaming
 from sb3_pmpo.core.e_step import boltzmann_weights
 from sb3_pmpo.core.samples import (
     Candidates,
@@ -272,8 +273,8 @@ def try_labeller(
     :param n_samples: S.
     :param action_dim: A.
     :param device: where the training will be; a labeller may hold a network there.
-    :raises ValueError: if what it returns is not a :class:`Preference` of finite, non-negative
-        weights ``[S, B]``.
+    :raises ValueError: if it cannot be called, or if what it returns is not a :class:`Preference`
+        of finite, non-negative weights ``[S, B]``.
     """
     scores = th.arange(float(n_samples), device=device).unsqueeze(-1).expand(-1, 2).clone()
     candidates = Candidates(
@@ -282,4 +283,25 @@ def try_labeller(
         outside=th.zeros_like(scores),
         value=lambda: th.zeros(2, device=device),
     )
-    check_preference(labeller(candidates), scores)
+    remedy = "give an object that labels Candidates, such as top_k(2) or advantage()"
+    with blaming(f"labeller={labeller!r} with n_samples={n_samples}", remedy):
+        labels = labeller(candidates)
+    check_preference(labels, scores)
+
+
+def check_labels(preference: Preference, candidates: Candidates) -> None:
+    """Check what a labeller returned in training, where that costs next to nothing: on a CPU.
+
+    A GPU would wait for it, and within a CUDA graph it cannot be asked.
+
+    :raises ValueError: naming the labeller, or the scores where these are the cause.
+    """
+    scores = candidates.scores
+    if scores.is_cuda:
+        return
+    if bool(scores.isnan().any()):
+        raise ValueError(
+            "the scores of the candidates must be numbers, got NaN: the critics have diverged; a "
+            "smaller learning_rate or rewards of a smaller scale may help"
+        )
+    check_preference(preference, scores)

@@ -9,6 +9,8 @@ from importlib.resources import files
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
 from starlette.responses import (
     FileResponse,
@@ -144,6 +146,17 @@ async def _refuse(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": error.text}, error.status)
 
 
+def _routes(page: Page) -> list[Route]:
+    return [
+        Route("/", page.index),
+        Route("/api/state", page.get_state),
+        Route("/api/answer", page.post_answer, methods=["POST"]),
+        Route("/api/undo", page.post_undo, methods=["POST"]),
+        Route("/api/finish", page.post_finish, methods=["POST"]),
+        Route("/clips/{name}", page.video),
+    ]
+
+
 def make_app(
     clips: ClipSet,
     answers: AnswerLog,
@@ -161,18 +174,6 @@ def make_app(
     :param token: what every request has to bring, in the address or as the cookie that the first
         one gets; None on the loopback, where the address's name is checked instead.
     """
-    page = Page(clips, answers, command, finish)
-    app = Starlette(
-        routes=[
-            Route("/", page.index),
-            Route("/api/state", page.get_state),
-            Route("/api/answer", page.post_answer, methods=["POST"]),
-            Route("/api/undo", page.post_undo, methods=["POST"]),
-            Route("/api/finish", page.post_finish, methods=["POST"]),
-            Route("/clips/{name}", page.video),
-        ],
-        exception_handlers={_RefusedError: _refuse},
-    )
 
     async def guard(
         request: Request, call_next: Callable[[Request], Awaitable[Response]]
@@ -185,10 +186,11 @@ def make_app(
             response.set_cookie(COOKIE, token, httponly=True, samesite="strict")
         return response
 
-    from starlette.middleware.base import BaseHTTPMiddleware
-
-    app.add_middleware(BaseHTTPMiddleware, dispatch=guard)
-    return app
+    return Starlette(
+        routes=_routes(Page(clips, answers, command, finish)),
+        middleware=[Middleware(BaseHTTPMiddleware, dispatch=guard)],
+        exception_handlers={_RefusedError: _refuse},
+    )
 
 
 def _refused_host(request: Request) -> Response | None:

@@ -84,25 +84,29 @@ def from_d4rl_like(
         for name in ("labels", "rewards", "weights", "terminals", "timeouts")
     }
     terminals, timeouts = found.pop("terminals"), found.pop("timeouts")
-    ids = None
-    if terminals is not None or timeouts is not None:
-        ends = [np.ravel(part) > 0 for part in (terminals, timeouts) if part is not None]
-        if len({len(end) for end in ends}) > 1:
-            raise DatasetError(
-                f"terminals and timeouts must have one length, got {[len(end) for end in ends]}"
-            )
-        ended = np.logical_or.reduce(ends)
-        ids = np.concatenate(([0], np.cumsum(ended[:-1])))
     return LabelledDataset(
         arrays["observations"],
         arrays["actions"],
         dones=None if terminals is None else np.ravel(terminals).astype(np.float32),
         next_observations=arrays.get("next_observations"),
-        episode_ids=ids,
+        episode_ids=_ids(terminals, timeouts),
         observation_space=observation_space,
         action_space=action_space,
         **found,
     )
+
+
+def _ids(terminals: np.ndarray | None, timeouts: np.ndarray | None) -> np.ndarray | None:
+    """Count the episodes by their ends; None where nothing tells them apart."""
+    ends = [np.ravel(part) > 0 for part in (terminals, timeouts) if part is not None]
+    if not ends:
+        return None
+    if len({len(end) for end in ends}) > 1:
+        raise DatasetError(
+            f"terminals and timeouts must have one length, got {[len(end) for end in ends]}"
+        )
+    ended = np.logical_or.reduce(ends)
+    return np.concatenate(([0], np.cumsum(ended[:-1])))
 
 
 def concatenate(datasets: list[LabelledDataset]) -> LabelledDataset:

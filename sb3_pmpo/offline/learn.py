@@ -43,18 +43,13 @@ def learn_from_labels(
     :param clone_steps: of behaviour cloning for the reference before the first step.
     :param reference_interval: steps between copies of the policy to the reference; None for none.
     """
-    if kl not in KLS:
-        raise ValueError(f"kl must be one of {list(KLS)}, got {kl!r}")
-    if not len(source):
-        raise DatasetError("there is no feedback yet: add some, then learn")
+    _check(source, loop, kl)
     labels = count_labels(source)
     weights = choose_weights(labels, alpha, beta, otherwise=model.alpha, normalise=normalise)
     check_refresh(weights.alpha, reference_interval)
     rng = np.random.default_rng(np.random.randint(2**31))
     steps = LabelSteps(model, source, model.batch_size, partial(sampler_for, weights=weights), rng)
     objective = make_objective(model, weights, kl=kl, normalise=normalise)
-    if loop.gradient_steps < 1:
-        raise ValueError(f"gradient_steps must be >= 1, got {loop.gradient_steps}")
     steps.fit_normaliser()
     if kl == "reference" and loop.reset_num_timesteps:
         new = model._n_updates == 0
@@ -63,6 +58,15 @@ def learn_from_labels(
     run(model, loop, _refreshing(model, partial(steps.step, objective), reference_interval))
     if kl == "data":  # what acts in an environment from here on starts from here
         model.learner.reference_lag.move(1.0)
+
+
+def _check(source: Labelled, loop: Loop, kl: str) -> None:
+    if kl not in KLS:
+        raise ValueError(f"kl must be one of {list(KLS)}, got {kl!r}")
+    if not len(source):
+        raise DatasetError("there is no feedback yet: add some, then learn")
+    if loop.gradient_steps < 1:
+        raise ValueError(f"gradient_steps must be >= 1, got {loop.gradient_steps}")
 
 
 def make_objective(

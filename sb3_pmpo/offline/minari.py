@@ -34,9 +34,9 @@ def from_minari(dataset: Any, *, label_key: str, folder: str | Path | None) -> L
     actions = _allocate(dataset.action_space, n, "actions", folder)
     rewards, dones = np.zeros(n, np.float32), np.zeros(n, np.float32)
     labels, ids = np.zeros(n, np.int8), np.zeros(n, np.int64)
-    start = 0
+    rows = slice(0, 0)
     for number, episode in enumerate(dataset.iterate_episodes()):
-        rows = slice(start, start + len(episode.rewards))
+        rows = slice(rows.stop, rows.stop + len(episode.rewards))
         _fill(seen, rows, episode.observations, slice(0, -1))
         _fill(following, rows, episode.observations, slice(1, None))
         _fill(actions, rows, episode.actions, slice(None))
@@ -45,7 +45,6 @@ def from_minari(dataset: Any, *, label_key: str, folder: str | Path | None) -> L
         given = (episode.infos or {}).get(label_key)
         if given is not None:
             labels[rows] = _labels(given, len(episode.rewards), number)
-        start = rows.stop
     return LabelledDataset(
         seen,
         actions,
@@ -112,27 +111,10 @@ def to_minari(dataset: LabelledDataset, dataset_id: str, **metadata: Any) -> Any
             "Minari wants the observation after an episode's last action, and the data set has no "
             "next_observations: give next_observations=..."
         )
-    buffers = []
-    for number, rows in enumerate(dataset.episodes()):
-        index = np.arange(rows.start, rows.stop)
-        before = take(dataset.observations, index)
-        after = take(dataset.next_observations, index[-1:])
-        dones = np.zeros(len(index)) if dataset.dones is None else dataset.dones[index]
-        ended = dones > 0
-        cut = np.zeros(len(index), bool)
-        cut[-1] = not ended[-1]
-        rewards = np.zeros(len(index)) if dataset.rewards is None else dataset.rewards[index]
-        buffers.append(
-            EpisodeBuffer(
-                id=number,
-                observations=_join(before, after),
-                actions=dataset.actions.take(index),
-                rewards=rewards.tolist(),
-                terminations=ended.tolist(),
-                truncations=cut.tolist(),
-                infos={"label": np.concatenate(([0], dataset.labels[index])).astype(np.int64)},
-            )
-        )
+    buffers = [
+        EpisodeBuffer(id=number, **_episode(dataset, np.arange(rows.start, rows.stop)))
+        for number, rows in enumerate(dataset.episodes())
+    ]
     return minari.create_dataset_from_buffers(
         dataset_id,
         buffers,
@@ -140,6 +122,26 @@ def to_minari(dataset: LabelledDataset, dataset_id: str, **metadata: Any) -> Any
         action_space=dataset.action_space,
         **metadata,
     )
+
+
+def _episode(dataset: LabelledDataset, index: np.ndarray) -> dict[str, Any]:
+    """Gather what Minari keeps of the episode that is these rows."""
+    assert dataset.next_observations is not None  # to_minari has asked
+    zeros = np.zeros(len(index))
+    ended = (zeros if dataset.dones is None else dataset.dones[index]) > 0
+    cut = np.zeros(len(index), bool)
+    cut[-1] = not ended[-1]
+    rewards = zeros if dataset.rewards is None else dataset.rewards[index]
+    return {
+        "observations": _join(
+            take(dataset.observations, index), take(dataset.next_observations, index[-1:])
+        ),
+        "actions": dataset.actions.take(index),
+        "rewards": rewards.tolist(),
+        "terminations": ended.tolist(),
+        "truncations": cut.tolist(),
+        "infos": {"label": np.concatenate(([0], dataset.labels[index])).astype(np.int64)},
+    }
 
 
 def _join(before: Any, after: Any) -> Any:

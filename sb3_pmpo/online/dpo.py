@@ -8,7 +8,7 @@ from typing import Unpack
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_pmpo.core.losses import PairLoss, dpo_loss
-from sb3_pmpo.objectives import DPOObjective
+from sb3_pmpo.objectives import DPOObjective, try_loss
 from sb3_pmpo.online.arguments import SharedArguments, lists_all
 from sb3_pmpo.online.off_policy import OffPolicyMPO
 from sb3_pmpo.policies import PMPOPolicy
@@ -51,4 +51,6 @@ class DPO(OffPolicyMPO):
 
     def _make_objective(self) -> DPOObjective:
         """Build the objective, which checks ``beta`` and ``loss``."""
-        return DPOObjective(self.beta, self.loss)
+        objective = DPOObjective(self.beta, self.loss)
+        try_loss(self.loss, self.beta)
+        return objective

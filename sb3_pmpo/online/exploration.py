@@ -16,6 +16,8 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
 
+from sb3_pmpo.online.noise_checks import check_drawn
+
 
 class ExplorationNoise(Protocol):
     """A source of unit-variance noise that the policy's std scales."""
@@ -123,11 +125,18 @@ def draw(
     :return: the actions, in the environment's units and in [-1, 1].
     """
     tensors, _ = policy.obs_to_tensor(observations)
+    drawn = noise()
+    check_drawn(drawn, (len(drawn), get_action_dim(policy.action_space)), noise)
     with th.no_grad():
-        z = th.as_tensor(noise(), device=policy.device)
+        z = th.as_tensor(drawn, device=policy.device, dtype=th.float32)
         actions = policy.actor.distribution(tensors).at_quantile(z)  # type: ignore[union-attr, operator]  # ours has one
     scaled = actions.cpu().numpy().reshape(-1, *policy.action_space.shape)  # type: ignore[misc]  # a Box has a shape
     if more is not None:
-        scaled = scaled + more()
+        added = more()
+        if not np.isfinite(added).all():
+            raise ValueError(
+                f"action_noise must draw finite noise, got {added} from {more}: mend it"
+            )
+        scaled = scaled + added
     scaled = np.clip(scaled, -1.0, 1.0).astype(np.float32)
     return policy.unscale_action(scaled), scaled

@@ -75,7 +75,9 @@ class MPO(OffPolicyMPO):
         """Check the epsilons and make new duals; ``load`` fills in the saved ones."""
         for name in ("epsilon_mean", "epsilon_std", "epsilon_policy"):
             check_positive(name, getattr(self, name), "it is a KL in nats")
-        check_positive("dual_learning_rate", self.dual_learning_rate, "1e-2 is usual")
+        if self.epsilon_penalty is not None:
+            check_positive("epsilon_penalty", self.epsilon_penalty, "None is for no penalty")
+        check_positive("dual_learning_rate", self.dual_learning_rate, "1e-2 is usual", high=10.0)
         bounds = {
             "mean": self.epsilon_mean,
             "std": self.epsilon_std,

@@ -12,7 +12,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
+from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
@@ -25,8 +25,15 @@ from sb3_pmpo.core.e_step import Duals
 from sb3_pmpo.heap import keep_freed_memory
 from sb3_pmpo.learner import Learner, Networks, Plan, plan_updates
 from sb3_pmpo.objectives import Objective
+from sb3_pmpo.online.argument_checks import (
+    check_arguments,
+    check_first,
+    check_policy_fits,
+    check_rate,
+)
 from sb3_pmpo.online.arguments import OWN, with_defaults
-from sb3_pmpo.online.checks import check_arguments, check_finite, check_finite_actions
+from sb3_pmpo.online.checks import check_choices, check_finite, check_finite_actions
+from sb3_pmpo.online.env_checks import KeptStatistics, check_vec_normalize, checked_env
 from sb3_pmpo.online.exploration import (
     ExplorationNoise,
     NoiseFactory,
@@ -35,6 +42,7 @@ from sb3_pmpo.online.exploration import (
     seed_of,
 )
 from sb3_pmpo.online.metrics import MeanMetrics
+from sb3_pmpo.online.noise_checks import for_environments
 from sb3_pmpo.online.persistence import Persistent
 from sb3_pmpo.online.statistics import complete_statistics
 from sb3_pmpo.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, PMPOPolicy
@@ -77,9 +85,12 @@ class OffPolicyMPO(Persistent):
     ) -> None:
         arguments = with_defaults(shared, type(self))
         own = {name: arguments.pop(name) for name in OWN}
+        check_first(policy, arguments, self.policy_aliases)
+        checked = checked_env(env, arguments["verbose"])
+        check_policy_fits(policy, checked)
         super().__init__(
             policy,
-            env,
+            cast(GymEnv, checked),  # None for load()
             learning_rate,
             sde_support=False,
             supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete),
@@ -131,6 +142,7 @@ class OffPolicyMPO(Persistent):
         self._noise = self._make_noise()
         self._discounted_returns = np.zeros(self.n_envs)
         self._metrics = MeanMetrics()
+        self._kept = KeptStatistics(None)
         self._statistics_due = True
         self._feedback: Callable[[], dict[str, th.Tensor]] | None = None
 
@@ -149,7 +161,7 @@ class OffPolicyMPO(Persistent):
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """Set as SB3 does; the open episodes end, and a HER buffer computes rewards by this one."""
         before = self.env
-        super().set_env(env, force_reset)
+        super().set_env(cast(GymEnv, checked_env(env, self.verbose)), force_reset)
         buffer = self.replay_buffer
         if buffer is not None and (force_reset or self.env is not before):
             close_open_episodes(buffer)
@@ -208,9 +220,12 @@ class OffPolicyMPO(Persistent):
             self._metrics.add_number("reference_age", self._reference_age)
 
     def _set_learning_rates(self) -> None:
-        progress = self._current_progress_remaining
+        # Below 0 where several environments overshoot the last step: a linear schedule would climb.
+        progress = max(self._current_progress_remaining, 0.0)
         critic_rate = self.lr_schedule(progress)
         actor_rate = self.actor_lr_schedule(progress) if self.actor_lr_schedule else critic_rate
+        check_rate(f"learning_rate at progress {progress}", critic_rate)
+        check_rate(f"actor_learning_rate at progress {progress}", actor_rate)
         self.learner.set_learning_rates(critic_rate, actor_rate)
         self.logger.record("train/learning_rate", critic_rate)
         self.logger.record("train/actor_learning_rate", actor_rate)
@@ -228,7 +243,8 @@ class OffPolicyMPO(Persistent):
             drawn = super()._sample_action(learning_starts, action_noise, n_envs)
         else:
             drawn = draw(self.policy, self._last_obs, self._noise, action_noise)
-        check_finite_actions(drawn[0], self.num_timesteps)
+        check_finite_actions(drawn[0], self.num_timesteps, self.policy)
+        self._kept = KeptStatistics(self._vec_normalize_env)
         return drawn
 
     def _store_transition(
@@ -244,7 +260,12 @@ class OffPolicyMPO(Persistent):
         normalize = self._vec_normalize_env
         raw_obs = new_obs if normalize is None else normalize.get_original_obs()
         raw_reward = reward if normalize is None else normalize.get_original_reward()
-        check_finite(raw_obs, raw_reward, infos, self.num_timesteps)
+        try:
+            check_finite(raw_obs, raw_reward, infos, self.num_timesteps)
+            check_choices(new_obs, self.observation_space, self.num_timesteps)
+        except ValueError:
+            self._kept.put_back()  # VecNormalize has taken them in
+            raise
         self.policy.update_statistics(new_obs, self._advance_returns(reward, dones))
         if self._noise is not None:
             for env in np.flatnonzero(dones):
@@ -279,11 +300,11 @@ class OffPolicyMPO(Persistent):
             )
         if reset_num_timesteps or self._last_obs is None:  # the environment will be reset
             close_open_episodes(self.replay_buffer)
-        noise = self.action_noise
-        if noise is not None and self.n_envs > 1 and not isinstance(noise, VectorizedActionNoise):
-            self.action_noise = VectorizedActionNoise(noise, self.n_envs)
         goes_on = not reset_num_timesteps and self._last_obs is not None
-        noise, self.action_noise = self.action_noise, None if goes_on else self.action_noise
+        noise = for_environments(self.action_noise, self.n_envs)
+        self.action_noise = None if goes_on else noise
+        check_vec_normalize(self._vec_normalize_env)
+        kept = KeptStatistics(self._vec_normalize_env)
         # Not OffPolicyAlgorithm's: it makes a termination of the end of a cut episode.
         total_timesteps, callback = super(OffPolicyAlgorithm, self)._setup_learn(
             total_timesteps, callback, reset_num_timesteps, name, progress_bar
@@ -294,5 +315,9 @@ class OffPolicyMPO(Persistent):
         self.learner.forget_graphs()  # arguments may have been changed since
         # VecNormalize has clipped what was infinite and spread what was NaN by now.
         raw_obs = self._last_obs if self._vec_normalize_env is None else self._last_original_obs
-        check_finite(raw_obs, np.zeros(self.n_envs), [], self.num_timesteps)  # type: ignore[arg-type]  # set by super()
+        try:
+            check_finite(raw_obs, np.zeros(self.n_envs), [], self.num_timesteps)  # type: ignore[arg-type]  # set by super()
+        except ValueError:
+            kept.put_back()
+            raise
         return total_timesteps, callback

@@ -21,6 +21,7 @@ from sb3_pmpo.online import checkpoints
 from sb3_pmpo.online.statistics import complete_statistics
 from sb3_pmpo.policies import PMPOPolicy
 from sb3_pmpo.replay import adopt_replay_buffer, close_open_episodes
+from sb3_pmpo.replay.checks import check_loaded_buffer
 from sb3_pmpo.storage.buffers import load_buffer, save_buffer
 from sb3_pmpo.storage.checkpoints import read_checkpoint
 from sb3_pmpo.storage.models import ModelFile, save_model
@@ -28,7 +29,7 @@ from sb3_pmpo.storage.pickles import UntrustedFileError
 
 #: Not saved: parts of the policy, and what is made anew from the arguments.
 _PARTS = ("actor", "reference_actor", "critic", "critic_target", "objective", "duals", "learner")
-_MADE = ("_noise", "_metrics", "_feedback", "lr_schedule", "actor_lr_schedule")
+_MADE = ("_noise", "_metrics", "_feedback", "_kept", "lr_schedule", "actor_lr_schedule")
 
 
 class Persistent(OffPolicyAlgorithm):
@@ -177,6 +178,7 @@ class Persistent(OffPolicyAlgorithm):
                 raise ValueError("a HerReplayBuffer needs an environment: call set_env before")
             buffer.env = self.env
         buffer.device = self.device
+        check_loaded_buffer(self, buffer)
         self.replay_buffer = buffer
 
     def _excluded_save_params(self) -> list[str]:

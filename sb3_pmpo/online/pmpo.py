@@ -8,6 +8,7 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
+from sb3_pmpo.core.checks import check_flag
 from sb3_pmpo.core.labels import Labeller, advantage, is_balanced, top_k, try_labeller
 from sb3_pmpo.core.samples import Normalisation, mean_over_samples
 from sb3_pmpo.feedback.buffer import FeedbackBuffer
@@ -94,7 +95,8 @@ class PMPO(OffPolicyMPO):
     def _make_objective(self) -> PMPOObjective:
         """Choose labeller and KL weights where none are given, and try the labeller."""
         has_parts = len(self.actor.parts) > 1
-        decoupled = self.decoupled and has_parts
+        wanted = check_flag("decoupled", self.decoupled, "True fits mean and std apart")
+        decoupled = wanted and has_parts
         labeller = self.labeller
         if labeller is None:
             labeller = advantage() if decoupled else top_k(self.n_samples // 2)
@@ -104,7 +106,10 @@ class PMPO(OffPolicyMPO):
             beta = gaussian if has_parts else CATEGORICAL_BETA
         mean, *rest = beta if isinstance(beta, (tuple, list)) else (beta, beta)
         if len(rest) != 1:
-            raise ValueError(f"beta must be a number or a pair (mean, std), got {self.beta}")
+            raise ValueError(
+                f"beta must be a number or a pair (mean, std), got {self.beta}: None is for the "
+                "measured best"
+            )
         objective = PMPOObjective(self.alpha, mean, rest[0], labeller, decoupled, self.edge_barrier)
         try_labeller(labeller, self.n_samples, get_action_dim(self.action_space), self.device)
         return objective

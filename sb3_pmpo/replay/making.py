@@ -6,12 +6,12 @@ import inspect
 import warnings
 from typing import Any
 
-from gymnasium import spaces
-from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
-from sb3_pmpo.replay.prioritized import prioritized_class
+from sb3_pmpo.core.checks import blaming
+from sb3_pmpo.replay.checks import buffer_class_of
 from sb3_pmpo.replay.storage import is_gathered
 
 
@@ -22,11 +22,7 @@ def make_replay_buffer(model: OffPolicyAlgorithm) -> ReplayBuffer:
     :raises ValueError: if ``replay_buffer_kwargs`` holds ``n_steps`` or ``gamma`` for a class that
         takes neither.
     """
-    is_dict = isinstance(model.observation_space, spaces.Dict)
-    buffer_class: type[ReplayBuffer] = prioritized_class(
-        model.replay_buffer_class or (DictReplayBuffer if is_dict else ReplayBuffer),
-        model.observation_space,
-    )
+    buffer_class = buffer_class_of(model)
     kwargs = dict(model.replay_buffer_kwargs)
     for name in ("n_steps", "gamma"):
         if name in kwargs and not _takes(buffer_class, name):
@@ -37,21 +33,30 @@ def make_replay_buffer(model: OffPolicyAlgorithm) -> ReplayBuffer:
     kwargs |= _own_settings(model, buffer_class)
     if issubclass(buffer_class, HerReplayBuffer):
         kwargs["env"] = model.env
-    buffer = buffer_class(
-        model.buffer_size,
-        model.observation_space,
-        model.action_space,
-        device=model.device,
-        n_envs=model.n_envs,
-        optimize_memory_usage=model.optimize_memory_usage,
-        **kwargs,
-    )
+    with blaming(
+        f"replay_buffer_class={buffer_class.__name__} with replay_buffer_kwargs="
+        f"{model.replay_buffer_kwargs} and buffer_size={model.buffer_size}",
+        "give what its constructor takes besides the algorithm's own arguments, and as many "
+        "transitions as the memory holds",
+    ):
+        buffer = buffer_class(
+            model.buffer_size,
+            model.observation_space,
+            model.action_space,
+            device=model.device,
+            n_envs=model.n_envs,
+            optimize_memory_usage=model.optimize_memory_usage,
+            **kwargs,
+        )
     _warn_of_ignored_n_steps(model, buffer)
     return buffer
 
 
 def adopt_replay_buffer(model: OffPolicyAlgorithm) -> None:
-    """Give a loaded buffer the model's ``n_steps`` and ``gamma``, if its class takes them."""
+    """Give a loaded buffer the model's ``n_steps`` and ``gamma``, if its class takes them.
+
+    It has been checked by :func:`sb3_pmpo.replay.checks.check_loaded_buffer`.
+    """
     buffer = model.replay_buffer
     assert buffer is not None  # it has just been loaded
     for name, value in _own_settings(model, type(buffer)).items():

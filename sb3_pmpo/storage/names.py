@@ -41,7 +41,10 @@ _NAMED = {
     "sb3_pmpo.core.losses": "dpo_loss ipo_loss",
     "sb3_pmpo.core.samples": "mean_over_samples mean_per_set",
     "sb3_pmpo.core.labels": "mean_score state_value",
-    "sb3_pmpo.core.preference": "mean_over_samples mean_per_set mean_score state_value",  # of 0.1
+    "sb3_pmpo.core.preference": (  # of 0.1
+        "Advantage Boltzmann Quantile Threshold TopK mean_over_samples mean_per_set mean_score "
+        "state_value"
+    ),
     "sb3_pmpo.online.exploration": "pink_noise pink_or_white_noise",
     "numpy": (
         "bool float16 float32 float64 int16 int32 int64 int8 uint16 uint32 uint64 uint8 dtype "
@@ -67,7 +70,6 @@ _STATEFUL = {
     "stable_baselines3.her.goal_selection_strategy": "GoalSelectionStrategy",
     "stable_baselines3.her.her_replay_buffer": "HerReplayBuffer",
     "sb3_pmpo.core.labels": "advantage boltzmann quantile threshold top_k",
-    "sb3_pmpo.core.preference": "Advantage Boltzmann Quantile Threshold TopK",  # of 0.1
     "sb3_pmpo.online.exploration": "ColouredNoise",
     "sb3_pmpo.replay.legacy": "MemoryEfficientNStepReplayBuffer NStepDictReplayBuffer",
     "sb3_pmpo.replay.prioritized": (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,12 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import seaborn
-import yaml
 from matplotlib.figure import Figure
 from stable_baselines3.common.monitor import LoadMonitorResultsError, load_results
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sb3_pmpo.envs import action_repeat_of
+from sb3_pmpo.tools.plain_yaml import read
 
 #: What TensorBoard has of the returns; the first that a run logged.
 TAGS = ("eval/mean_reward", "rollout/ep_rew_mean")
@@ -117,15 +118,14 @@ def find_runs(logs: Path) -> Iterator[RunFolder]:
             saved = next(folder.glob("*/args.yml"), None)
             if saved is None:
                 continue
-            about = _read(saved)
-            wrappers = _read(saved.with_name("config.yml")).get("env_wrapper")
+            try:
+                about = read(saved)
+                wrappers = read(saved.with_name("config.yml")).get("env_wrapper")
+            except (OSError, ValueError) as error:
+                warnings.warn(f"{folder} is not drawn: {error}", stacklevel=2)
+                continue
         repeat = action_repeat_of(wrappers)
         yield RunFolder(folder, folder.parent.name, about["env"], about.get("seed"), repeat)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    # The Zoo wrote it, as ordered pairs, which the safe loader does not know.
-    return dict(yaml.load(path.read_text(), yaml.UnsafeLoader))
 
 
 def _chosen(

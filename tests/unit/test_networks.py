@@ -27,6 +27,22 @@ def test_moments_are_those_of_all_the_batches_together(sizes: list[int]) -> None
     assert all(value.dtype == th.float32 for value in moments.state_dict().values())
 
 
+def test_an_absurd_reading_counts_as_an_outlier_and_leaves_the_moments() -> None:
+    """A constant so far has no deviation to measure by, and neither have a few values."""
+    values = np.random.default_rng(0).normal(size=(200, 1))
+    moments = RunningMoments((1,))
+    moments.update(th.as_tensor(values[:100]))
+    moments.update(th.tensor([[1e30]]))
+    moments.update(th.as_tensor(values[100:]))
+    assert abs(moments.mean.item()) < 0.5
+    assert moments.var.item() < 10.0
+    for first in ([[4.0]] * 50, [[0.0], [1e-6], [2e-6]]):
+        fresh = RunningMoments((1,))
+        fresh.update(th.tensor(first))
+        fresh.update(th.tensor([[1000.0]]))
+        assert fresh.mean.item() == pytest.approx(np.mean([*np.ravel(first), 1000.0]))
+
+
 def test_moments_of_small_differences_on_a_large_offset() -> None:
     values = 1000.0 + np.random.default_rng(0).normal(size=(2000, 1))
     moments = RunningMoments((1,))

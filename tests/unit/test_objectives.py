@@ -544,6 +544,7 @@ def optimise(
     return learner.policy().detach()
 
 
+@pytest.mark.slow
 class TestConvergence:
     @unsafe
     @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import pickle
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -12,13 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_pmpo.files import clear_unfinished, copy_whole, whole
+from sb3_pmpo.replay import close_open_episodes
+from sb3_pmpo.storage import buffers
 
 
 @contextmanager
@@ -142,54 +141,23 @@ class Checkpoint(BaseCallback):
 
 
 def save_buffer(path: Path, model: BaseAlgorithm) -> None:
-    """Pickle the filled part of a model's replay buffer, if it has one.
-
-    The whole would write, and so make resident, the memory of a million transitions.
-    """
+    """Save the filled part of a model's replay buffer as data, if it has one."""
     buffer = getattr(model, "replay_buffer", None)
-    if buffer is None:
-        return
-
-    def filled(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: filled(each) for key, each in value.items()}
-        return value[: buffer.size()] if _is_storage(value, buffer) else value
-
-    # Without the environment, which a HER buffer has.
-    state = {name: filled(value) for name, value in buffer.__getstate__().items()}
-    with path.open("wb") as file:
-        pickle.dump(state, file, protocol=5)
+    if buffer is not None:
+        buffers.save_buffer(buffer, path)
 
 
 def load_buffer(path: Path, model: BaseAlgorithm) -> None:
-    """Fill a new model's replay buffer with what was saved; the episode that was open ends there.
+    """Give a new model the replay buffer that was saved; the episode that was open ends there.
 
     A resumed run begins with new episodes. Without an end, returns of several steps, and goals
     taken in hindsight, would reach from one episode into another.
     """
-    buffer = getattr(model, "replay_buffer", None)
-    if buffer is None:
+    if getattr(model, "replay_buffer", None) is None:
         return
-
-    def fill(storage: Any, value: Any) -> Any:
-        if isinstance(value, dict) and isinstance(storage, dict):
-            return {key: fill(storage.get(key), each) for key, each in value.items()}
-        if not _is_storage(storage, buffer):
-            return value
-        storage[: len(value)] = value
-        return storage
-
-    with path.open("rb") as file:
-        state = pickle.load(file)
-    for name in state.keys() - {"device"}:
-        setattr(buffer, name, fill(getattr(buffer, name, None), state[name]))
+    buffer = buffers.load_buffer(path)
     if isinstance(buffer, HerReplayBuffer):
-        buffer.truncate_last_trajectory()
-    elif buffer.size() > 0:
-        buffer.dones[buffer.pos - 1] = 1.0
-        if buffer.handle_timeout_termination:
-            buffer.timeouts[buffer.pos - 1] = 1.0
-
-
-def _is_storage(value: Any, buffer: ReplayBuffer) -> bool:
-    return isinstance(value, np.ndarray) and value.ndim > 1 and len(value) == buffer.buffer_size
+        buffer.env = model.env
+    buffer.device = model.device
+    close_open_episodes(buffer)
+    model.replay_buffer = buffer  # type: ignore[attr-defined]  # an off-policy one has it

@@ -7,11 +7,15 @@ the command line and users.
 from __future__ import annotations
 
 import rl_zoo3
+import rl_zoo3.enjoy
+import rl_zoo3.exp_manager
 import rl_zoo3.train
+import rl_zoo3.utils
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 
 import sb3_pmpo.envs  # noqa: F401  # registers the Control Suite
+from sb3_pmpo.tools.plain_yaml import read_plainly
 from sb3_pmpo.tools.settings import ALGORITHMS
 from sb3_pmpo.tools.zoo.manager import Manager
 from sb3_pmpo.tools.zoo.spaces import Sampler, convert
@@ -28,6 +32,8 @@ def register() -> None:
     ``config=str(sb3_pmpo.tools.settings.config_path())``.
     """
     rl_zoo3.ALGOS.update(ALGORITHMS)
+    # Whoever made a run's folder or a configuration runs nothing here.
+    read_plainly(rl_zoo3.utils, rl_zoo3.enjoy, rl_zoo3.exp_manager)
     HYPERPARAMS_SAMPLER.update({name: Sampler(name) for name in ALGORITHMS})
     HYPERPARAMS_CONVERTER.update(dict.fromkeys(ALGORITHMS, convert))
     program = vars(rl_zoo3.train)

@@ -22,6 +22,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
+from sb3_pmpo.tools.plain_yaml import read
 from sb3_pmpo.tools.settings import KeyValues
 from sb3_pmpo.tools.zoo import register
 
@@ -141,8 +142,11 @@ def find_agent(args: argparse.Namespace) -> Agent:
         raise AgentError(
             f"{error}; -f names the folder that train wrote, now {args.folder!r}"
         ) from error
-    settings, _ = get_saved_hyperparams(str(Path(folder) / args.env), test_mode=True)
-    arguments = _saved_arguments(Path(folder) / args.env / "args.yml")
+    try:
+        settings, _ = get_saved_hyperparams(str(Path(folder) / args.env), test_mode=True)
+        arguments = _saved_arguments(Path(folder) / args.env / "args.yml")
+    except (TypeError, ValueError, yaml.YAMLError) as error:
+        raise AgentError(f"the settings in {folder} cannot be read: {error}") from error
     for module in (*arguments.get("gym_packages", ()), *args.gym_packages):
         importlib.import_module(module)
     # As enjoy has it: what train was called with replaces the configuration's.
@@ -161,8 +165,7 @@ def find_agent(args: argparse.Namespace) -> Agent:
 
 
 def _saved_arguments(path: Path) -> dict[str, Any]:
-    # The Zoo wrote it, as an OrderedDict, which the safe loader does not know.
-    return dict(yaml.load(path.read_text(), yaml.UnsafeLoader)) if path.is_file() else {}
+    return read(path) if path.is_file() else {}
 
 
 def acts_deterministically(args: argparse.Namespace) -> bool:

@@ -123,7 +123,8 @@ A {name} agent of sb3_pmpo, an add-on of
 pip install 'sb3_pmpo[train]' huggingface_hub
 ```
 
-A model is a pickle, and loading one runs its code: load models of people you trust.
+A model holds data. One that also holds a pickle is loaded with `trust=True` alone: it can run any
+code, so trust who made it.
 
 ```python
 {_snippet(agent, scores, repo_id)}```

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from pprint import pprint
 from typing import Any, NoReturn
 
@@ -13,6 +16,7 @@ from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 from sb3_pmpo.tools.settings import (
     ALGORITHMS,
@@ -72,18 +76,20 @@ class Manager(ExperimentManager):
                 for key in dropped:
                     del settings[key]
             print(f"{self.algo} takes its own defaults for PMPO's {', '.join(dropped)}")
-        trial = {} if trial_id is None else self._load_trial(trial_id)
+        from_study = self.storage and self.study_name and not self.optimize_hyperparameters
+        trial = self._load_trial(trial_id) if from_study or trial_id is not None else {}
         for settings in (hyperparams, saved):
             settings.update(merge(settings, trial, given or {}))
         if trial or given:
-            chosen = "" if trial_id is None else f"trial {trial_id} of {self.study_name!r} and "
+            which = "the best trial" if trial_id is None else f"trial {trial_id}"
+            chosen = f"{which} of {self.study_name!r} and " if trial else ""
             print(f"With {chosen}the command line:")
             pprint(dict(saved))
         if self._eval_env_kwargs_args is None and not self.env_kwargs:
             self.eval_env_kwargs = hyperparams.get("env_kwargs", {})
         return hyperparams, saved
 
-    def _load_trial(self, trial_id: int) -> dict[str, Any]:
+    def _load_trial(self, trial_id: int | None) -> dict[str, Any]:
         if not (self.storage and self.study_name):
             raise ValueError(f"--trial-id {trial_id} needs --storage and --study-name too")
         try:
@@ -93,6 +99,11 @@ class Manager(ExperimentManager):
                 f"--trial-id {trial_id}: the study {self.study_name!r} has no such trial; trials "
                 "are counted from 0"
             ) from error
+        except ValueError as error:  # of the best one, where none is complete
+            raise ValueError(
+                f"the study {self.study_name!r} has no complete trial yet ({error}): name one by "
+                "--trial-id, or leave out --study-name"
+            ) from error
         return setting_of(self.algo, params)
 
     def _preprocess_hyperparams(
@@ -101,6 +112,17 @@ class Manager(ExperimentManager):
         return super()._preprocess_hyperparams(to_arguments(hyperparams))  # no text to evaluate
 
     # ------------------------------------------------------------------ training
+
+    def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
+        """Make the model as the Zoo does; a run that cannot begin leaves no empty folder."""
+        folder = Path(self.save_path)
+        is_new = not folder.exists()
+        try:
+            return super().setup_experiment()
+        except Exception:
+            if is_new:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
 
     def create_callbacks(self) -> None:
         """Add the layout of TensorBoard, and what lets training resume from a checkpoint."""
@@ -129,19 +151,24 @@ class Manager(ExperimentManager):
                 )
         except KeyboardInterrupt:
             self._interrupted = True
-        except Exception:
-            self.save_trained_model(model)
+        except (Exception, SystemExit) as error:
+            try:
+                self.save_trained_model(model)
+            except Exception as another:  # the first one is the cause, and the one to show
+                error.add_note(f"The model could not be saved either: {another!r}")
             raise
         finally:
             for callback in self.callbacks:
                 if isinstance(callback, ProgressBarCallback) and callback.n_calls:
                     callback.on_training_end()
-            if model.env is not None:
-                model.env.close()
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
-        """Save as the Zoo does; end an interrupted run with its own exit status."""
-        super().save_trained_model(model)
+        """Save as the Zoo does, then close; end an interrupted run with its own exit status."""
+        try:
+            super().save_trained_model(model)
+        finally:
+            if model.env is not None:
+                close_in_time(model.env)
         these = f"--algo {self.algo} --env {self.env_name.gym_id} -f {self.log_folder}"
         print(
             f"{'Stopped' if self._interrupted else 'Finished'} after {model.num_timesteps} steps."
@@ -151,6 +178,26 @@ class Manager(ExperimentManager):
         print(f"Its curve:      sb3-pmpo plot {these}")
         if self._interrupted:
             raise SystemExit(INTERRUPTED)
+
+
+#: Seconds that environments have for closing.
+PATIENCE = 10.0
+
+
+def close_in_time(env: VecEnv, seconds: float = PATIENCE) -> None:
+    """Close an environment; end the processes of one that does not answer, or died before."""
+
+    def close() -> None:
+        with suppress(EOFError, OSError):  # a worker that Ctrl-C reached as well
+            env.close()
+
+    closing = threading.Thread(target=close, daemon=True)
+    closing.start()
+    closing.join(seconds)
+    inner = env.unwrapped
+    if isinstance(inner, SubprocVecEnv):
+        for process in inner.processes:
+            process.kill()  # no harm to one that has ended
 
 
 class SaveReplayBuffer(BaseCallback):

@@ -10,7 +10,7 @@ from sb3_pmpo.core.labels import boltzmann
 from sb3_pmpo.core.losses import weighted_log_prob
 from sb3_pmpo.core.samples import Candidates
 
-SETTINGS = settings(max_examples=60, deadline=None, derandomize=True)
+SETTINGS = settings(max_examples=30, deadline=None, derandomize=True)
 PROBLEM = {
     "size": st.integers(2, 7),
     "temperature": st.floats(0.1, 5.0),

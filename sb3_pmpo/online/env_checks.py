@@ -1,0 +1,90 @@
+"""Refuse what cannot be learned in: no environments, and statistics that are no numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.base_class import maybe_make_env
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
+from stable_baselines3.common.vec_env.patch_gym import _patch_env
+
+from sb3_pmpo.core.checks import blaming
+from sb3_pmpo.space_checks import check_action_space, check_observation_space
+
+
+def checked_env(env: Any, verbose: int) -> GymEnv | None:
+    """Make the environment of a name, and check the one that there is.
+
+    Before SB3 wraps it: its wrappers fail on spaces that they do not know.
+
+    :param env: an environment, its registered name, or None, which ``load`` gives.
+    :param verbose: as of the constructor.
+    :raises ValueError: if it is none, or if its spaces are not supported.
+    """
+    if env is None:
+        return None
+    remedy = "give an object of a gymnasium.Env, a VecEnv, or a name that is registered"
+    if isinstance(env, type):
+        raise ValueError(f"env must be an environment or a registered name, got {env}: {remedy}")
+    if not isinstance(env, (gym.Env, VecEnv)):
+        with blaming(f"env={env!r}", remedy):
+            env = maybe_make_env(env, verbose) if isinstance(env, str) else _patch_env(env)
+    check_observation_space(env.observation_space)
+    check_action_space(env.action_space)
+    if isinstance(env, VecEnv):
+        check_vec_normalize(unwrap_vec_normalize(env))
+    return env
+
+
+def _statistics(normalize: VecNormalize) -> dict[str, RunningMeanStd]:
+    """Collect the running statistics by a name to show."""
+    of_observations: Any = normalize.obs_rms if normalize.norm_obs else {}
+    if isinstance(of_observations, RunningMeanStd):
+        of_observations = {"observations": of_observations}
+    return {"returns": normalize.ret_rms, **of_observations}
+
+
+def check_vec_normalize(normalize: VecNormalize | None) -> None:
+    """Refuse statistics with NaN or infinity, which would make all observations or rewards so.
+
+    :raises ValueError: naming the statistics and what to do.
+    """
+    if normalize is None:
+        return
+    for name, moments in _statistics(normalize).items():
+        if not (np.isfinite(moments.mean).all() and np.isfinite(moments.var).all()):
+            raise ValueError(
+                f"VecNormalize's statistics of {name} must be finite, got mean={moments.mean}, "
+                f"var={moments.var}: they have taken in a value that is not; load statistics that "
+                "were saved before, or gather new ones"
+            )
+
+
+class KeptStatistics:
+    """VecNormalize's statistics as they are now, to be put back after a bad value.
+
+    It takes in a value before anybody can check it. Its moments are replaced, not changed in place,
+    so that it is enough to hold on to them.
+
+    :param normalize: None does nothing.
+    """
+
+    def __init__(self, normalize: VecNormalize | None) -> None:
+        self._normalize = normalize
+        if normalize is not None:
+            self._moments = [
+                (rms, rms.mean, rms.var, rms.count) for rms in _statistics(normalize).values()
+            ]
+            self._returns = normalize.returns.copy()
+
+    def put_back(self) -> None:
+        """Make the statistics what they were."""
+        if self._normalize is None:
+            return
+        for rms, mean, var, count in self._moments:
+            rms.mean, rms.var, rms.count = mean, var, count
+        self._normalize.returns = self._returns

@@ -1,0 +1,147 @@
+"""The policy's statistics: of a buffer that was filled elsewhere, of a sensor that failed once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.logger import configure
+
+from sb3_pmpo import PMPO
+from sb3_pmpo.networks import RunningMoments, has_absurd_readings
+from sb3_pmpo.online.exploration import seed_of
+
+
+class Sign(gym.Env):
+    """One step; the best action is the sign of x, and what is observed is 1000 + x."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> Any:
+        super().reset(seed=seed)
+        self.x = self.np_random.uniform(-1, 1)
+        return np.array([1000 + self.x], np.float32), {}
+
+    def step(self, action: np.ndarray) -> Any:
+        reward = -float((action[0] - np.sign(self.x)) ** 2)
+        return self.reset()[0], reward, True, False, {}
+
+
+def model_of(env: gym.Env, **arguments: Any) -> PMPO:
+    kwargs = {"net_arch": [16]}
+    return PMPO("MlpPolicy", env, seed=0, policy_kwargs=kwargs, learning_rate=5e-3, **arguments)
+
+
+def fill(model: PMPO, n: int) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(n):
+        x, action = rng.uniform(-1, 1, 2)
+        observation = np.array([[1000 + x]], np.float32)
+        reward = np.array([-((action - np.sign(x)) ** 2)])
+        given = np.array([[action]], np.float32), reward, np.array([True]), [{}]
+        model.replay_buffer.add(observation, observation, *given)
+
+
+def test_a_buffer_filled_by_hand_is_learned_from() -> None:
+    model = model_of(Sign(), learning_starts=0)
+    fill(model, 1000)
+    model.set_logger(configure(None, []))
+    model.train(250, 64)
+    for x in (-0.9, -0.5, 0.5, 0.9):
+        action, _ = model.predict(np.array([1000 + x], np.float32), deterministic=True)
+        assert action[0] * np.sign(x) > 0.5
+
+
+def test_a_loaded_buffer_completes_the_statistics(tmp_path: Any) -> None:
+    model = model_of(Sign())
+    fill(model, 500)
+    model.save_replay_buffer(tmp_path / "buffer")
+    fresh = model_of(Sign())
+    fresh.load_replay_buffer(tmp_path / "buffer")
+    moments = fresh.policy.normaliser.moments[0]
+    assert moments.count.item() == 500
+    assert moments.mean.item() == pytest.approx(1000.0, abs=0.1)
+    assert moments.var.item() == pytest.approx(1 / 3, rel=0.1)
+    assert fresh.policy.return_moments.mean.item() < -0.5
+
+
+def test_statistics_of_collecting_stay_as_they_are() -> None:
+    """Where the buffer holds no more than they have seen, they are not taken anew."""
+    model = model_of(Sign(), learning_starts=20)
+    model.learn(60)
+    seen = np.unique(model.replay_buffer.next_observations[:60])
+    assert model.policy.statistics_count == 60
+    assert len(seen) == 60
+
+
+@pytest.mark.parametrize("at", [100, 900])
+def test_one_absurd_reading_leaves_a_feature_visible(at: int) -> None:
+    """Of 1000 readings of unit variance one is 1e10: the variance stays within a factor of 3."""
+    values = th.randn(1000, 1, generator=th.Generator().manual_seed(0))
+    values[at] = 1e10
+    moments = RunningMoments((1,))
+    for value in values:
+        moments.update(value.unsqueeze(0))
+    assert 0.5 < moments.var.item() < 3.0
+    assert abs(moments.mean.item()) < 0.2
+
+
+class Spike(gym.ObservationWrapper):
+    """The third reading of the run is absurd."""
+
+    n = 0
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        self.n += 1
+        return observation if self.n != 3 else np.array([1e10], np.float32)
+
+
+def test_one_absurd_reading_in_the_warm_up_is_forgotten_when_learning_begins() -> None:
+    model = model_of(Spike(Sign()), learning_starts=40).learn(45)
+    assert model.policy.normaliser.moments[0].var.item() < 200.0
+
+
+def test_a_real_change_of_scale_is_followed() -> None:
+    generator = th.Generator().manual_seed(0)
+    moments = RunningMoments((1,))
+    for scale in (1e-3, 100.0):
+        for value in scale * th.randn(1000, 1, generator=generator):
+            moments.update(value.unsqueeze(0))
+    assert moments.var.sqrt().item() == pytest.approx(100.0 / 2**0.5, rel=0.3)
+
+
+def test_an_absurd_reading_in_the_warm_up_is_told_from_a_contact() -> None:
+    readings = th.randn(200, 2, generator=th.Generator().manual_seed(0))
+    readings[:, 1] = 0.0
+    readings[7, 1] = 5.0  # a contact that is rare
+    assert not has_absurd_readings(readings)
+    readings[0, 0] = 1e10
+    assert has_absurd_readings(readings)
+    moments = RunningMoments((2,))
+    moments.begin_anew(readings)
+    assert moments.var[0].item() < 20.0
+    assert moments.var[1].item() == pytest.approx(readings[:, 1].var(correction=0).item())
+
+
+def test_a_resumed_run_has_seeds_of_its_own() -> None:
+    assert seed_of(3, 0) == 3
+    assert seed_of(None, 500) is None
+    assert len({seed_of(3, steps) for steps in range(0, 1000, 100)}) == 10
+
+
+class Huge(gym.RewardWrapper):
+    def reward(self, reward: float) -> float:
+        return 1e18
+
+
+def test_values_whose_squares_overflow_are_refused_by_name() -> None:
+    model = model_of(Huge(Sign()))
+    message = r"environment 0 returned a reward that is larger than 1e\+16"
+    with pytest.raises(ValueError, match=message):
+        model.learn(5)
+    assert th.isfinite(model.policy.return_moments.var).all()
