@@ -124,7 +124,9 @@ def test_generators_go_on(generator: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [lambda: 1, OwnExtractor, object(), 1j, np.array([object()]), Toy()], ids=str
+    "value",
+    [lambda: 1, OwnExtractor, object(), 1j, np.array([object()]), Toy()],
+    ids=["function", "class", "object", "complex", "array of objects", "environment"],
 )
 def test_what_is_not_plain_says_so(value: Any) -> None:
     with pytest.raises(NotPlainError):
