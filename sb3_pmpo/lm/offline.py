@@ -182,9 +182,10 @@ class PMPOOfflineTrainer(Trainer):
         super().log(logs, start_time)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
+        # Trainer writes its state last, so a checkpoint with that file is a whole one.
         folder = Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
         save_reference(self.reference, folder, self.accelerator)
+        super()._save_checkpoint(model, trial)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)

@@ -6,6 +6,7 @@ Axes: S completions of a prompt, B prompts, N completions of a minibatch, of any
 from __future__ import annotations
 
 import copy
+from bisect import bisect_left
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,7 @@ class PMPOTrainer(GRPOTrainer):
 
         if not stops or not contains(len(tokens)):
             return None
-        return next(n for n in range(1, len(tokens) + 1) if contains(n))
+        return 1 + bisect_left(range(1, len(tokens)), True, key=contains)
 
     def _unfinished(self, completion_ids: th.Tensor, mask: th.Tensor) -> th.Tensor:
         """Say which completions the length limit has cut off, ``[N]``."""
@@ -200,11 +201,12 @@ class PMPOTrainer(GRPOTrainer):
     # ------------------------------------------------------------------ checkpoints
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
+        # Trainer writes its state last, so a checkpoint with that file is a whole one.
         folder = Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
         save_reference(self.reference, folder, self.accelerator)
         if self._step % (self.args.steps_per_generation * self.num_iterations):
             th.save(self._buffered_inputs, folder / self._buffer_name)
+        super()._save_checkpoint(model, trial)
 
     @property
     def _buffer_name(self) -> str:

@@ -33,7 +33,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.ArgumentParser, arg
     parser.add_argument("--samples", type=int, default=4, help="completions of a prompt")
     parser.add_argument("--accept-from", type=float, metavar="REWARD",
                         help="accept from this reward on; default: the better half")  # fmt: skip
-    parser.add_argument("--reference-steps", type=int, default=16)
+    parser.add_argument("--reference-steps", type=int, help="default: 16; with --labels 0")
     parser.add_argument("--batch-size", type=int, default=16, help="completions of a minibatch")
     parser.add_argument("--accumulation", type=int, default=1, help="minibatches of a step")
     parser.add_argument("--learning-rate", type=float, default=1e-6)
@@ -47,6 +47,12 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.ArgumentParser, arg
     options = parser.parse_args(arguments)
     if options.prompts and not options.reward:
         parser.error("--prompts needs --reward module:function, which judges the completions")
+    for name in ("reward", "accept_from"):
+        if options.labels and getattr(options, name) is not None:
+            option = "--" + name.replace("_", "-")
+            parser.error(f"{option} judges what is drawn for --prompts: leave it out with --labels")
+    if options.reference_steps is None:
+        options.reference_steps = 0 if options.labels else 16
     return parser, options
 
 
@@ -94,6 +100,7 @@ def settings(options: argparse.Namespace, **more: Any) -> dict[str, Any]:
     return dict(
         output_dir=str(options.output),
         max_steps=options.steps,
+        reference_steps=options.reference_steps,
         per_device_train_batch_size=options.batch_size,
         gradient_accumulation_steps=options.accumulation,
         learning_rate=options.learning_rate,
@@ -137,7 +144,6 @@ def make_trainer(options: argparse.Namespace) -> Any:
         options,
         num_generations=options.samples,
         max_completion_length=options.max_completion,
-        reference_steps=options.reference_steps,
         bf16=not options.cpu,
     )
     labeller = None if options.accept_from is None else threshold(options.accept_from)
@@ -151,19 +157,32 @@ def make_trainer(options: argparse.Namespace) -> Any:
     )
 
 
+def last_whole_checkpoint(folder: Path) -> str | None:
+    """Return the newest checkpoint that was written to its end; None if there is none.
+
+    A run that is killed while it saves leaves a folder without the trainer's state, which is
+    written last.
+    """
+    steps = {}
+    for path in folder.glob("checkpoint-*"):
+        try:
+            steps[int(json.loads((path / "trainer_state.json").read_text())["global_step"])] = path
+        except (OSError, ValueError, KeyError, TypeError):
+            print(f"{path} was not written to its end, and is left out")
+    return str(steps[max(steps)]) if steps else None
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train, going on from the last checkpoint of the folder; return the exit status."""
     parser, options = parse(arguments)
     try:
-        from transformers.trainer_utils import get_last_checkpoint
-
         trainer = make_trainer(options)
     except ModuleNotFoundError as error:
         parser.error(f"lm needs {error.name!r}: pip install 'sb3_pmpo[lm]'")
     except (ImportError, OSError, ValueError) as error:
         parser.error(str(error))
     options.output.mkdir(parents=True, exist_ok=True)
-    checkpoint = get_last_checkpoint(str(options.output))
+    checkpoint = last_whole_checkpoint(options.output)
     if checkpoint is not None:
         print(f"going on from {checkpoint}")
     trainer.train(resume_from_checkpoint=checkpoint)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import torch as th
 from transformers.utils import is_peft_available
+from trl.trainer.utils import disable_dropout_in_model
 
 #: The name of the adapter that is the reference, and of the file of a full one in a checkpoint.
 NAME = "reference"
@@ -61,10 +62,15 @@ class CopiedReference:
 
     def __init__(self, policy: Any) -> None:
         self.copy = copy.deepcopy(policy).eval().requires_grad_(False)
+        disable_dropout_in_model(self.copy)  # whoever draws from it may put it into training mode
         self.refreshed = False
 
     def prepare(self, accelerator: Any) -> None:
-        """Move to the device and the precision of the policy."""
+        """Move to the device and the precision of the policy.
+
+        :raises ValueError: if the processes hold shards of the policy, which a copy is not made of.
+        """
+        check_whole(accelerator)
         self.copy = accelerator.prepare_model(self.copy, evaluation_mode=True)
 
     @contextmanager
@@ -90,6 +96,22 @@ class CopiedReference:
         if (path := folder / f"{NAME}.pt").exists():
             self.copy.load_state_dict(th.load(path, map_location="cpu", weights_only=True))
             self.refreshed = True
+
+
+def check_whole(accelerator: Any) -> None:
+    """Refuse models that are sharded over the processes.
+
+    :raises ValueError: for FSDP and DeepSpeed's stage 3.
+    """
+    plugin = accelerator.state.deepspeed_plugin
+    sharded = "FSDP" if accelerator.distributed_type.value == "FSDP" else None
+    if plugin is not None and plugin.zero_stage == 3:
+        sharded = "DeepSpeed's ZeRO stage 3"
+    if sharded:
+        raise ValueError(
+            f"{sharded} gives each process a part of the model, and the reference is a copy of the "
+            "whole: use data parallelism (DDP, ZeRO 1 or 2), or LoRA, which needs no copy"
+        )
 
 
 class AdapterReference:

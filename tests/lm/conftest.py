@@ -87,7 +87,7 @@ def online(tmp_path: Path, model: Any, tokenizer: Any) -> Callable[..., Any]:
 
 
 #: Arguments that are the trainer's, not its settings'.
-TRAINER = ("peft_config", "callbacks", "eval_dataset")
+TRAINER = ("peft_config", "callbacks", "eval_dataset", "reward_processing_classes")
 
 
 @pytest.fixture

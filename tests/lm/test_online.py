@@ -18,6 +18,7 @@ from transformers import TrainerCallback
 
 from sb3_pmpo.core.labels import top_k
 from sb3_pmpo.lm import loss as lm_loss
+from sb3_pmpo.lm.reference import check_whole
 from sb3_pmpo.lm.tiny import save_tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -126,6 +127,33 @@ class TestReference:
         trainer.train()
         assert history(trainer, "kl")[0] == 0.0
         assert 0.0 < history(trainer, "kl")[1] < 1.0
+
+    def test_the_reference_is_in_a_checkpoint_before_what_makes_it_whole(self, online, monkeypatch):
+        """Trainer's state is written last: with it, the reference is there too."""
+        seen = []
+
+        def save(reference, folder, accelerator):
+            seen.append((folder / "trainer_state.json").exists())
+
+        monkeypatch.setattr("sb3_pmpo.lm.online.save_reference", save)
+        online(max_steps=2, save_strategy="steps", save_steps=1).train()
+        assert seen == [False, False]
+
+    def test_shards_are_refused(self, online):
+        """A copy of one process's shards is no reference."""
+        from accelerate.utils import DistributedType
+
+        accelerator = online().accelerator
+        check_whole(accelerator)
+        accelerator.state.distributed_type, before = (
+            DistributedType.FSDP,
+            accelerator.state.distributed_type,
+        )
+        try:
+            with pytest.raises(ValueError, match="FSDP gives each process a part"):
+                check_whole(accelerator)
+        finally:
+            accelerator.state.distributed_type = before
 
     def test_dropout_is_off(self, online, model):
         trainer = online(model=model, beta=1.0)
@@ -343,6 +371,33 @@ class TestCompletions:
         assert all("b" not in text[:-1] for text in texts)
         unfinished = trainer._unfinished(batch["completion_ids"], batch["completion_mask"])
         assert not any(cut for cut, text in zip(unfinished, texts, strict=True) if text[-1] == "b")
+
+    def test_a_stop_string_is_found_at_its_first_place(self, online):
+        trainer = online(stop_strings=["b c"])
+        encode = trainer.processing_class.encode
+        assert trainer._stop(encode("a b d b c a b c")) == 5
+        assert trainer._stop(encode("b c")) == 2
+        assert trainer._stop(encode("b d c")) is None
+
+    def test_a_reward_model(self, online, tokenizer):
+        """One that was made in memory, beside a function."""
+        from transformers import LlamaConfig, LlamaForSequenceClassification
+
+        config = LlamaConfig(
+            vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1,
+            num_attention_heads=2, num_labels=1, pad_token_id=tokenizer.pad_token_id,
+        )  # fmt: skip
+        trainer = online(
+            reward_funcs=[LlamaForSequenceClassification(config), judge],
+            reward_processing_classes=[tokenizer, None],
+            labeller=top_k(4),
+            max_steps=1,
+        )
+        trainer.train()
+        spread = [
+            k for k in trainer.state.log_history[0] if k.startswith("rewards/") and "std" in k
+        ]
+        assert len(spread) == 2
 
     @pytest.mark.parametrize("truncated", ["keep", "reject", "mask"])
     def test_truncated_completions(self, online, truncated):

@@ -67,3 +67,31 @@ def test_what_cannot_work_is_said(folder, capsys, arguments, message):
     with pytest.raises(SystemExit, match="2"):
         main(["--model", "model", *arguments, *SETTINGS])
     assert message in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_was_not_written_to_its_end_is_left_out(folder, capsys, monkeypatch):
+    """Killed while it saves: the next run goes on from the checkpoint before."""
+    arguments = ["--model", "model", "--labels", "labels.jsonl", "--save-steps", "1",
+                 "--reference-steps", "1", *SETTINGS]  # fmt: skip
+    assert main([*arguments, "--steps", "1"]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("sb3_pmpo.lm.offline.save_reference", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            main([*arguments, "--steps", "2"])
+    (folder / "runs/lm/checkpoint-2").mkdir(exist_ok=True)
+    capsys.readouterr()
+    assert main([*arguments, "--steps", "3"]) == 0
+    out = capsys.readouterr().out
+    assert "checkpoint-2 was not written to its end" in out
+    assert "going on from runs/lm/checkpoint-1" in out
+
+
+def interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("option", [["--reward", "taste:likes_a"], ["--accept-from", "1"]])
+def test_what_labels_have_no_use_for_is_refused(folder, capsys, option):
+    with pytest.raises(SystemExit, match="2"):
+        main(["--model", "model", "--labels", "labels.jsonl", *option])
+    assert f"{option[0]} judges what is drawn" in capsys.readouterr().err
