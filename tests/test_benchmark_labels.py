@@ -23,15 +23,15 @@ class KnownQ:
     def __init__(self, sign: float) -> None:
         self.sign = sign
 
-    def q_values(self, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:
-        return (observations[:, 0] + self.sign * actions[..., 0]).unsqueeze(0)  # [N, S, B]
+    def score(self, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        return observations[:, 0] + self.sign * actions[..., 0]  # [S, B]
 
 
 def test_agreement_is_within_states_and_between_them() -> None:
     rng = np.random.default_rng(0)
     observations = th.as_tensor(100.0 * rng.standard_normal((30, 1)))
     actions = th.as_tensor(rng.standard_normal((8, 30, 1)))
-    q = KnownQ(1.0).q_values(observations, actions)[0].numpy()
+    q = KnownQ(1.0).score(observations, actions).numpy()
     scored = labels.Scored(observations, actions, q[..., None] + np.zeros(3))
     same = labels.agreement(KnownQ(1.0), scored)
     assert same == {key: pytest.approx(1.0) for key in ("within", "rank", "between")}
@@ -74,11 +74,11 @@ def test_values_are_the_discounted_rewards_of_a_constant_reward(agent: PMPO) -> 
 def test_a_fresh_critic_learns_from_the_same_buffer(agent: PMPO, grow: bool) -> None:
     newest, seen = agent.replay_buffer.pos, []
     fresh = make_model("PMPO", TASK, make_task(TASK, labels.ACTION_REPEAT), 1, SMALL)
-    step = fresh._critic_step
-    fresh._critic_step = lambda *a: seen.append(agent.replay_buffer.pos) or step(*a)
+    step = fresh.learner.critic_step
+    fresh.learner.critic_step = lambda *a: seen.append(agent.replay_buffer.pos) or step(*a)
     before = [parameter.clone() for parameter in fresh.critic.parameters()]
     labels.fresh_critic(agent, fresh, grow=grow)
-    assert len(seen) == agent._n_updates
+    assert len(seen) == agent.n_updates
     assert seen[-1] == agent.replay_buffer.pos == newest
     assert (seen[0] < newest) is grow
     after = list(fresh.critic.parameters())
