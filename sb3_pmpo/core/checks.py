@@ -23,7 +23,8 @@ def check_number(name: str, value: Any, low: float, high: float, kind: type, hin
     :param hint: what the argument means, and what is usual.
     :raises ValueError: unless ``value`` is a finite number of that kind in ``[low, high]``.
     """
-    if not (_is_number(value, kind) and low <= value <= high):
+    # As Python's own: beside a float32, 2**32 - 1 would be rounded.
+    if not (_is_number(value, kind) and low <= kind(value) <= high):
         word = "a whole number" if kind is int else "a number"
         lower = "" if low == -INFINITY else f" >= {low}"
         upper = "" if high == INFINITY else f" and <= {high}"
