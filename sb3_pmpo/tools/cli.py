@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 
 from sb3_pmpo import __version__
@@ -32,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="sb3-pmpo",
         description="PMPO, MPO and DPO for Stable-Baselines3, over the RL Zoo's programs.",
-        epilog="sb3-pmpo <command> --help lists a command's own arguments.",
+        epilog="sb3-pmpo <command> --help lists a command's own arguments. Every command takes "
+        "--trust: load the pickles in models that somebody else made, which can run any code.",
     )
     parser.add_argument("--version", action="version", version=f"sb3_pmpo {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
@@ -46,4 +48,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         extra = EXTRAS.get(command, "train")
         parser.error(f"{command} needs {error.name!r}: pip install 'sb3_pmpo[{extra}]'")
-    return int(run(given[1:]))
+    trust = "--trust" in given
+    with trusted(trust):
+        return int(run([each for each in given[1:] if each != "--trust"]))
+
+
+def trusted(trust: bool) -> AbstractContextManager[None]:
+    """Load the pickles in others' files too, if asked to."""
+    if not trust:
+        return nullcontext()
+    from sb3_pmpo.storage.pickles import trusting  # imports torch
+
+    return trusting()

@@ -10,8 +10,11 @@ from pathlib import Path
 import gymnasium as gym
 import pytest
 from stable_baselines3.common.vec_env import SubprocVecEnv
+from torch import nn
 
 from sb3_pmpo import PMPO
+from sb3_pmpo.storage.pickles import UntrustedFileError
+from sb3_pmpo.tools.cli import main
 from sb3_pmpo.tools.plain_yaml import read
 from sb3_pmpo.tools.plots import plot
 from sb3_pmpo.tools.zoo import register
@@ -35,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
     (run / ENV).mkdir(parents=True)
     PMPO("MlpPolicy", ENV, policy_kwargs={"net_arch": [4]}).save(run / f"{ENV}.zip")
     (run / ENV / "args.yml").write_text(
-        f"!!python/object/apply:collections.OrderedDict\n- - [env, {ENV}]\n"
+        f"!!python/object/apply:collections.OrderedDict\n- - [env, {ENV}]\n  - [env_kwargs, null]\n"
     )
     (run / ENV / "config.yml").write_text("{policy: MlpPolicy}\n")
     return run
@@ -47,7 +50,7 @@ def arguments(folder: Path) -> argparse.Namespace:
 
 
 def test_a_folder_of_the_zoos_is_read(folder: Path) -> None:
-    assert find_agent(arguments(folder)).arguments == {"env": ENV}
+    assert find_agent(arguments(folder)).arguments == {"env": ENV, "env_kwargs": None}
 
 
 @pytest.mark.parametrize("name", ["args.yml", "config.yml"])
@@ -109,3 +112,22 @@ def test_workers_that_hang_are_ended() -> None:
         ready = wait(list(ended), timeout=60.0)
         assert ready
         ended -= {*ready}
+
+
+class Own(nn.Tanh):
+    """An activation that only a pickle holds."""
+
+
+def test_trust_on_the_command_line_is_the_users_word(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("SB3_PMPO_KEY", str(tmp_path / "theirs"))
+    kwargs = {"net_arch": [4], "activation_fn": Own}
+    model = PMPO("MlpPolicy", ENV, policy_kwargs=kwargs)
+    model.save(folder / f"{ENV}.zip")
+    monkeypatch.setenv("SB3_PMPO_KEY", str(tmp_path / "mine"))
+    command = ["enjoy", "--env", ENV, "-f", str(folder.parents[1]), "--no-render", "-n", "201"]
+    with pytest.raises(UntrustedFileError, match="policy_kwargs holds a pickle"):
+        main(command)
+    assert main([*command, "--trust"]) == 0
+    assert "Mean reward" in capsys.readouterr().out
