@@ -169,7 +169,7 @@ class PMPO(OffPolicyMPO):
 
     def learn_offline(
         self,
-        dataset: LabelledDataset,
+        dataset: LabelledDataset | FeedbackBuffer,
         gradient_steps: int,
         *,
         kl: str = "data",
@@ -177,6 +177,7 @@ class PMPO(OffPolicyMPO):
         beta: float | tuple[float, float] | None = None,
         normalise: Normalisation = mean_over_samples,
         clone_steps: int | None = None,
+        reference_interval: int | None = None,
         callback: MaybeCallback = None,
         log_interval: int | None = 1000,
         progress_bar: bool = False,
@@ -200,6 +201,8 @@ class PMPO(OffPolicyMPO):
         :param clone_steps: with ``kl="reference"``, steps of behaviour cloning that make the
             reference; None for ``gradient_steps`` in a new model, and for 0 in one that has
             learned, whose policy then is the reference.
+        :param reference_interval: gradient steps between copies of the policy to the reference;
+            None holds it to what it was at the start. 1 is refused where rejected rows count.
         :param callback: SB3's; called after each gradient step.
         :param log_interval: gradient steps between two lines of the log; None for none.
         :param progress_bar: show one.
@@ -220,7 +223,7 @@ class PMPO(OffPolicyMPO):
             beta=beta,
             normalise=normalise,
             clone_steps=clone_steps,
-            reference_interval=None,
+            reference_interval=reference_interval,
         )
         return self
 
@@ -230,38 +233,19 @@ class PMPO(OffPolicyMPO):
         gradient_steps: int,
         *,
         kl: str = "reference",
-        alpha: float | None = None,
-        beta: float | tuple[float, float] | None = None,
-        normalise: Normalisation = mean_over_samples,
-        reference_interval: int | None = None,
-        callback: MaybeCallback = None,
-        log_interval: int | None = 1000,
-        progress_bar: bool = False,
-        reset_num_timesteps: bool = True,
         tb_log_name: str = "PMPO-feedback",
+        **arguments: Any,
     ) -> Self:
         """Learn from given labels alone: no reward, no critic.
 
         :param feedback: may grow meanwhile.
+        :param gradient_steps: of the policy.
         :param kl: ``"reference"`` holds the policy to what it is now, in closed form.
-        :param reference_interval: gradient steps between copies of the policy to the reference;
-            None holds it to what it was at the start. 1 is refused where rejected rows count.
-
-        The other arguments are those of :meth:`learn_offline`.
+        :param tb_log_name: of the run in TensorBoard's folder.
+        :param arguments: the others of :meth:`learn_offline`, such as ``alpha``, ``callback`` and
+            ``reference_interval``.
         """
-        loop = Loop(
-            gradient_steps, callback, log_interval, progress_bar, reset_num_timesteps, tb_log_name
-        )
-        learn_from_labels(
-            self,
-            feedback,
-            loop,
-            kl=kl,
-            alpha=alpha,
-            beta=beta,
-            normalise=normalise,
-            clone_steps=0,
-            reference_interval=reference_interval,
-        )
+        names: dict[str, Any] = {"kl": kl, "tb_log_name": tb_log_name}
+        self.learn_offline(feedback, gradient_steps, clone_steps=0, **names, **arguments)
         record_shares(self, feedback)
         return self
