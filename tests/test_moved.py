@@ -26,6 +26,6 @@ def test_a_pickle_that_names_an_old_module_loads() -> None:
 
 
 def test_what_never_was_is_not_found() -> None:
-    assert new_name("sb3_pmpo.pmpo") is None
+    assert new_name("sb3_pmpo.bandit") is None  # it stayed where it was
     with pytest.raises(ModuleNotFoundError, match="nothing"):
         importlib.import_module("sb3_pmpo.zoo.nothing")
