@@ -166,8 +166,8 @@ def test_several_environments_and_the_same_seed() -> None:
 @pytest.mark.parametrize(
     ("env", "kwargs", "message"),
     [
-        (Toy(), {"policy_kwargs": {"n_bins": 1}}, "n_bins must be a whole number >= 2, got 1"),
-        (Toy(), {"policy_kwargs": {"n_bins": 2.5}}, "n_bins must be a whole number >= 2, got 2.5"),
+        (Toy(), {"policy_kwargs": {"n_bins": 1}}, "n_bins must be a whole number >= 2 .*got 1"),
+        (Toy(), {"policy_kwargs": {"n_bins": 2.5}}, "n_bins must be a whole number >= 2 .*got 2.5"),
         (Guess(SPACES[0]), {"policy_kwargs": {"n_bins": 3}}, "n_bins=3 discretises a Box"),
         (Guess(spaces.Discrete(3, start=1)), {}, "must start at 0"),
     ],
