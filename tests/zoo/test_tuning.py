@@ -265,6 +265,8 @@ def test_an_error_of_ours_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_policy_that_diverges_is_a_bad_trial_and_mujoco_never_sees_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    # A rate that no constructor takes makes the parameters NaN at once.
+    monkeypatch.setattr("sb3_pmpo.online.argument_checks._HIGHEST_RATE", 1e31)
     broken(monkeypatch, {"learning_rate": 1e30}, first=0)
     env = ["--env", "dm_control/cartpole-swingup-v0", "-n", "60"]
     with pytest.raises(SystemExit, match="no trial completed; the last error was ValueError: the"):
