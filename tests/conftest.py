@@ -17,6 +17,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 UNIT = Path(__file__).parent / "unit"
 
 
+#: Files of tests that take minutes.
+LONGEST = ("test_tutorial.py", "test_sweep.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give each test its tier: slow and gpu are written at the test, unit is what lies in unit/."""
     for item in items:
@@ -25,6 +29,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="no CUDA device"))
         elif item.get_closest_marker("slow") is None:
             item.add_marker("unit" if UNIT in item.path.parents else "integration")
+    # The longest first: at the end one worker would wait for the other.
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture(autouse=True)
