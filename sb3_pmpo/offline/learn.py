@@ -52,7 +52,7 @@ def learn_from_labels(
     objective = make_objective(model, weights, kl=kl, normalise=normalise)
     steps.fit_normaliser()
     if kl == "reference" and loop.reset_num_timesteps:
-        new = model._n_updates == 0
+        new = model.n_updates == 0
         default = loop.gradient_steps if new else 0
         clone(model, source, default if clone_steps is None else clone_steps, rng)
     run(model, loop, _refreshing(model, partial(steps.step, objective), reference_interval))
@@ -172,7 +172,7 @@ def _refreshing(
 
     def refreshed() -> dict[str, th.Tensor]:
         metrics = step()
-        if (model._n_updates + 1) % interval == 0:
+        if (model.n_updates + 1) % interval == 0:
             model.learner.reference_lag.move(1.0)
         return metrics
 
