@@ -29,6 +29,10 @@ from sb3_pmpo.core.samples import (
 #: A share of one draw below this is rounding.
 ROUNDING = 1e-4
 
+#: A spread of the scores below this share of a return is the critic's noise. While all rewards are
+#: zero the spread is 2e-5 to 4e-5 of it (benchmarks/trials.md, "Rewards that are always zero").
+NOISE = 1e-4
+
 
 class Labeller(Protocol):
     """Any callable from :class:`Candidates` to :class:`Preference`."""
@@ -124,6 +128,10 @@ class advantage:  # noqa: N801  # made like a function call
     whole batch. So a state counts by how much its action matters. Ranks would make all states
     equal, and count the noise of those in which nothing depends on the action. Accepted and
     rejected weigh the same in each state, and 1 in the mean over the states.
+
+    Where no action matters in any state, as before the first reward, the deviations are noise, and
+    dividing by their size would make a policy of it. So they are divided by no less than
+    :data:`NOISE` of a return, where ``candidates.unit`` says how large one is.
     """
 
     balanced: ClassVar[bool] = True
@@ -141,6 +149,9 @@ class advantage:  # noqa: N801  # made like a function call
         weighted = candidates.weights * deviation
         spread = weighted.abs().sum(0).mean()  # 0 where all the scores are equal
         weights = 2.0 * weighted / th.where(spread > 0.0, spread, 1.0)
+        if candidates.unit is not None:
+            noise = NOISE * candidates.unit / th.where(spread > 0.0, spread, 1.0)
+            weights = weights * (1.0 - noise.square()).clamp(min=0.0)
         return Preference(weights.clamp(min=0.0), (-weights).clamp(min=0.0))
 
 

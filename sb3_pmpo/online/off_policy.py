@@ -31,7 +31,7 @@ from sb3_pmpo.online.argument_checks import (
     check_policy_fits,
     check_rate,
 )
-from sb3_pmpo.online.arguments import OWN, with_defaults
+from sb3_pmpo.online.arguments import OWN, chosen_by_space, with_defaults
 from sb3_pmpo.online.checks import check_choices, check_finite, check_finite_actions
 from sb3_pmpo.online.env_checks import KeptStatistics, check_vec_normalize, checked_env
 from sb3_pmpo.online.exploration import (
@@ -88,6 +88,7 @@ class OffPolicyMPO(Persistent):
         check_first(policy, arguments, self.policy_aliases)
         checked = checked_env(env, arguments["verbose"])
         check_policy_fits(policy, checked)
+        arguments = chosen_by_space(arguments, checked.action_space if checked else None)
         super().__init__(
             policy,
             cast(GymEnv, checked),  # None for load()

@@ -57,7 +57,7 @@ class PMPO(OffPolicyMPO):
         the samples in each set the loss is safe iff ``beta >= 2 * (1 - alpha)``, and a warning says
         so below that. For the mean alone ``beta > 1 - 2 * alpha`` is enough with ``advantage()``.
     :param labeller: says who is accepted and who rejected, with what weight, from the samples'
-        scores. None for ``advantage()``. It has not been measured for a categorical policy or with
+        scores. None for ``advantage()``. It has not been measured for a discretised Box or with
         ``decoupled=False``; there None is for the better and the worse half.
     :param n_samples: S, actions the reference proposes per state.
     :param decoupled: fit the mean under the reference's std and the std around its mean, each with
@@ -99,7 +99,8 @@ class PMPO(OffPolicyMPO):
         decoupled = wanted and has_parts
         labeller = self.labeller
         if labeller is None:
-            labeller = advantage() if decoupled else top_k(self.n_samples // 2)
+            is_measured = wanted and (has_parts or not isinstance(self.action_space, spaces.Box))
+            labeller = advantage() if is_measured else top_k(self.n_samples // 2)
         beta: Any = self.beta
         if beta is None:
             gaussian = ADVANTAGE_BETA if decoupled and is_balanced(labeller) else GAUSSIAN_BETA
