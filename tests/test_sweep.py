@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import signal
 import subprocess
@@ -18,8 +17,9 @@ import yaml
 from stable_baselines3.common.utils import set_random_seed
 
 from sb3_pmpo import PMPO, top_k
+from sb3_pmpo.storage.checkpoints import MANIFEST
+from sb3_pmpo.tools.checkpoints import UNIT, find
 from sb3_pmpo.tools.cli import main
-from sb3_pmpo.tools.runs.checkpoints import checkpoints
 from sb3_pmpo.tools.runs.spec import Spec, plan_runs
 from sb3_pmpo.tools.runs.sweep import Run, algorithms, execute
 
@@ -138,7 +138,8 @@ def test_a_run_leaves_model_curve_and_result(tmp_path: Path) -> None:
     with np.load(run.folder / "evaluations.npz") as saved:
         assert saved["timesteps"].tolist() == [20, 40, 60]
         assert result.last == saved["results"][-1].mean()
-    assert checkpoints(run.folder) == []
+    assert find(run.folder) is None
+    assert not (run.folder / UNIT).exists()
     stamp = (run.folder / "model.zip").stat().st_mtime_ns
     execute(run)  # it is finished: nothing happens
     assert (run.folder / "model.zip").stat().st_mtime_ns == stamp
@@ -207,14 +208,13 @@ def test_a_sweep_that_is_interrupted_goes_on_from_its_checkpoint(tmp_path: Path)
         tmp_path, algorithms=["pmpo"], seeds=[0], tasks=["worker_toys:SlowToy-v0"], n_timesteps=200
     )
     process = start(spec)
-    wait_for(tmp_path, "checkpoint_*", process)
+    wait_for(tmp_path, MANIFEST, process)
     process.send_signal(signal.SIGINT)
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 130, printed
     assert read_table(tmp_path)[0]["status"] == "unfinished"
     (folder,) = (tmp_path / "runs" / "pmpo").iterdir()
-    (left,) = checkpoints(folder)
-    done = json.loads((left / "progress.json").read_text())["steps"]
+    done = find(folder).step
     assert done >= 20
     assert main(["sweep", str(spec)]) == 0
     assert f"from step {done} " in (folder / "log.txt").read_text()
@@ -264,12 +264,12 @@ def test_a_cluster_that_loses_a_node_finishes_every_run(tmp_path: Path) -> None:
     process = start(spec, "--ray-address", cluster.address)
     try:
         checkpoint_of = {
-            seed: wait_for(tmp_path, f"*_seed{seed}/checkpoint_*", process) for seed in (0, 1)
+            seed: wait_for(tmp_path, f"*_seed{seed}/{UNIT}/{MANIFEST}", process) for seed in (0, 1)
         }
         on_other = [
-            int(path.parent.name[-1])
+            int(path.parents[1].name[-1])
             for path in checkpoint_of.values()
-            if _parents(_process_of(path.parent / "log.txt")) & _processes(other)
+            if _parents(_process_of(path.parents[1] / "log.txt")) & _processes(other)
         ]
         assert len(on_other) == 1  # one run on each node
         cluster.remove_node(other, allow_graceful=False)

@@ -136,7 +136,10 @@ def load(pickled: Pickled, where: str, *, trust: bool = False) -> Any:
     :param where: what it is, for the message.
     :param trust: load it whatever it is.
     :raises UntrustedFileError: saying what is in it and how to allow it.
+    :raises ValueError: if it is empty or torn.
     """
+    if not pickled.content.endswith(pickle.STOP):
+        raise ValueError(f"{where} is damaged: it is empty, or its end is missing")
     if trust or _TRUSTING.get() or is_own(pickled):
         return pickle.loads(pickled.content)
     try:

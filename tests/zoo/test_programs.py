@@ -400,7 +400,7 @@ def test_a_signal_leaves_a_usable_model(stop: signal.Signals) -> None:
 def test_sigterm_within_an_exec_leaves_the_exit_status(tmp_path: Path) -> None:
     (tmp_path / "stopped.py").write_text(
         "import contextlib, os, signal, sys, time\n"
-        "from sb3_pmpo.tools.zoo.manager import sigterm_interrupts\n"
+        "from sb3_pmpo.tools.zoo.stopping import sigterm_interrupts\n"
         "with contextlib.suppress(KeyboardInterrupt), sigterm_interrupts():\n"
         "    exec('os.kill(os.getpid(), signal.SIGTERM); time.sleep(10)')\n"
         "sys.exit(3)\n"

@@ -19,8 +19,8 @@ from sb3_pmpo.tools.plain_yaml import read
 from sb3_pmpo.tools.plots import plot
 from sb3_pmpo.tools.zoo import register
 from sb3_pmpo.tools.zoo.agents import AgentError, find_agent, make_parser
-from sb3_pmpo.tools.zoo.manager import close_in_time
 from sb3_pmpo.tools.zoo.programs import train
+from sb3_pmpo.tools.zoo.stopping import close_in_time
 
 ENV = "Pendulum-v1"
 
