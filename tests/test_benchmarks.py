@@ -113,7 +113,7 @@ def test_rows_and_checkpoint_need_not_be_of_one_step(lost: str, places: Places) 
 
 @pytest.mark.parametrize("name", ["SAC", "PPO"])
 def test_algorithms_of_sb3_have_a_checkpoint_too(name: str, tmp_path: Path) -> None:
-    arguments: dict[str, Any] = {"n_steps": 16} if name == "PPO" else SMALL
+    arguments: dict[str, Any] = {"n_steps": 16, "batch_size": 16} if name == "PPO" else SMALL
 
     def envs() -> VecNormalize:
         return VecNormalize(make_vec_env("Pendulum-v1", 2))

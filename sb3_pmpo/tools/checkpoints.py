@@ -204,7 +204,11 @@ class Checkpoints(BaseCallback):
             else:
                 target.unlink(missing_ok=True)
         if found is not None and _PROGRESS in found.files:
-            self.load_state(json.loads(found.path(_PROGRESS).read_text()))
+            path = found.path(_PROGRESS)
+            try:
+                self.load_state(json.loads(path.read_text()))
+            except ValueError as error:
+                raise ValueError(f"{path} is damaged: {error}") from error
 
     def _on_training_start(self) -> None:
         self._saved = self.model.num_timesteps

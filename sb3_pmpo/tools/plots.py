@@ -190,7 +190,7 @@ def _evaluations(run: RunFolder) -> tuple[np.ndarray, np.ndarray] | None:
     if not path.exists():
         return None
     try:
-        with np.load(path) as saved:
+        with path.open("rb") as file, np.load(file) as saved:
             return saved["timesteps"] * run.action_repeat, saved["results"].mean(1)
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         _leave_out(path, f"it is empty or torn ({error})")

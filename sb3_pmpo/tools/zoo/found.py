@@ -65,7 +65,10 @@ def check_whole(model: str, folder: str, env_name: str) -> None:
     settings = Path(folder, env_name)
     for name in ("config.yml", "args.yml"):
         if (settings / name).exists():
-            read(settings / name)
+            try:
+                read(settings / name)
+            except ValueError as error:
+                raise ValueError(f"its settings cannot be read: {error}") from error
 
 
 def _remedy(folder: Path) -> str:

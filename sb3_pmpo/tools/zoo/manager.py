@@ -6,6 +6,7 @@ import json
 import shutil
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import ExitStack
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -35,7 +36,7 @@ from sb3_pmpo.tools.settings import (
     to_arguments,
 )
 from sb3_pmpo.tools.tensorboard import TensorBoardLayout
-from sb3_pmpo.tools.zoo.resuming import CannotResumeError, run_of, unit_of
+from sb3_pmpo.tools.zoo.resuming import CannotResumeError, NothingLeftError, run_of, unit_of
 from sb3_pmpo.tools.zoo.spaces import setting_of
 from sb3_pmpo.tools.zoo.stopping import INTERRUPTED, close_in_time, sigterm_interrupts
 
@@ -68,6 +69,7 @@ class Manager(ExperimentManager):
             if is_ours or self._borrowed:
                 self.config = str(config_path())
         self._interrupted = self._came_to_end = False
+        self._held = ExitStack()
         self._checkpoints: Checkpoints | None = None
         self._found = unit_of(self.trained_agent) if self.trained_agent else None
         #: The folder of the run that goes on; None for a new one.
@@ -148,6 +150,7 @@ class Manager(ExperimentManager):
         try:
             return super().setup_experiment()
         except Exception:
+            self._leave()
             if is_new:
                 shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -157,8 +160,7 @@ class Manager(ExperimentManager):
         super().create_log_folder()
         if self._run is None and self.save_freq <= 0:
             return
-        self._lock = lock(Path(self.save_path))  # kept: it ends with the process
-        if not self._lock.__enter__():
+        if not self._held.enter_context(lock(Path(self.save_path))):
             raise CannotResumeError(f"another process trains {self.save_path}: stop it first")
 
     def create_callbacks(self) -> None:
@@ -184,12 +186,13 @@ class Manager(ExperimentManager):
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
         """Make environments; those of a run that goes on add to its files of episodes."""
-        if self._run is None or eval_env or no_log:
-            return super().create_envs(n_envs, eval_env, no_log)
-        self.monitor_kwargs = {**self.monitor_kwargs, "override_existing": False}
+        goes_on = self._run is not None and not (eval_env or no_log)
+        if goes_on:
+            self.monitor_kwargs = {**self.monitor_kwargs, "override_existing": False}
         env = super().create_envs(n_envs, eval_env, no_log)
-        first = self._run / "0.monitor.csv"
-        if first.exists():  # its clock goes on, by which the episodes are in order
+        self._held.callback(close_in_time, env)
+        first = Path(self.save_path, "0.monitor.csv")
+        if goes_on and first.exists():  # its clock goes on, by which the episodes are in order
             with first.open() as file:
                 started = json.loads(file.readline().removeprefix("#"))["t_start"]
             env.env_method("set_wrapper_attr", "t_start", started)
@@ -215,9 +218,9 @@ class Manager(ExperimentManager):
         if not self._told_length:
             self.n_timesteps = model._total_timesteps - model.num_timesteps
             if self.n_timesteps <= 0:
-                raise CannotResumeError(
-                    f"the run in {self._found.folder.parent} has done its {model.num_timesteps} "
-                    "steps: -n says how many more"
+                raise NothingLeftError(
+                    f"The run in {self._found.folder.parent} has done its {model.num_timesteps} "
+                    "steps; -n says how many more."
                 )
         return model
 
@@ -269,8 +272,7 @@ class Manager(ExperimentManager):
         try:
             self._save_all(model)
         finally:
-            if model.env is not None:
-                close_in_time(model.env)
+            self._leave()
         these = f"--algo {self.algo} --env {self.env_name.gym_id} -f {self.log_folder}"
         print(
             f"{'Stopped' if self._interrupted else 'Finished'} after {model.num_timesteps} steps."
@@ -305,6 +307,10 @@ class Manager(ExperimentManager):
                 errors.append(error)
         if errors:
             raise errors[0]
+
+    def _leave(self) -> None:
+        """Close the environments, and leave the folder to others."""
+        self._held.close()
 
     def _is_whole(self, model: BaseAlgorithm) -> bool:
         """Say whether training came to its end, where a checkpoint goes on exactly."""

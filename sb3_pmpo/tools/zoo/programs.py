@@ -20,7 +20,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_pmpo.tools.zoo.launch import ALGO, LOGS, THREADS, prepared, run_train
 from sb3_pmpo.tools.zoo.manager import Manager
-from sb3_pmpo.tools.zoo.resuming import CannotResumeError, filled_in
+from sb3_pmpo.tools.zoo.resuming import CannotResumeError, NothingLeftError, filled_in
 from sb3_pmpo.tools.zoo.tune import tune
 
 
@@ -33,6 +33,8 @@ def train(arguments: Sequence[str]) -> int:
         return tune(arguments)
     try:
         run_train("train", filled_in(arguments), Manager)
+    except NothingLeftError as done:
+        print(done)
     except CannotResumeError as error:
         raise SystemExit(f"sb3-pmpo train: error: {error}") from error
     return 0

@@ -24,6 +24,10 @@ class CannotResumeError(ValueError):
     """There is nothing to go on from; the message is for the one who asked."""
 
 
+class NothingLeftError(ValueError):
+    """The run is finished; the message says so."""
+
+
 def find_unit(folder: Path) -> Checkpoint:
     """Return the newest whole checkpoint of a folder: a run's, or a checkpoint's own.
 
