@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -152,24 +150,6 @@ def test_a_checkpoint_of_a_sweep_of_0_1_is_taken(tmp_path: Path) -> None:
     loaded.learn(20, callback=checkpoints.Checkpoints(tmp_path, 30), reset_num_timesteps=False)
     assert checkpoints.find(tmp_path).step == 30
     assert {path.name for path in tmp_path.iterdir()} == {checkpoints.UNIT}
-
-
-def test_a_run_that_is_killed_goes_on_from_its_last_evaluation(places: Places) -> None:
-    run = make_run(steps=100_000)
-    process = multiprocessing.get_context("spawn").Process(
-        target=training.train, args=(run, places)
-    )
-    process.start()
-    while process.is_alive() and not records.read(places.rows(run)):
-        time.sleep(0.05)
-    process.kill()
-    process.join()
-    before = records.read(places.rows(run))
-    steps = steps_of(before)[-1] + run.interval
-    training.train(run._replace(steps=steps), places)
-    rows = records.read(places.rows(run))
-    assert rows[: len(before)] == before
-    assert steps_of(rows) == list(range(200, steps + 1, 200))
 
 
 def test_a_run_is_trained_by_one_process(places: Places) -> None:

@@ -43,7 +43,7 @@ class Program(ABC):
 
     def __init__(self, folder: Path, steps: int) -> None:
         self.folder, self.steps = folder, steps
-        self.log = folder.with_suffix(".log")
+        self.log = folder.with_name(f"{folder.name}.log")
         self.begin()
 
     def begin(self) -> None:

@@ -42,8 +42,8 @@ def resident() -> float:
     raise RuntimeError("no VmRSS in /proc/self/status")
 
 
-def soak(steps: int, folder: Path) -> list[tuple[int, float]]:
-    """Train and save checkpoints; return steps and mebibytes.
+def soak(steps: int, folder: Path, checkpoints: int = 40) -> list[tuple[int, float]]:
+    """Train and save that many checkpoints; return steps and mebibytes.
 
     The buffer is full after a tenth of the steps; what it needs is not growth.
     """
@@ -51,7 +51,9 @@ def soak(steps: int, folder: Path) -> list[tuple[int, float]]:
     arguments |= {"train_freq": 8, "gradient_steps": 1, "buffer_size": max(steps // 10, 100)}
     model = PMPO("MlpPolicy", "Pendulum-v1", seed=0, device="cpu", **arguments)
     memory = Memory(max(steps // 20, 1))
-    model.learn(steps, callback=CallbackList([memory, SaveCheckpoints(folder, steps // 40)]))
+    model.learn(
+        steps, callback=CallbackList([memory, SaveCheckpoints(folder, steps // checkpoints)])
+    )
     return memory.found
 
 

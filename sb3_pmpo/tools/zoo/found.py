@@ -77,10 +77,14 @@ def _remedy(folder: Path) -> str:
 
 
 def is_archive(path: Path) -> bool:
-    """Say whether a model or evaluations are a whole archive."""
+    """Say whether a model or evaluations are a whole archive.
+
+    What is left of a torn model may end with its weights, which are an archive within it.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
+            begin = min((entry.header_offset for entry in archive.infolist()), default=-1)
+            return begin == 0 and archive.testzip() is None
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError):
         return False
 
