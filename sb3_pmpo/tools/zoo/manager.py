@@ -193,8 +193,11 @@ class Manager(ExperimentManager):
         self._held.callback(close_in_time, env)
         first = Path(self.save_path, "0.monitor.csv")
         if goes_on and first.exists():  # its clock goes on, by which the episodes are in order
-            with first.open() as file:
-                started = json.loads(file.readline().removeprefix("#"))["t_start"]
+            try:
+                header = first.read_text().partition("\n")[0].removeprefix("#")
+                started = json.loads(header)["t_start"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{first} is empty or torn: {error}") from error
             env.env_method("set_wrapper_attr", "t_start", started)
         return env
 
