@@ -145,7 +145,7 @@ def test_a_checkpoint_of_a_sweep_of_0_1_is_taken(tmp_path: Path) -> None:
     found = checkpoints.find(tmp_path)
     assert found is not None
     assert found.step == 20
-    loaded: Any = checkpoints.load(type(model), found, "Pendulum-v1", seed=1)
+    loaded: Any = checkpoints.load(type(model), found, make_vec_env("Pendulum-v1"), seed=1)
     assert loaded.replay_buffer.size() == 20
     loaded.learn(20, callback=checkpoints.Checkpoints(tmp_path, 30), reset_num_timesteps=False)
     assert checkpoints.find(tmp_path).step == 30

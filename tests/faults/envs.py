@@ -22,7 +22,7 @@ class FaultyToy(Toy):
     """Toy that does what the environment variable says, once, in the first that comes to it."""
 
     def step(self, action: np.ndarray) -> Any:
-        what, after, mark = os.environ[FAULT].split()
+        what, after, mark = os.environ[FAULT].split(maxsplit=2)
         if len(self.actions) >= int(after):
             try:
                 Path(mark).touch(exist_ok=False)
