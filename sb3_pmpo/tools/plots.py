@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import warnings
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,10 +16,10 @@ import numpy as np
 import pandas as pd
 import seaborn
 from matplotlib.figure import Figure
-from stable_baselines3.common.monitor import LoadMonitorResultsError, load_results
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sb3_pmpo.envs import action_repeat_of
+from sb3_pmpo.files import whole
 from sb3_pmpo.tools.plain_yaml import read
 
 #: What TensorBoard has of the returns; the first that a run logged.
@@ -68,12 +71,16 @@ def plot(arguments: Sequence[str]) -> int:
     except NothingToPlotError as error:
         parser.error(str(error))
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    data.to_csv(args.output.with_suffix(".csv"), index=False)
-    draw(data, X_AXIS[args.source], label).savefig(args.output, dpi=110)
+    with whole(args.output.with_suffix(".csv")) as writing:
+        data.to_csv(writing, index=False)
+    picture = args.output if args.output.suffix else args.output.with_suffix(".png")
+    with whole(picture) as writing:
+        figure = draw(data, X_AXIS[args.source], label)
+        figure.savefig(writing, dpi=110, format=picture.suffix[1:])
     for (env, algorithm), part in data.groupby(["env", "algorithm"]):
         last = part[part.steps == part.groupby("run").steps.transform("max")]["return"]
         print(f"{algorithm} on {env}: {last.median():.1f} at the end, {_runs(len(last))}")
-    print(f"{args.output}, its data in {args.output.with_suffix('.csv')}")
+    print(f"{picture}, its data in {args.output.with_suffix('.csv')}")
     return 0
 
 
@@ -112,7 +119,11 @@ def find_runs(logs: Path) -> Iterator[RunFolder]:
         raise NothingToPlotError(f"there is no folder {logs}; -f names the one that train wrote")
     for folder in sorted(path for path in logs.glob("*/*") if path.is_dir()):
         if (folder / "run.json").exists():
-            about = json.loads((folder / "run.json").read_text())
+            try:
+                about = json.loads((folder / "run.json").read_text())
+            except ValueError as error:
+                _leave_out(folder / "run.json", error)
+                continue
             wrappers: Any = about["env_wrapper"]
         else:
             saved = next(folder.glob("*/args.yml"), None)
@@ -122,7 +133,7 @@ def find_runs(logs: Path) -> Iterator[RunFolder]:
                 about = read(saved)
                 wrappers = read(saved.with_name("config.yml")).get("env_wrapper")
             except (OSError, ValueError) as error:
-                warnings.warn(f"{folder} is not drawn: {error}", stacklevel=2)
+                _leave_out(folder, error)
                 continue
         repeat = action_repeat_of(wrappers)
         yield RunFolder(folder, folder.parent.name, about["env"], about.get("seed"), repeat)
@@ -170,19 +181,49 @@ def log_curves(runs: Sequence[RunFolder], source: str, window: int) -> pd.DataFr
     return pd.concat(parts)[["algorithm", "env", "run", "seed", "steps", "return"]]
 
 
+def _leave_out(path: Path, why: object) -> None:
+    warnings.warn(f"{path} is not drawn: {why}", stacklevel=3)
+
+
 def _evaluations(run: RunFolder) -> tuple[np.ndarray, np.ndarray] | None:
     path = run.folder / "evaluations.npz"
     if not path.exists():
         return None
-    with np.load(path) as saved:
-        return saved["timesteps"] * run.action_repeat, saved["results"].mean(1)
+    try:
+        with path.open("rb") as file, np.load(file) as saved:
+            return saved["timesteps"] * run.action_repeat, saved["results"].mean(1)
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        _leave_out(path, f"it is empty or torn ({error})")
+        return None
+
+
+def load_episodes(folder: Path) -> pd.DataFrame:
+    """Read Monitor's files of a run, in the order in which the episodes ended.
+
+    SB3's ``load_results`` does not read a file whose last line is unfinished.
+
+    :return: columns r, l and t; t counts from the run's start.
+    """
+    parts = []
+    for path in sorted(folder.glob("*monitor.csv")):
+        text = path.read_text()
+        lines, _, rest = text.rpartition("\n")
+        if rest:
+            _leave_out(path, f"its last line is unfinished, which are {len(rest)} characters")
+        try:
+            header, _, table = lines.partition("\n")
+            part = pd.read_csv(io.StringIO(table))[["r", "l", "t"]]
+            parts.append(part.assign(t=part.t + json.loads(header.removeprefix("#"))["t_start"]))
+        except (ValueError, KeyError, TypeError) as error:
+            _leave_out(path, f"it is empty or torn ({error})")
+    if not parts:
+        return pd.DataFrame({"r": [], "l": [], "t": []})
+    episodes = pd.concat(parts).sort_values("t", ignore_index=True)
+    return episodes.assign(t=episodes.t - episodes.t.min())
 
 
 def _episodes(run: RunFolder, window: int) -> tuple[np.ndarray, np.ndarray] | None:
-    try:
-        episodes = load_results(str(run.folder))
-    except LoadMonitorResultsError:
-        return None
+    episodes = load_episodes(run.folder)
     if len(episodes) < window:
         return None
     # The Zoo's Monitor is inside the wrappers: it counts environment steps.

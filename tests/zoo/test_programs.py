@@ -349,16 +349,6 @@ def test_resuming_continues_the_counters_and_does_not_warm_up_again() -> None:
     assert updates == after.gradient_steps * 100
 
 
-def test_a_checkpoint_has_its_replay_buffer() -> None:
-    arguments = ["-n", "60", "--save-freq", "50", "--save-replay-buffer"]
-    assert train(*arguments) == 0
-    folder = Path("logs/pmpo/Pendulum-v1_1")
-    model = PMPO.load(folder / "rl_model_50_steps.zip")
-    model.load_replay_buffer(folder / "replay_buffer.pkl")
-    assert model.num_timesteps == 50
-    assert model.replay_buffer.size() == 60
-
-
 class Breaks(SAC):
     """An algorithm whose training fails after some steps."""
 
@@ -400,7 +390,7 @@ def test_a_signal_leaves_a_usable_model(stop: signal.Signals) -> None:
 def test_sigterm_within_an_exec_leaves_the_exit_status(tmp_path: Path) -> None:
     (tmp_path / "stopped.py").write_text(
         "import contextlib, os, signal, sys, time\n"
-        "from sb3_pmpo.tools.zoo.manager import sigterm_interrupts\n"
+        "from sb3_pmpo.tools.zoo.stopping import sigterm_interrupts\n"
         "with contextlib.suppress(KeyboardInterrupt), sigterm_interrupts():\n"
         "    exec('os.kill(os.getpid(), signal.SIGTERM); time.sleep(10)')\n"
         "sys.exit(3)\n"

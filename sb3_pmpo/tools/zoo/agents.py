@@ -16,7 +16,7 @@ import yaml
 from huggingface_sb3 import EnvironmentName
 from rl_zoo3 import ALGOS
 from rl_zoo3.exp_manager import ExperimentManager
-from rl_zoo3.utils import create_test_env, get_model_path, get_saved_hyperparams
+from rl_zoo3.utils import create_test_env, get_saved_hyperparams
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
@@ -25,6 +25,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from sb3_pmpo.tools.plain_yaml import read
 from sb3_pmpo.tools.settings import KeyValues
 from sb3_pmpo.tools.zoo import register
+from sb3_pmpo.tools.zoo.found import find_model
 
 
 class AgentError(ValueError):
@@ -129,7 +130,7 @@ def find_agent(args: argparse.Namespace) -> Agent:
     if args.num_threads > 0:
         th.set_num_threads(args.num_threads)
     try:
-        label, model_path, folder = get_model_path(
+        label, model_path, folder = find_model(
             args.exp_id,
             args.folder,
             args.algo,

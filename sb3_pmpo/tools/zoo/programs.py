@@ -20,14 +20,23 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_pmpo.tools.zoo.launch import ALGO, LOGS, THREADS, prepared, run_train
 from sb3_pmpo.tools.zoo.manager import Manager
+from sb3_pmpo.tools.zoo.resuming import CannotResumeError, NothingLeftError, filled_in
 from sb3_pmpo.tools.zoo.tune import tune
 
 
 def train(arguments: Sequence[str]) -> int:
-    """Run ``rl_zoo3.train``; see :class:`Manager`. Its ``-optimize`` is ``sb3-pmpo tune``."""
+    """Run ``rl_zoo3.train``; see :class:`Manager`. Its ``-optimize`` is ``sb3-pmpo tune``.
+
+    ``-i FOLDER`` goes on from the checkpoint in it, with what its run was called with.
+    """
     if {"-optimize", "--optimize-hyperparameters"} & set(arguments):
         return tune(arguments)
-    run_train("train", arguments, Manager)
+    try:
+        run_train("train", filled_in(arguments), Manager)
+    except NothingLeftError as done:
+        print(done)
+    except CannotResumeError as error:
+        raise SystemExit(f"sb3-pmpo train: error: {error}") from error
     return 0
 
 

@@ -13,6 +13,7 @@ from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import TrialState
 from optuna.visualization import matplotlib as plots
 
+from sb3_pmpo.files import whole
 from sb3_pmpo.tools.settings import to_yaml
 
 
@@ -46,9 +47,11 @@ def report(
     path = folder / f"{study.study_name}_best.yml"
     entry = to_yaml(setting_of(best.params), env_id)
     text = f"# Trial {best.number} of {len(study.trials)}, value {best.value:.6g}.\n{entry}"
-    path.write_text(text)
+    with whole(path) as writing:
+        writing.write_text(text)
     table = folder / f"{study.study_name}_trials.csv"
-    study.trials_dataframe().to_csv(table, index=False)
+    with whole(table) as writing:
+        study.trials_dataframe().to_csv(writing, index=False)
     print(f"\nThe best trial as a setting, to paste, or with --conf-file {path}:\n\n{text}")
     print(f"All trials:  {table}")
     if with_plots:
@@ -93,5 +96,6 @@ def draw(study: optuna.Study, folder: Path) -> dict[str, Path]:
 
 def _save(axes: Any, path: Path) -> Path:
     axes.figure.set_layout_engine("constrained")
-    axes.figure.savefig(path, dpi=110)
+    with whole(path) as writing:
+        axes.figure.savefig(writing, dpi=110, format=path.suffix[1:])
     return path

@@ -15,8 +15,9 @@ from pathlib import Path
 import optuna
 from optuna.exceptions import StorageInternalError, TrialPruned, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
+
+from sb3_pmpo.tools.zoo.journal import Journal
 
 #: How often a trial is taken up again whose worker died: a third death is the trial's own doing.
 MAX_RETRIES = 2
@@ -27,7 +28,7 @@ def open_storage(name: str | None) -> str | BaseStorage | None:
     if name is None or not name.endswith(".log"):
         return name
     Path(name).parent.mkdir(parents=True, exist_ok=True)
-    return JournalStorage(JournalFileBackend(name))
+    return JournalStorage(Journal(name))
 
 
 class Watch:

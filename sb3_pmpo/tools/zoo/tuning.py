@@ -18,13 +18,14 @@ from optuna.samplers import BaseSampler, TPESampler
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER
 from rl_zoo3.utils import get_callback_list
 from stable_baselines3 import HerReplayBuffer
-from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_pmpo.tools.evaluation import Evaluation
 from sb3_pmpo.tools.settings import merge
-from sb3_pmpo.tools.zoo.manager import INTERRUPTED, Manager, sigterm_interrupts
+from sb3_pmpo.tools.zoo.manager import Manager
 from sb3_pmpo.tools.zoo.report import report
 from sb3_pmpo.tools.zoo.spaces import setting_of
+from sb3_pmpo.tools.zoo.stopping import INTERRUPTED, sigterm_interrupts
 from sb3_pmpo.tools.zoo.study import Watch, open_storage, run_trials
 
 #: What bad hyperparameters cause: NaN and impossible arguments (ValueError), physics that diverge
@@ -185,7 +186,7 @@ class TuningManager(Manager):
         return str(path if self._options.trial_seeds == 1 else path / f"seed_{seed}")
 
 
-class TrialEvaluation(EvalCallback):
+class TrialEvaluation(Evaluation):
     """Reports a seed's evaluations to the trial, and stops where the pruner says so.
 
     :param trial: the trial.
