@@ -1,6 +1,6 @@
 """Named policy losses: from (policy, reference, candidates) to a loss per entry of the batch.
 
-Axes: S samples, *B batch, A action dimensions.
+Axes: S samples, ``*B`` batch, A action dimensions.
 """
 
 from __future__ import annotations

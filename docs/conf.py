@@ -1,0 +1,37 @@
+"""The documentation site: ``make docs`` builds it into ``docs/_build/html``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+import sb3_pmpo  # noqa: E402  # of this checkout
+
+project = "sb3_pmpo"
+author = "The sb3_pmpo authors"
+copyright = "the sb3_pmpo authors, MIT licence"  # noqa: A001  # Sphinx's name
+version = release = sb3_pmpo.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+exclude_patterns = ["_build"]
+# Pages that come and go with what ships are found by a pattern, which may match none.
+suppress_warnings = ["toc.empty_glob"]
+
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 4
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 88
+
+html_theme = "furo"
+html_title = f"sb3_pmpo {release}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_copy_source = False
+html_show_sphinx = False
