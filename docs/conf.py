@@ -17,8 +17,6 @@ version = release = sb3_pmpo.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
 exclude_patterns = ["_build"]
-# Pages that come and go with what ships are found by a pattern, which may match none.
-suppress_warnings = ["toc.empty_glob"]
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 4
@@ -35,3 +33,17 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
+
+
+#: Where the links of pages that are included from outside docs/ lead on the site.
+MOVED = {"](README.md": "](results.md", "](../README.md": "](index.md", "](../docs/": "]("}
+
+
+def setup(app: object) -> None:
+    """Let included pages link to the site's."""
+
+    def moved(app: object, path: object, page: str, content: list[str]) -> None:
+        for here, there in MOVED.items():
+            content[0] = content[0].replace(here, there)
+
+    app.connect("include-read", moved)  # type: ignore[attr-defined]  # Sphinx's application
