@@ -69,6 +69,11 @@ clean:  ## remove build outputs and caches, but no virtual environment
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find sb3_pmpo tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# Without the package and what it needs.
+$(VENV)/.installed-release: constraints.txt | $(VENV)/pyvenv.cfg
+	$(PIP) install -c constraints.txt build twine
+	touch $@
+
 # The stamps say what is installed; a changed requirement installs again.
 
 $(VENV)/pyvenv.cfg:

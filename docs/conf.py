@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -39,11 +41,16 @@ html_show_sphinx = False
 MOVED = {"](README.md": "](results.md", "](../README.md": "](index.md", "](../docs/": "]("}
 
 
-def setup(app: object) -> None:
-    """Let included pages link to the site's."""
+def setup(app: Any) -> None:
+    """Let included pages link to the site's, and signatures show functions by their names."""
 
     def moved(app: object, path: object, page: str, content: list[str]) -> None:
         for here, there in MOVED.items():
             content[0] = content[0].replace(here, there)
 
-    app.connect("include-read", moved)  # type: ignore[attr-defined]  # Sphinx's application
+    def named(app: object, what: str, name: str, it: object, options: object, *parts: str) -> Any:
+        signature, returned = parts
+        return signature and re.sub(r"<function (\w+)[^>]*>", r"\1", signature), returned
+
+    app.connect("include-read", moved)
+    app.connect("autodoc-process-signature", named)

@@ -1,7 +1,7 @@
 """Draw the figures of the documentation: ``python docs/figures.py``.
 
 ``alpha.png`` and ``beta.png`` are computed by the package's own losses, ``beside-sac.png`` from the
-committed rows of the development set.
+committed rows of the development set and of the peers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sb3_pmpo.objectives import PMPOObjective
 
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "docs" / "images"
-RUNS = ROOT / "benchmarks" / "results" / "runs" / "development"
+RUNS = ROOT / "benchmarks" / "results" / "runs"
 #: alpha and beta of the three settings that have one expected gradient.
 SETTINGS = {
     "accepted only: alpha 1, beta 0": (1.0, 0.0, "C0"),
@@ -104,19 +104,25 @@ def draw_beta(path: Path) -> None:
 
 
 def draw_beside_sac(path: Path) -> None:
-    """Draw the mean return of the six tasks against steps and against minutes."""
-    data = pd.concat([pd.read_csv(file) for file in sorted(RUNS.glob("*.csv"))])
+    """Draw the mean return of the six tasks against steps and minutes, of all that ran them."""
+    files = [file for folder in ("development", "peers") for file in (RUNS / folder).glob("*.csv")]
+    data = pd.concat([pd.read_csv(file) for file in sorted(files)])
+    tasks = data[data.algorithm == "SAC"].task.unique()
     figure = Figure(figsize=(7.2, 2.9), layout="constrained")
     axes: Any = figure.subplots(1, 2, sharey=True)
-    for name, colour in (("PMPO", "C0"), ("SAC", "C1")):
-        by = data[data.algorithm == name].groupby(["seed", "steps"])
-        returns = by.return_mean.mean().unstack("seed")  # over the tasks
-        minutes = by.train_seconds.mean().unstack("seed").mean(axis=1) / 60
-        label = "PMPO" if name == "PMPO" else "SB3 SAC"
+    for number, name in enumerate(sorted(data.algorithm.unique())):
+        part = data[data.algorithm == name]
+        if len(part.task.unique()) < len(tasks):
+            continue  # its mean would be of other tasks
+        by = part.groupby(["seed", "steps"])
+        whole = by.task.nunique() == len(tasks)
+        returns = by.return_mean.mean()[whole].unstack("seed").dropna()
+        minutes = by.train_seconds.mean()[whole].unstack("seed").dropna().mean(axis=1) / 60
+        label = "SB3 SAC" if name == "SAC" else name
         for axis, x in zip(axes, (returns.index / 1000, minutes), strict=True):
-            axis.plot(x, returns.mean(axis=1), color=colour, label=label)
+            axis.plot(x, returns.mean(axis=1), color=f"C{number}", label=label)
             low, high = returns.min(axis=1), returns.max(axis=1)
-            axis.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+            axis.fill_between(x, low, high, color=f"C{number}", alpha=0.2, linewidth=0)
             axis.grid(alpha=0.3)
     axes[0].set(xlabel="environment steps, thousands", ylabel="return, mean of six tasks")
     axes[1].set(xlabel="minutes of training, one thread", ylim=(0, 1000))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -30,7 +32,7 @@ SHORTER = {
     "--eval-freq 2500": "--eval-freq 20 --eval-episodes 1",
     "--save-freq 10000": "--save-freq 60",
     "--n-evaluations 4": "--n-evaluations 1 --eval-episodes 1 --n-startup-trials 1",
-    "--max-total-trials 20": "--max-total-trials 3",
+    "--max-total-trials 20": "--max-total-trials 2",
     "--dry-run": "--dry-run --eval-episodes 1 -n 10",
 }
 PORT = "6017"
@@ -82,21 +84,59 @@ def call(command: str, clone: Path) -> None:
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
 
 
+#: Runs several commands in one process, which saves the imports of each.
+PROGRAM = """
+import json, sys
+from sb3_pmpo.tools.cli import main
+for arguments in json.load(sys.stdin):
+    print("$", *arguments, flush=True)
+    if main(arguments):
+        sys.exit(f"failed: {arguments}")
+"""
+
+
+def call_together(commands: list[str], clone: Path, mujoco_gl: str) -> None:
+    """Call ``sb3-pmpo`` with the arguments of each command, one after another."""
+    python = clone / ".venv" / "bin" / "python"
+    done = subprocess.run(
+        [python, "-c", PROGRAM],
+        input=json.dumps([arguments_of(shorter(command), mujoco_gl) for command in commands]),
+        cwd=clone,
+        env=environment(clone) | {"MUJOCO_GL": mujoco_gl},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+
+
+def arguments_of(command: str, mujoco_gl: str) -> list[str]:
+    words = shlex.split(command)
+    given = words[: words.index("sb3-pmpo")]
+    assert given in ([], [f"MUJOCO_GL={mujoco_gl}"]), command
+    return words[words.index("sb3-pmpo") + 1 :]
+
+
 def test_the_ten_commands_run_one_after_another(clone: Path) -> None:
     assert len(COMMANDS) == 10
+    install, train, tensorboard, *others = COMMANDS
     assert (clone / ".venv" / "bin" / "pip").exists()  # else the next pip on PATH would install
-    call(COMMANDS[0], clone)
+    call(install, clone)
     # A dependency that is in place already has its program elsewhere.
-    tensorboard = clone / ".venv" / "bin" / "tensorboard"
-    if not tensorboard.exists():
-        tensorboard.symlink_to(Path(sys.executable).parent / "tensorboard")
+    link = clone / ".venv" / "bin" / "tensorboard"
+    if not link.exists():
+        link.symlink_to(Path(sys.executable).parent / "tensorboard")
     where = "import sb3_pmpo, pathlib; print(pathlib.Path(sb3_pmpo.__file__).parent.parent)"
     call(f'test "$(python -c "{where}")" = "{clone}" && test -x .venv/bin/sb3-pmpo', clone)
-    for command in COMMANDS[1:]:
-        if command.startswith("tensorboard"):
-            look_at_tensorboard(command, clone)
-        elif has_egl() or "MUJOCO_GL=egl" not in command:
-            call(shorter(command), clone)
+    call(shorter(train), clone)
+    server = start_tensorboard(tensorboard, clone)
+    try:
+        without, rendering = others[:5], others[5:]
+        call_together(without, clone, "disabled")
+        look_at_tensorboard(server)
+    finally:
+        server.terminate()
+        server.wait()
     run = clone / "logs" / "pmpo" / "dm_control-cartpole-swingup-v0_1"
     assert (clone / "curve.png").stat().st_size > 10_000
     assert (run / "best_model.zip").exists()
@@ -105,6 +145,7 @@ def test_the_ten_commands_run_one_after_another(clone: Path) -> None:
         assert (tuned / name).stat().st_size > 0, name
     if not has_egl():
         pytest.skip("no EGL on this machine: the video and the model card were left out")
+    call_together(rendering, clone, "egl")
     (video,) = run.parent.glob("*/videos/*.mp4")
     (card,) = run.parent.glob("*/hub/README.md")
     assert "(replay.mp4)" in card.read_text()
@@ -119,26 +160,24 @@ def look_at_video(path: Path) -> tuple[float, tuple[int, int], float]:
     return says["fps"], says["size"], says["duration"]
 
 
-def look_at_tensorboard(command: str, folder: Path) -> None:
-    server = subprocess.Popen(
+def start_tensorboard(command: str, folder: Path) -> subprocess.Popen:
+    return subprocess.Popen(
         [*command.split(), "--port", PORT],
         cwd=folder,
         env=environment(folder),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    try:
-        for _ in range(120):
-            time.sleep(0.5)
-            assert server.poll() is None
-            try:
-                with urllib.request.urlopen(f"http://localhost:{PORT}/data/runs") as answer:
-                    runs = answer.read().decode()
-            except OSError:
-                continue
-            if "PMPO_1" in runs:
-                return
-        raise AssertionError("TensorBoard did not show the run")
-    finally:
-        server.terminate()
-        server.wait()
+
+
+def look_at_tensorboard(server: subprocess.Popen) -> None:
+    for _ in range(60):
+        assert server.poll() is None
+        try:
+            with urllib.request.urlopen(f"http://localhost:{PORT}/data/runs") as answer:
+                if "PMPO_1" in answer.read().decode():
+                    return
+        except OSError:
+            pass
+        time.sleep(0.5)
+    raise AssertionError("TensorBoard did not show the run")
