@@ -14,7 +14,7 @@ import sb3_pmpo  # noqa: E402  # of this checkout
 
 project = "sb3_pmpo"
 author = "The sb3_pmpo authors"
-copyright = "the sb3_pmpo authors, MIT licence"  # noqa: A001  # Sphinx's name
+copyright = "the sb3_pmpo authors, MIT licence"
 version = release = sb3_pmpo.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]

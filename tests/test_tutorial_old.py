@@ -1,0 +1,144 @@
+"""Every command of the tutorial, in its order, with smaller budgets."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+import venv
+from pathlib import Path
+
+import imageio_ffmpeg
+import pytest
+from opengl import has_egl
+
+ROOT = Path(__file__).parent.parent
+TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text()
+COMMANDS = re.findall(r"```sh\n(.*?)\n```", TUTORIAL, flags=re.DOTALL)
+#: Budgets of the tutorial and of the test.
+SHORTER = {
+    "-n 20000": "-n 120",
+    "-n 10000": "-n 60",
+    "-n 5000": "-n 40",
+    "-n 1500": "-n 501",
+    "-n 500": "-n 10",
+    "--eval-freq 2000": "--eval-freq 60 --eval-episodes 1",
+    "--eval-freq 2500": "--eval-freq 20 --eval-episodes 1",
+    "--save-freq 10000": "--save-freq 60",
+    "--n-evaluations 4": "--n-evaluations 1 --eval-episodes 1 --n-startup-trials 1",
+    "--max-total-trials 20": "--max-total-trials 3",
+    "--dry-run": "--dry-run --eval-episodes 1 -n 10",
+}
+PORT = "6019"
+
+
+def shorter(command: str) -> str:
+    for long, short in SHORTER.items():
+        command = command.replace(long, short)
+    return command
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the installation needs of this repository, and an environment with its dependencies.
+
+    They come from the environment of the tests, so that the command finds them installed and the
+    test needs no download of torch.
+    """
+    folder = tmp_path_factory.mktemp("clone")
+    for name in ("sb3_pmpo", "zoo_configs"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.cfg", "pyproject.toml", "constraints.txt", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+    # The command's own `python -m venv` finds it, and leaves the dependencies as they are.
+    venv.create(folder / ".venv", with_pip=True, symlinks=True)
+    (site,) = folder.glob(".venv/lib/python*/site-packages")
+    dependencies = [path for path in sys.path if path.endswith("site-packages")]
+    (site / "dependencies.pth").write_text("\n".join(dependencies))
+    return folder
+
+
+def environment(clone: Path) -> dict[str, str]:
+    """The clone's environment on PATH, and not that of the tests, into which pip must not write."""
+    bins = [path for path in os.environ["PATH"].split(":") if not Path(path, "sb3-pmpo").exists()]
+    path = ":".join([str(clone / ".venv" / "bin"), *bins])
+    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    return {**clean, "PATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def call(command: str, clone: Path) -> None:
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=clone,
+        env=environment(clone),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+
+def test_the_ten_commands_run_one_after_another(clone: Path) -> None:
+    assert len(COMMANDS) == 10
+    assert (clone / ".venv" / "bin" / "pip").exists()  # else the next pip on PATH would install
+    call(COMMANDS[0], clone)
+    # A dependency that is in place already has its program elsewhere.
+    tensorboard = clone / ".venv" / "bin" / "tensorboard"
+    if not tensorboard.exists():
+        tensorboard.symlink_to(Path(sys.executable).parent / "tensorboard")
+    where = "import sb3_pmpo, pathlib; print(pathlib.Path(sb3_pmpo.__file__).parent.parent)"
+    call(f'test "$(python -c "{where}")" = "{clone}" && test -x .venv/bin/sb3-pmpo', clone)
+    for command in COMMANDS[1:]:
+        if command.startswith("tensorboard"):
+            look_at_tensorboard(command, clone)
+        elif has_egl() or "MUJOCO_GL=egl" not in command:
+            call(shorter(command), clone)
+    run = clone / "logs" / "pmpo" / "dm_control-cartpole-swingup-v0_1"
+    assert (clone / "curve.png").stat().st_size > 10_000
+    assert (run / "best_model.zip").exists()
+    tuned = clone / "logs" / "pmpo"
+    for name in ("cartpole_best.yml", "cartpole_history.png", "cartpole_importances.png"):
+        assert (tuned / name).stat().st_size > 0, name
+    if not has_egl():
+        pytest.skip("no EGL on this machine: the video and the model card were left out")
+    (video,) = run.parent.glob("*/videos/*.mp4")
+    (card,) = run.parent.glob("*/hub/README.md")
+    assert "(replay.mp4)" in card.read_text()
+    for path in (video, card.with_name("replay.mp4")):
+        assert look_at_video(path) == (50, (320, 240), 0.2)  # ten decisions of 20 ms each
+
+
+def look_at_video(path: Path) -> tuple[float, tuple[int, int], float]:
+    reader = imageio_ffmpeg.read_frames(path)
+    says = next(reader)
+    reader.close()
+    return says["fps"], says["size"], says["duration"]
+
+
+def look_at_tensorboard(command: str, folder: Path) -> None:
+    server = subprocess.Popen(
+        [*command.split(), "--port", PORT],
+        cwd=folder,
+        env=environment(folder),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        for _ in range(120):
+            time.sleep(0.5)
+            assert server.poll() is None
+            try:
+                with urllib.request.urlopen(f"http://localhost:{PORT}/data/runs") as answer:
+                    runs = answer.read().decode()
+            except OSError:
+                continue
+            if "PMPO_1" in runs:
+                return
+        raise AssertionError("TensorBoard did not show the run")
+    finally:
+        server.terminate()
+        server.wait()
