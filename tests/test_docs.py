@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import inspect
 import re
 from itertools import product
@@ -75,6 +76,23 @@ def plain(value: Any) -> str:
         mantissa, exponent = f"{value:.0e}".split("e")
         return f"{mantissa}e{int(exponent)}"
     return str(value)
+
+
+def test_the_supported_versions_are_those_of_setup_and_constraints() -> None:
+    table = (DOCS / "install.md").read_text().split("## Supported versions")[1].split("\n## ")[0]
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    asked = config["options"]["install_requires"] + config["options.extras_require"]["dmc"]
+    lowest = dict(re.findall(r"^([\w-]+)>=([\d.]+)", asked, flags=re.MULTILINE))
+    pins = (ROOT / "constraints.txt").read_text()
+    newest = dict(re.findall(r"^([\w-]+)==([\d.]+)", pins.replace("_", "-"), flags=re.MULTILINE))
+    rows = re.findall(r"^\| ([\w-]+)[^|]* \| ([\d.]+) \| ([\d.]+)", table, flags=re.MULTILINE)
+    stated = {name.lower(): (low, high) for name, low, high in rows}
+    assert stated.pop("python")[0] == config["options"]["python_requires"].removeprefix(">=")
+    assert set(stated) == {"torch", "stable-baselines3", "gymnasium", "numpy", "mujoco"}
+    for name, (low, high) in stated.items():
+        assert low.removesuffix(".0") == lowest[name].removesuffix(".0"), name
+        assert newest[name].startswith(high), name
 
 
 def test_the_front_page_is_short() -> None:
