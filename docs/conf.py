@@ -42,7 +42,10 @@ MOVED = {"](README.md": "](results.md", "](../README.md": "](index.md", "](../do
 
 
 def setup(app: Any) -> None:
-    """Let included pages link to the site's, and signatures show functions by their names."""
+    """Let included pages link to the site's, signatures show functions by their names.
+
+    Fields of named tuples are in the class's list of parameters already.
+    """
 
     def moved(app: object, path: object, page: str, content: list[str]) -> None:
         for here, there in MOVED.items():
@@ -52,5 +55,9 @@ def setup(app: Any) -> None:
         signature, returned = parts
         return signature and re.sub(r"<function (\w+)[^>]*>", r"\1", signature), returned
 
+    def skipped(app: object, what: str, name: str, it: Any, *rest: object) -> bool | None:
+        return True if str(it.__doc__).startswith("Alias for field number") else None
+
     app.connect("include-read", moved)
+    app.connect("autodoc-skip-member", skipped)
     app.connect("autodoc-process-signature", named)
