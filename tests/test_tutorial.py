@@ -33,6 +33,7 @@ SHORTER = {
     "--save-freq 10000": "--save-freq 60",
     "--n-evaluations 4": "--n-evaluations 1 --eval-episodes 1 --n-startup-trials 1",
     "--max-total-trials 20": "--max-total-trials 2",
+    "--workers 2": "--workers 1",  # tests/zoo/test_tuning.py has two
     "--dry-run": "--dry-run --eval-episodes 1 -n 10",
 }
 PORT = "6017"
