@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-import venv
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -47,30 +46,32 @@ def shorter(command: str) -> str:
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the installation needs of this repository, and an environment with its dependencies.
-
-    They come from the environment of the tests, so that the command finds them installed and the
-    test needs no download of torch.
-    """
+    """What the installation needs of this repository, and the interpreter of the tests."""
     folder = tmp_path_factory.mktemp("clone")
     for name in ("sb3_pmpo", "zoo_configs"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.cfg", "pyproject.toml", "constraints.txt", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
-    # The command's own `python -m venv` finds it, and leaves the dependencies as they are.
-    venv.create(folder / ".venv", with_pip=True, symlinks=True)
-    (site,) = folder.glob(".venv/lib/python*/site-packages")
-    dependencies = [path for path in sys.path if path.endswith("site-packages")]
-    (site / "dependencies.pth").write_text("\n".join(dependencies))
+    (folder / "bin").mkdir()
+    (folder / "bin" / "python3").symlink_to(sys._base_executable)  # type: ignore[attr-defined]  # of venv
     return folder
 
 
 def environment(clone: Path) -> dict[str, str]:
-    """The clone's environment on PATH, and not that of the tests, into which pip must not write."""
+    """The clone's environment on PATH, and not that of the tests, into which pip must not write.
+
+    The dependencies come from the environment of the tests, so that pip finds them installed and
+    the test needs no download of torch.
+    """
     bins = [path for path in os.environ["PATH"].split(":") if not Path(path, "sb3-pmpo").exists()]
-    path = ":".join([str(clone / ".venv" / "bin"), *bins])
-    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    return {**clean, "PATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return {
+        **os.environ,
+        "PATH": ":".join([str(clone / ".venv" / "bin"), str(clone / "bin"), *bins]),
+        "PYTHONPATH": ":".join(path for path in sys.path if path.endswith("site-packages")),
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    }
 
 
 def call(command: str, clone: Path) -> None:
@@ -121,18 +122,17 @@ def arguments_of(command: str, mujoco_gl: str) -> list[str]:
 def test_the_ten_commands_run_one_after_another(clone: Path) -> None:
     assert len(COMMANDS) == 10
     install, train, tensorboard, *others = COMMANDS
-    assert (clone / ".venv" / "bin" / "pip").exists()  # else the next pip on PATH would install
     call(install, clone)
+    assert (clone / ".venv" / "bin" / "pip").exists()  # else another pip has installed
     # A dependency that is in place already has its program elsewhere.
     link = clone / ".venv" / "bin" / "tensorboard"
     if not link.exists():
         link.symlink_to(Path(sys.executable).parent / "tensorboard")
     where = "import sb3_pmpo, pathlib; print(pathlib.Path(sb3_pmpo.__file__).parent.parent)"
-    call(f'test "$(python -c "{where}")" = "{clone}" && test -x .venv/bin/sb3-pmpo', clone)
-    call(shorter(train), clone)
+    call(f'test "$(python -c "{where}")" = "{clone}" && .venv/bin/sb3-pmpo --version', clone)
     server = start_tensorboard(tensorboard, clone)
     try:
-        without, rendering = others[:5], others[5:]
+        without, rendering = [train, *others[:5]], others[5:]
         call_together(without, clone, "disabled")
         look_at_tensorboard(server)
     finally:
