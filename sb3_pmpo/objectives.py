@@ -1,6 +1,6 @@
 """Named policy losses: from (policy, reference, candidates) to a loss per entry of the batch.
 
-Axes: S samples, *B batch, A action dimensions.
+Axes: S samples, ``*B`` batch, A action dimensions.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class DPOObjective:
     """DPO or IPO on the best and the worst of the samples (Sec. 5.2, App. E).
 
     :param beta: > 0, weight of the implicit regulariser.
-    :param loss: :func:`sb3_pmpo.core.losses.dpo_loss` or ``ipo_loss``.
+    :param loss: :func:`sb3_pmpo.dpo_loss` or ``ipo_loss``.
     :raises ValueError: for a ``beta`` out of its range, or a loss that cannot be called.
     """
 
@@ -198,7 +198,7 @@ def try_loss(loss: Callable[..., PairLoss], beta: float) -> None:
 
     :param loss: what is to be used in training.
     :param beta: its argument of that name.
-    :raises ValueError: if it cannot be called as :func:`sb3_pmpo.core.losses.dpo_loss` can, or if
+    :raises ValueError: if it cannot be called as :func:`sb3_pmpo.dpo_loss` can, or if
         what it returns is not a :class:`PairLoss` of the states.
     """
     log_prob = th.zeros(2, 2)

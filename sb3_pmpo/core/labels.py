@@ -4,7 +4,7 @@ A labeller is any callable from :class:`Candidates` to :class:`Preference`. Thos
 made like a function call, ``top_k(2)``, and compare and pickle by their arguments. A labeller may
 have an attribute ``balanced``, see :func:`is_balanced`.
 
-Axes: S samples, *B batch (states, or nothing), A action dimensions.
+Axes: S samples, ``*B`` batch (states, or nothing), A action dimensions.
 """
 
 from __future__ import annotations
@@ -122,16 +122,16 @@ def best_worst(*, normalise: Normalisation = mean_per_set) -> top_k:
 
 @dataclass(frozen=True)
 class advantage:  # noqa: N801  # made like a function call
-    """Accept what is better than its state's mean, reject what is worse, in proportion to how far.
+    """Accept the samples above their state's mean score, reject those below, weighed by how far.
 
-    The deviations ``f(y, x) - mean_y f(y, x)`` are divided by their mean absolute value over the
-    whole batch. So a state counts by how much its action matters. Ranks would make all states
-    equal, and count the noise of those in which nothing depends on the action. Accepted and
-    rejected weigh the same in each state, and 1 in the mean over the states.
+    A sample's weight is its deviation ``f(y, x) - mean_y f(y, x)`` over the mean absolute deviation
+    of the whole batch. So a state in which the action matters weighs more than one in which it
+    hardly does. Ranks weigh all states alike, and then learn the critic's noise in the latter. In
+    each state the accepted and the rejected weigh the same; over the states the mean is 1.
 
-    Where no action matters in any state, as before the first reward, the deviations are noise, and
-    dividing by their size would make a policy of it. So they are divided by no less than
-    :data:`NOISE` of a return, where ``candidates.unit`` says how large one is.
+    Where no action matters in any state, as before the first reward, all deviations are noise, and
+    dividing by their size would make a policy of it. So of a mean deviation ``s`` only the share
+    ``1 - (NOISE * candidates.unit / s)^2`` counts, and nothing below :data:`NOISE` of a return.
     """
 
     balanced: ClassVar[bool] = True

@@ -1,7 +1,7 @@
 """The losses, per entry of the batch. The only place where a weight meets a log-probability.
 
-Axes: S samples, *B batch. What S is selects the setting, without a branch: sampled actions per
-state (control), samples (bandit, *B empty), the minibatch (offline), completions (language).
+Axes: S samples, ``*B`` batch. What S is selects the setting, without a branch: sampled actions per
+state (control), samples (bandit, ``*B`` empty), the minibatch (offline), completions (language).
 :func:`~sb3_pmpo.learner.policy_step` reduces a loss to a number, once, with weights if it has any.
 """
 

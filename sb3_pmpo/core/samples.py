@@ -1,6 +1,6 @@
 """What is labelled, and what labels are: weighted samples, and their weights in two expectations.
 
-Axes: S samples, *B batch (states, prompts, or nothing), A action dimensions.
+Axes: S samples, ``*B`` batch (states, prompts, or nothing), A action dimensions.
 """
 
 from __future__ import annotations

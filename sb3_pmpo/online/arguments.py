@@ -41,11 +41,13 @@ class SharedArguments(TypedDict, total=False):
         updates in one call.
     :param replay_buffer_kwargs: its arguments.
     :param optimize_memory_usage: store each observation once.
-    :param n_steps: rewards that are summed before the critic takes over. A larger number spreads a
-        sparse reward faster. It also holds the policy to what older policies did, because nothing
-        corrects for that. None for the measured best, 1 with a Box and 5 with discrete actions.
-    :param pessimism: how far the TD target moves from the mean of the target critics (0) to the
-        lowest of them (1). A larger number explores less. It helps where the critics overestimate.
+    :param n_steps: rewards that the TD target sums before it bootstraps. A larger number spreads a
+        sparse reward faster. But older policies chose the actions in between, and nothing corrects
+        for that, so the critic then learns the value of a mixture of policies. None for the
+        measured best, 1 with a Box and 5 with discrete actions.
+    :param pessimism: how much of ``mean - min`` over the target critics the TD target subtracts, in
+        [0, 1]. 0 is their mean, 1 their minimum, as SAC's. Raise it if ``train/q_value`` is far
+        above the returns. Lower it if the policy stops exploring.
     :param actor_learning_rate: the actor's; None for ``learning_rate``.
     :param policy_delay: updates of the critics for each of the policy. With ``gradient_steps=1``
         the policy moves at every ``policy_delay``-th step.
@@ -55,11 +57,11 @@ class SharedArguments(TypedDict, total=False):
     :param exploration_noise: makes the noise that collecting acts with, scaled by the policy's
         std: a function of (number of environments, action dimension, seed). None for independent
         draws.
-    :param compile: on a GPU, capture the update as a CUDA graph, which was five times as fast on an
-        H200. A change of this object's arguments reaches the update at the next :meth:`learn`, one
-        of the learning rates at once. Numbers that a labeller or a features extractor keeps in
-        Python stay as they were. On a CPU, compile the networks in place with ``torch.compile``. A
-        model saves and loads as without it.
+    :param compile: on a GPU, replay the update as one CUDA graph, which was five times as fast on
+        an H200. On a CPU, compile the networks in place with ``torch.compile``. Models save and
+        load the same with and without. A graph is fixed while :meth:`learn` runs: a changed
+        argument counts from the next call on, a changed learning rate at once. A Python number
+        that a labeller or an extractor holds keeps the value that it had at the capture.
     :param use_sde: refused; here so that a configuration written for SAC gets a clear answer.
     :param stats_window_size: episodes in the rolling means of return and length.
     :param tensorboard_log: folder of the TensorBoard logs.

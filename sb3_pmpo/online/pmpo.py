@@ -51,11 +51,12 @@ class PMPO(OffPolicyMPO):
 
     :param alpha: weight of the accepted samples, in [0, 1]; the rejected weigh ``1 - alpha``. 1
         learns from accepted samples alone, 0 from rejected ones alone.
-    :param beta: weight of ``KL(reference || policy)``, >= 0: one number, or a pair for the mean and
-        for the std. A categorical policy takes the first. None for the measured best: (0.2, 100)
-        with ``advantage()``, (1, 20) with other labels, 5 for a categorical policy. With half of
-        the samples in each set the loss is safe iff ``beta >= 2 * (1 - alpha)``, and a warning says
-        so below that. For the mean alone ``beta > 1 - 2 * alpha`` is enough with ``advantage()``.
+    :param beta: weight of ``KL(reference || policy)``, >= 0: how firmly the policy is held. One
+        number, or a pair for the mean and for the std; a categorical policy takes the first. None
+        is the measured best: (0.2, 100) with ``advantage()``, (1, 20) with other labellers, 5 for a
+        categorical policy. Below ``2 * (1 - alpha)`` the push away from the rejected samples can
+        exceed the KL, and the policy may collapse; a warning says so. The mean under
+        ``advantage()`` needs only ``beta > 1 - 2 * alpha``.
     :param labeller: says who is accepted and who rejected, with what weight, from the samples'
         scores. None for ``advantage()``. It has not been measured for a discretised Box or with
         ``decoupled=False``; there None is for the better and the worse half.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import TensorBoardOutputFormat
 
-#: Chart -> regular expressions of the tags in it, by group. The README says what each tag means.
+#: Chart -> regular expressions of the tags in it, by group; docs/logged.md explains the tags.
 LAYOUT: dict[str, dict[str, list[str]]] = {
     "1 return": {
         "evaluation": ["eval/mean_reward"],
