@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import torch as th
 
-from benchmarks.lm_methods import Drawn, Method, methods
+from benchmarks.lm_methods import RATES, Drawn, Method, methods
 from benchmarks.lm_tasks import TASKS, Task
 from benchmarks.provenance import provenance
 from benchmarks.records import write
@@ -30,6 +30,14 @@ FIELDS = ("suite", "task", "method", "seed", "step", "samples", "train_reward", 
           "pass_1", "pass_8", "win_rate", "distinct", "kl_base", "seconds", "commit", "machine",
           "versions")  # fmt: skip
 BETAS = [f"{name} beta={beta}" for name in ("AR", "A", "R") for beta in (0.0, 0.5, 1.0, 1.5, 2.0)]
+
+
+TUNED = [
+    f"{name} rate={rate:g}"
+    for name in ("AR", "A", "R", "GRPO", "filtered", "DPO, refreshed", "DPO beta=0.1",
+                 "DPO beta=1.0", "KTO, refreshed", "KTO beta=0.1", "KTO beta=1.0")
+    for rate in RATES
+]  # fmt: skip
 
 
 class Suite(NamedTuple):
@@ -49,8 +57,9 @@ SUITES = {
     ),
     "figure4": Suite("reviews", ["AR", "A", "R", "best/worst", "DPO"], 120, 16, 4, 20),
     "figure5": Suite("reviews", BETAS, 80, 16, 4, 20),
+    "tuning": Suite("arithmetic", TUNED, 60, 16, 8, 60),
 }
-REFERENCE_STEPS, LEARNING_RATE = 8, 1e-3
+REFERENCE_STEPS = 8
 
 
 class Completions(NamedTuple):
@@ -133,7 +142,7 @@ def train(task: Task, method: Method, suite: Suite, seed: int) -> list[dict[str,
     th.manual_seed(seed)
     base, model = copy.deepcopy(task.model).eval(), task.model.eval()
     reference = copy.deepcopy(model)
-    optimizer = th.optim.Adam(model.parameters(), LEARNING_RATE)
+    optimizer = th.optim.Adam(model.parameters(), method.rate)
     rows, recent, started = [], [], time.perf_counter()
     pool: list[tuple[Completions, th.Tensor]] = []
     for step in range(suite.steps + 1):
@@ -145,7 +154,7 @@ def train(task: Task, method: Method, suite: Suite, seed: int) -> list[dict[str,
             recent = []
         if step == suite.steps:
             break
-        if step % REFERENCE_STEPS == 0:
+        if step % REFERENCE_STEPS == 0 and not method.fixed:
             reference.load_state_dict(model.state_dict())
         if not pool:
             for _ in range(REFERENCE_STEPS if method.pooled else 1):
@@ -168,12 +177,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("suite", choices=SUITES)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--methods", nargs="+", help="default: all of the suite")
     parser.add_argument("--minutes", type=float, help="start no run after that many")
     options = parser.parse_args()
     th.set_num_threads(1)
     suite, began = SUITES[options.suite], time.perf_counter()
-    for seed in range(options.seeds):
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
         fresh: Task | None = None
         for name in options.methods or suite.methods:
             file = name.replace("/", "_").replace(" ", "_")
