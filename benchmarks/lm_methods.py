@@ -103,7 +103,7 @@ def _is_binary(rewards: th.Tensor) -> bool:
     return bool(((rewards == 0) | (rewards == 1)).all())
 
 
-RATES = (3e-4, 1e-3, 3e-3)
+RATES = (1e-4, 3e-4, 1e-3)
 
 
 def methods(binary: bool, n_samples: int) -> dict[str, Method]:

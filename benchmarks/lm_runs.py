@@ -1,5 +1,6 @@
 """Run language-model methods at equal samples: one CSV a run, resumable.
 
+    python -m benchmarks.lm_runs tuning --first-seed 100 --seeds 1     # rates, on a seed apart
     python -m benchmarks.lm_runs rewards --seeds 5     # Section 3: arithmetic, a program judges
     python -m benchmarks.lm_runs figure4 --seeds 5     # reviews: a synthetic stand-in for Gemma 2B
     python -m benchmarks.lm_runs figure5 --seeds 3     # reviews: the KL's weight
@@ -32,11 +33,12 @@ FIELDS = ("suite", "task", "method", "seed", "step", "samples", "train_reward", 
 BETAS = [f"{name} beta={beta}" for name in ("AR", "A", "R") for beta in (0.0, 0.5, 1.0, 1.5, 2.0)]
 
 
+#: Settings that are tried on a seed of its own, before the suites: rates, and what DPO and KTO have.
 TUNED = [
-    f"{name} rate={rate:g}"
-    for name in ("AR", "A", "R", "GRPO", "filtered", "DPO, refreshed", "DPO beta=0.1",
-                 "DPO beta=1.0", "KTO, refreshed", "KTO beta=0.1", "KTO beta=1.0")
-    for rate in RATES
+    *(f"{name} rate={r:g}" for name in ("AR", "A", "R", "GRPO", "filtered") for r in RATES[1:]),
+    *(f"{name} beta={b} rate={r:g}" for name in ("DPO", "KTO") for b in (0.1, 1.0)
+      for r in RATES[:2]),
+    "DPO, refreshed rate=0.0003", "KTO, refreshed rate=0.0003",
 ]  # fmt: skip
 
 
@@ -53,11 +55,11 @@ class Suite(NamedTuple):
 
 SUITES = {
     "rewards": Suite(
-        "arithmetic", ["AR", "A", "R", "GRPO", "KTO", "DPO", "filtered"], 120, 16, 8, 20
+        "arithmetic", ["AR", "A", "R", "GRPO", "KTO", "DPO", "filtered"], 240, 16, 8, 40
     ),
     "figure4": Suite("reviews", ["AR", "A", "R", "best/worst", "DPO"], 120, 16, 4, 20),
     "figure5": Suite("reviews", BETAS, 80, 16, 4, 20),
-    "tuning": Suite("arithmetic", TUNED, 60, 16, 8, 60),
+    "tuning": Suite("arithmetic", TUNED, 120, 16, 8, 120),
 }
 REFERENCE_STEPS = 8
 
