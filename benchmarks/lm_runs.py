@@ -64,10 +64,10 @@ class Suite(NamedTuple):
 
 SUITES = {
     "rewards": Suite(
-        "arithmetic", ["AR", "A", "R", "GRPO", "KTO", "DPO", "filtered"], 240, 16, 8, 40
+        "arithmetic", ["AR", "A", "R", "GRPO", "KTO", "DPO", "filtered"], 120, 16, 8, 40
     ),
-    "figure4": Suite("reviews", ["AR", "A", "R", "best/worst", "DPO"], 120, 16, 4, 20),
-    "figure5": Suite("reviews", BETAS, 80, 16, 4, 20),
+    "figure4": Suite("reviews", ["AR", "A", "R", "best/worst", "DPO"], 120, 16, 4, 40),
+    "figure5": Suite("reviews", BETAS, 80, 16, 4, 80),
     "tuning": Suite("arithmetic", TUNED, 120, 16, 8, 120),
 }
 REFERENCE_STEPS = 8
