@@ -70,7 +70,7 @@ SUITES = {
     "figure5": Suite("reviews", BETAS, 80, 16, 4, 80),
     "tuning": Suite("arithmetic", TUNED, 120, 16, 8, 120),
 }
-REFERENCE_STEPS = 8
+REFERENCE_STEPS, ROW_STEPS = 8, 10
 
 
 class Completions(NamedTuple):
@@ -165,15 +165,18 @@ def train(task: Task, method: Method, suite: Suite, seed: int) -> list[dict[str,
     base, model = copy.deepcopy(task.model).eval(), task.model.eval()
     reference = copy.deepcopy(model)
     optimizer = th.optim.Adam(model.parameters(), method.rate)
-    rows, recent, started = [], [], time.perf_counter()
+    rows: list[dict[str, Any]] = []
+    recent: list[float] = []
+    started = time.perf_counter()
     pool: list[tuple[Completions, th.Tensor]] = []
     for step in range(suite.steps + 1):
-        if step % suite.eval_every == 0:
-            about = {"step": step, "samples": step * suite.n_prompts * suite.n_samples}
-            about["seconds"] = round(time.perf_counter() - started, 2)
-            reward = sum(recent) / len(recent) if recent else ""
-            rows.append({**about, "train_reward": reward, **evaluate(task, model, base, seed)})
+        if step % min(ROW_STEPS, suite.eval_every) == 0:
+            row = {"step": step, "samples": step * suite.n_prompts * suite.n_samples}
+            row["seconds"] = round(time.perf_counter() - started, 2)
+            row["train_reward"] = sum(recent) / len(recent) if recent else ""
             recent = []
+            judged = step % suite.eval_every == 0
+            rows.append(row | (evaluate(task, model, base, seed) if judged else {}))
         if step == suite.steps:
             break
         if step % REFERENCE_STEPS == 0 and not method.fixed:
