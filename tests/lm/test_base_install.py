@@ -36,7 +36,10 @@ WITHOUT = textwrap.dedent("""
 
     from sb3_pmpo.lm.program import main
     with contextlib.redirect_stderr(io.StringIO()) as said:
-        found["code"] = main(["--model", "x", "--labels", "y"])
+        try:
+            found["code"] = main(["--model", "x", "--labels", "y"])
+        except SystemExit as end:
+            found["code"] = end.code
     found["said"] = said.getvalue()
     print(json.dumps(found))
 """).replace("NAMES", repr(NAMES))
