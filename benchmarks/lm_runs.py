@@ -66,8 +66,8 @@ SUITES = {
     "rewards": Suite(
         "arithmetic", ["AR", "A", "R", "GRPO", "KTO", "DPO", "filtered"], 120, 16, 8, 40
     ),
-    "figure4": Suite("reviews", ["AR", "A", "R", "best/worst", "DPO"], 120, 16, 4, 40),
-    "figure5": Suite("reviews", BETAS, 80, 16, 4, 80),
+    "figure4": Suite("reviews", ["AR", "A", "R", "best/worst", "DPO"], 80, 16, 4, 40),
+    "figure5": Suite("reviews", BETAS, 60, 16, 4, 60),
     "tuning": Suite("arithmetic", TUNED, 120, 16, 8, 120),
 }
 REFERENCE_STEPS, ROW_STEPS = 8, 10
