@@ -52,7 +52,7 @@ TUNED = [
 
 
 class Suite(NamedTuple):
-    """What is run."""
+    """What is run; ``rate`` is the learning rate of all, None for each method's own."""
 
     task: str
     methods: list[str]
@@ -60,14 +60,15 @@ class Suite(NamedTuple):
     n_prompts: int
     n_samples: int
     eval_every: int
+    rate: float | None = None
 
 
 SUITES = {
     "rewards": Suite(
         "arithmetic", ["AR", "A", "R", "GRPO", "KTO", "DPO", "filtered"], 120, 16, 8, 40
     ),
-    "figure4": Suite("reviews", ["AR", "A", "R", "best/worst", "DPO"], 80, 16, 4, 40),
-    "figure5": Suite("reviews", BETAS, 60, 16, 4, 60),
+    "figure4": Suite("reviews", ["AR", "A", "R", "best/worst", "DPO"], 80, 16, 4, 40, 1e-3),
+    "figure5": Suite("reviews", BETAS, 60, 16, 4, 60, 1e-3),
     "tuning": Suite("arithmetic", TUNED, 120, 16, 8, 120),
 }
 REFERENCE_STEPS, ROW_STEPS = 8, 10
@@ -251,7 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             fresh = fresh or make_task(seed)
             task = fresh._replace(model=copy.deepcopy(fresh.model))
             method = methods(task.binary, suite.n_samples)[name]
-            method = method._replace(rate=options.rate or method.rate)
+            method = method._replace(rate=options.rate or suite.rate or method.rate)
             common = {"suite": options.suite, "task": task.name, "method": name, "seed": seed}
             about = common | {"rate": method.rate} | provenance()
             rows = train(task, method, suite, seed)
