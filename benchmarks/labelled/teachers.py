@@ -51,7 +51,7 @@ def train(task: str, levels: list[int]) -> None:
     """Train one policy to the last of its levels."""
     if all(teacher_path(task, steps).exists() for steps in levels):
         return
-    settings = load_config("pmpo", f"dm_control/{task}-v0")
+    settings = load_config(f"dm_control/{task}-v0")
     for key in ("env_wrapper", "n_timesteps"):
         settings.pop(key, None)
     arguments = to_arguments(settings) | {"buffer_size": max(levels)}
