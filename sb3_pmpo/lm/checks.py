@@ -6,7 +6,9 @@ import warnings
 from typing import Any
 
 from sb3_pmpo.core.checks import INFINITY, check_number
+from sb3_pmpo.core.labels import Labeller, top_k
 from sb3_pmpo.core.losses import check_alpha_beta, instability
+from sb3_pmpo.core.samples import mean_per_set
 from sb3_pmpo.lm.labelling import AGGREGATIONS, TRUNCATED
 
 #: Options of GRPO that change the loss, and the value that leaves it alone.
@@ -31,8 +33,8 @@ DISTORTING = {"top_p": 1.0, "top_k": 0, "min_p": None, "repetition_penalty": 1.0
 def check_common(args: Any, alpha: float, beta: float, rejected: float = 0.5) -> None:
     """Check what both trainers have.
 
-    :param rejected: the share of the completions that is rejected, where the data says it. Data of
-        rejected completions alone does not say it, for nobody knows how many were left out.
+    :param rejected: the share of the completions that is rejected, where the data or the labeller
+        says it. Data of rejected completions alone does not, for nobody knows what was left out.
     :raises ValueError: for a number out of its range, and for learning from rejected completions
         only with a KL that does not hold the policy.
     :warns UserWarning: if the KL does not outweigh the push away from rejected completions.
@@ -53,7 +55,7 @@ def check_common(args: Any, alpha: float, beta: float, rejected: float = 0.5) ->
     if refused is not None and alpha == 0.0:
         raise ValueError(f"Learning from rejected completions only: {refused}")
     if (reason := instability(alpha, beta, rejected=share)) is not None:
-        few = "; or train for few epochs, and watch kl/sequence" if share < 0.5 else ""
+        few = "; or train for few epochs and watch kl/sequence" if share < 0.5 else ""
         warnings.warn(reason + few, stacklevel=4)
     if not args.disable_dropout:
         warnings.warn(
@@ -79,13 +81,21 @@ def steps_between_generations(args: Any) -> int:
     return max(1, micro_steps // accumulation)
 
 
-def check_online(args: Any) -> None:
+def rejected_share(labeller: Labeller, n_generations: int) -> float:
+    """Return the share of the completions that is rejected, a half where scores decide about it."""
+    if isinstance(labeller, top_k) and labeller.normalise is mean_per_set:
+        return min(0.5, labeller.k / n_generations)
+    return 0.5
+
+
+def check_online(args: Any, labeller: Labeller) -> None:
     """Check the settings of the online trainer.
 
     :raises ValueError: naming the settings that do not go together.
     :warns UserWarning: where completions will not be those of the reference.
     """
-    check_common(args, args.alpha, args.beta)
+    rejected = rejected_share(labeller, args.num_generations)
+    check_common(args, args.alpha, args.beta, rejected)
     period = steps_between_generations(args)
     if args.reference_steps % period:
         raise ValueError(

@@ -64,8 +64,8 @@ class PMPOTrainer(GRPOTrainer):
         **arguments: Any,
     ) -> None:
         settings = PMPOConfig("pmpo") if args is None else args
-        check_online(settings)
         self.labeller = top_k(settings.num_generations // 2) if labeller is None else labeller
+        check_online(settings, self.labeller)
         try_labeller(self.labeller, settings.num_generations, 1)
         if isinstance(model, str):
             model = create_model_from_path(model, **dict(settings.model_init_kwargs or {}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ pytest.importorskip("trl", reason="needs the extra: pip install 'sb3_pmpo[lm]'")
 from conftest import history, parameters
 from transformers import TrainerCallback
 
-from sb3_pmpo.core.labels import top_k
+from sb3_pmpo.core.labels import best_worst, top_k
 from sb3_pmpo.lm import loss as lm_loss
 from sb3_pmpo.lm.reference import check_whole
 from sb3_pmpo.lm.tiny import save_tiny
@@ -160,6 +161,14 @@ class TestRefusals:
     def test_a_small_kl_with_both_kinds_is_warned_of(self, online):
         with pytest.warns(UserWarning, match="below 2"):
             online(alpha=0.5, beta=0.5)
+
+    def test_best_and_worst_of_8_need_a_larger_kl(self, online):
+        """One of 8 is rejected: the bound is (1 - alpha) / (1 / 8)."""
+        with pytest.warns(UserWarning, match=r"below \(1 - alpha\) / 0.125 = 4.*12.5% of"):
+            online(labeller=best_worst(), alpha=0.5, beta=1.0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            online(labeller=best_worst(), alpha=0.5, beta=4.0)
 
     def test_reference_steps_that_cut_a_generation_batch(self, online):
         with pytest.raises(
