@@ -15,12 +15,17 @@ COMMANDS = {
     "train": ("sb3_pmpo.tools.zoo.programs:train", "train an agent (rl_zoo3.train)"),
     "enjoy": ("sb3_pmpo.tools.zoo.programs:enjoy", "watch a trained agent (rl_zoo3.enjoy)"),
     "tune": ("sb3_pmpo.tools.zoo.tune:tune", "search hyperparameters (rl_zoo3.train -optimize)"),
+    "evaluate": (
+        "sb3_pmpo.tools.zoo.evaluate:evaluate",
+        "score agents side by side, with bootstrap intervals",
+    ),
     "record": ("sb3_pmpo.tools.zoo.video:record", "record an mp4 of a trained agent"),
     "plot": ("sb3_pmpo.tools.plots:plot", "draw learning curves from logs or TensorBoard"),
     "sweep": ("sb3_pmpo.tools.runs.program:main", "train algorithms x tasks x seeds, resumable"),
     "label": ("sb3_pmpo.tools.label:main", "ask a person which clips of a policy are good"),
     "offline": ("sb3_pmpo.tools.offline:main", "learn from labelled data, without acting"),
     "lm": ("sb3_pmpo.lm.program:main", "align a language model with a program or with labels"),
+    "export": ("sb3_pmpo.tools.zoo.exporting:export", "write a policy as ONNX and TorchScript"),
     "push": ("sb3_pmpo.tools.zoo.hub:push", "publish a trained agent on the Hugging Face Hub"),
 }
 

@@ -59,7 +59,7 @@ def push(arguments: Sequence[str], api: HfApi | None = None) -> int:
             model,
             env,
             replay,
-            n_frames=args.n_timesteps,
+            n_decisions=args.n_timesteps,
             seed=args.seed,
             deterministic=deterministic,
         )

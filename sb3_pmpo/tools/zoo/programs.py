@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import rl_zoo3
@@ -20,6 +21,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_pmpo.tools.zoo.launch import ALGO, LOGS, THREADS, prepared, run_train
 from sb3_pmpo.tools.zoo.manager import Manager
+from sb3_pmpo.tools.zoo.shipped import begin_from, unpacked
 from sb3_pmpo.tools.zoo.tune import tune
 
 
@@ -27,7 +29,8 @@ def train(arguments: Sequence[str]) -> int:
     """Run ``rl_zoo3.train``; see :class:`Manager`. Its ``-optimize`` is ``sb3-pmpo tune``."""
     if {"-optimize", "--optimize-hyperparameters"} & set(arguments):
         return tune(arguments)
-    run_train("train", arguments, Manager)
+    rest, learn = begin_from(arguments)
+    run_train("train", rest, partial(Manager, learn=learn))
     return 0
 
 
@@ -42,9 +45,10 @@ def enjoy(arguments: Sequence[str]) -> int:
             "sb3-pmpo enjoy: error: there is no screen (DISPLAY is not set): pass --no-render for "
             "the scores alone, or make a video with sb3-pmpo record"
         )
-    program = prepared(rl_zoo3.enjoy, "enjoy", arguments, ALGO, LOGS, THREADS)
-    with program, _small_buffers():
-        rl_zoo3.enjoy.enjoy()
+    with unpacked("enjoy", arguments) as chosen:
+        program = prepared(rl_zoo3.enjoy, "enjoy", chosen, ALGO, LOGS, THREADS)
+        with program, _small_buffers():
+            rl_zoo3.enjoy.enjoy()
     return 0
 
 
