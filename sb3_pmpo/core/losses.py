@@ -42,7 +42,9 @@ def check_alpha_beta(alpha: float, beta: float) -> None:
     check_number("beta", beta, 0.0, INFINITY, float, "it is the weight of the KL")
 
 
-def instability(alpha: float, beta: float, *, fixed_variance: bool = False) -> str | None:
+def instability(
+    alpha: float, beta: float, *, fixed_variance: bool = False, whose: str = ""
+) -> str | None:
     """Say what is unsafe about a pair of weights, for an even split and means per set.
 
     With half of the reference's samples in each set, ``E_ref = (E_acc + E_rej) / 2``, so the
@@ -55,6 +57,7 @@ def instability(alpha: float, beta: float, *, fixed_variance: bool = False) -> s
     :param beta: >= 0, the weight of the KL.
     :param fixed_variance: only the mean of a Gaussian is fitted, and accepted and rejected weigh
         the same in each state; then all that counts is that ``beta > 1 - 2 * alpha``.
+    :param whose: says of the reason which part it is about, ``"the mean's "``.
     :return: the reason, or None if the pair is safe.
     """
     if fixed_variance:
@@ -66,8 +69,8 @@ def instability(alpha: float, beta: float, *, fixed_variance: bool = False) -> s
     if safe:
         return None
     return (
-        f"beta={beta} is {bound} (alpha={alpha}): the KL does not outweigh the push away from "
-        "rejected samples, and the policy may collapse; raise beta or alpha"
+        f"{whose}beta={beta} is {bound} (alpha={alpha}): the KL does not outweigh the push away from "
+        f"rejected samples, and the policy may collapse; raise {whose}beta or alpha"
     )
 
 
