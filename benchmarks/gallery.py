@@ -152,7 +152,10 @@ def page(docs: Path) -> Path:
         file = pretrained.read(name)
         picture, curve = docs / IMAGES / f"{name}.webp", docs / IMAGES / f"{name}.svg"
         for path, make in ((picture, draw_moving), (curve, draw_curve)):
-            if not path.exists() or path.stat().st_mtime < pretrained.files.find(name).stat().st_mtime:
+            if (
+                not path.exists()
+                or path.stat().st_mtime < pretrained.files.find(name).stat().st_mtime
+            ):
                 make(name, file, path)
         entries.append(_entry(name, file))
     text = docs / "gallery.md"
@@ -232,7 +235,9 @@ def draw_moving(name: str, file: PretrainedFile, path: Path) -> None:
                          loop=0, quality=quality, method=6)  # fmt: skip
         if path.stat().st_size <= LARGEST_PICTURE:
             return
-    raise ValueError(f"{path} has {path.stat().st_size} bytes, at most {LARGEST_PICTURE} are allowed")
+    raise ValueError(
+        f"{path} has {path.stat().st_size} bytes, at most {LARGEST_PICTURE} are allowed"
+    )
 
 
 def draw_curve(name: str, file: PretrainedFile, path: Path) -> None:

@@ -222,7 +222,9 @@ class Check(NamedTuple):
     error: float
 
     def __str__(self) -> str:
-        said = f"{self.path}: within {self.error:.1e} of predict on {self.observations} observations"
+        said = (
+            f"{self.path}: within {self.error:.1e} of predict on {self.observations} observations"
+        )
         return f"{said} (in units of half the action range)"
 
 

@@ -78,7 +78,9 @@ def interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float
     """
     # scipy's bootstrap does the same; it would be a dependency of loading a policy.
     random = np.random.default_rng(0)
-    means = [values[random.integers(len(values), size=len(values))].mean() for _ in range(RESAMPLES)]
+    means = [
+        values[random.integers(len(values), size=len(values))].mean() for _ in range(RESAMPLES)
+    ]
     ends = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(ends[0]), float(ends[1])
 

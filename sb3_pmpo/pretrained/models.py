@@ -53,7 +53,9 @@ def describe(model: OffPolicyMPO, told: dict[str, Any], *, half: bool) -> Pretra
         ) from error
     rest = {"env_wrapper": [], "env_kwargs": {}} | told
     tensors = {f"actor.{name}": x for name, x in model.actor.state_dict().items()}
-    tensors |= {f"returns.{name}": x for name, x in model.policy.return_moments.state_dict().items()}
+    tensors |= {
+        f"returns.{name}": x for name, x in model.policy.return_moments.state_dict().items()
+    }
     kept = {name: _kept(name, x, half) for name, x in tensors.items()}
     return PretrainedFile(rest | made, kept)
 

@@ -419,5 +419,10 @@ def test_help_and_unknown_commands(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     assert "--trained-agent" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="maybe meant"):
+    with pytest.raises(SystemExit, match=r"^sb3-pmpo train: error: .*maybe meant dm_control"):
         train(env="dm_control/walker-wolk-v0")
+    with pytest.raises(SystemExit, match="2"):
+        main(["train"])
+    assert "required: --env" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match=r"^sb3-pmpo enjoy: error: The logs.* was not found"):
+        main(["enjoy", "--env", "Pendulum-v1", "--no-render"])

@@ -138,7 +138,9 @@ def _find(chosen: list[str], args: argparse.Namespace) -> Agent:
 def _of_train(folder: Path) -> list[str]:
     saved = next(folder.glob("*/args.yml"), None)
     if saved is None:
-        raise AgentError(f"{folder} is no run of train or sweep: it has no args.yml and no run.json")
+        raise AgentError(
+            f"{folder} is no run of train or sweep: it has no args.yml and no run.json"
+        )
     number = folder.name.rpartition("_")[2]
     chosen = ["--algo", folder.parent.name, "--env", str(read(saved)["env"])]
     return [*chosen, "-f", str(folder.parent.parent), "--exp-id", number]

@@ -1,7 +1,6 @@
 """The Zoo's own programs, with this package's algorithms, settings and environments in place.
 
-Each takes the Zoo's arguments; what is missing of ``--algo``, ``-f`` and ``--num-threads`` is
-filled in.
+Each takes the Zoo's arguments, with defaults of ours (:data:`sb3_pmpo.tools.zoo.launch.ARGUMENTS`).
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import rl_zoo3.enjoy
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from sb3_pmpo.tools.zoo.launch import ALGO, LOGS, THREADS, prepared, run_train
+from sb3_pmpo.tools.zoo.launch import prepared, run_train
 from sb3_pmpo.tools.zoo.manager import Manager
 from sb3_pmpo.tools.zoo.shipped import begin_from, unpacked
 from sb3_pmpo.tools.zoo.tune import tune
@@ -46,10 +45,19 @@ def enjoy(arguments: Sequence[str]) -> int:
             "the scores alone, or make a video with sb3-pmpo record"
         )
     with unpacked("enjoy", arguments) as chosen:
-        program = prepared(rl_zoo3.enjoy, "enjoy", chosen, ALGO, LOGS, THREADS)
-        with program, _small_buffers():
-            rl_zoo3.enjoy.enjoy()
+        with prepared(rl_zoo3.enjoy, "enjoy", chosen, print=_print), _small_buffers():
+            try:
+                rl_zoo3.enjoy.enjoy()
+            except AssertionError as error:  # its answer where there is no such run
+                raise SystemExit(f"sb3-pmpo enjoy: error: {error}") from error
     return 0
+
+
+def _print(*words: Any) -> None:
+    """Print what the Zoo does; its lengths of episodes are in decisions."""
+    if words and str(words[0]).startswith(("Episode Length", "Mean episode length")):
+        words = (*words, "decisions")
+    print(*words)
 
 
 @dataclass(frozen=True)

@@ -77,14 +77,14 @@ def _taken(option: str, arguments: Sequence[str]) -> tuple[str | None, list[str]
 def begin_from(
     arguments: Sequence[str],
 ) -> tuple[list[str], Callable[..., Any] | None]:
-    """Take ``--from-pretrained NAME`` out of ``train``'s arguments.
+    """Read ``--from-pretrained NAME`` of ``train``'s arguments.
 
     :return: the arguments, with algorithm and environment of the policy where none are given; and
         what learns in the place of the model's ``learn``, None without such a policy.
     """
-    name, rest = _taken("--from-pretrained", arguments)
+    name, _ = _taken("--from-pretrained", arguments)
     if name is None:
-        return rest, None
+        return [*arguments], None
     try:
         told = pretrained.about(name)
     except PretrainedError as error:
@@ -103,7 +103,7 @@ def begin_from(
         return model.learn(total_timesteps, callback=callbacks, **more)
 
     print(f"Begins with the policy {name}, and with new critics.", file=sys.stderr)
-    return [*first, *rest], learn
+    return [*first, *arguments], learn
 
 
 class CriticFirst(BaseCallback):
