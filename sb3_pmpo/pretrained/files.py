@@ -85,6 +85,19 @@ def interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float
     return float(ends[0]), float(ends[1])
 
 
+def interval_apart(
+    ours: np.ndarray, theirs: np.ndarray, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Return the percentile bootstrap interval of the difference of the means of two samples."""
+    random = np.random.default_rng(0)
+    means = [
+        random.choice(ours, len(ours)).mean() - random.choice(theirs, len(theirs)).mean()
+        for _ in range(RESAMPLES)
+    ]
+    ends = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(ends[0]), float(ends[1])
+
+
 class PretrainedFile(NamedTuple):
     """What a file holds.
 
