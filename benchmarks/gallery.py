@@ -187,8 +187,8 @@ sb3-pmpo train --from-pretrained {first} -n 20000
 `train --from-pretrained` begins with the policy and with new critics. The policy is held until the
 critics have seen `learning_starts` decisions of it.
 
-The score is the mean return over 100 episodes with a 95% bootstrap interval of the episodes. The seed
-of the training run was the best of those that ran; the score's episodes took no part in the choice.
+The score is the mean return over 100 episodes with a 95% bootstrap interval of the episodes. The
+seed of the training run was the best of those that ran; the score's episodes took no part in that.
 The page is made by `python -m benchmarks.gallery page`, the policies by
 `python -m benchmarks.gallery pack`. `pretrained.about("{first}")` has versions, seed and command.
 
@@ -201,10 +201,10 @@ def _entry(name: str, file: PretrainedFile) -> str:
 
 | | |
 |---|---|
-| ![{name}, acting]({IMAGES}/{name}.webp) | ![return against environment steps]({IMAGES}/{name}.svg) |
+| ![{name}, acting]({IMAGES}/{name}.webp) | ![return by environment steps]({IMAGES}/{name}.svg) |
 
-Return **{file.score}** after {told["steps"]:,} environment steps of `{told["env"]}`, seed {told["seed"]}
-({told["chosen"]}):
+Return **{file.score}** after {told["steps"]:,} environment steps of `{told["env"]}`,
+seed {told["seed"]} ({told["chosen"]}):
 
 ```bash
 {told["command"]}

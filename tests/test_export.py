@@ -100,7 +100,7 @@ def test_the_files_say_what_they_are(tmp_path: Path) -> None:
     told = json.loads(written.metadata_props[0].value)
     assert told["inputs"]["camera"] == "uint8 [batch, (3, 36, 36)]"
     extra = {"sb3_pmpo.json": ""}
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="torch.jit.load"):
         th.jit.load(to_torchscript(model, tmp_path / "p.pt"), _extra_files=extra)
     assert json.loads(extra["sb3_pmpo.json"])["inputs"] == told["inputs"]
 

@@ -69,8 +69,8 @@ def instability(
     if safe:
         return None
     return (
-        f"{whose}beta={beta} is {bound} (alpha={alpha}): the KL does not outweigh the push away from "
-        f"rejected samples, and the policy may collapse; raise {whose}beta or alpha"
+        f"{whose}beta={beta} is {bound} (alpha={alpha}): the KL does not outweigh the push away "
+        f"from rejected samples, and the policy may collapse; raise {whose}beta or alpha"
     )
 
 

@@ -33,6 +33,7 @@ from sb3_pmpo.online.argument_checks import (
 )
 from sb3_pmpo.online.arguments import OWN, with_defaults
 from sb3_pmpo.online.checks import check_choices, check_finite, check_finite_actions
+from sb3_pmpo.online.description import describe_model
 from sb3_pmpo.online.env_checks import KeptStatistics, check_vec_normalize, checked_env
 from sb3_pmpo.online.exploration import (
     ExplorationNoise,
@@ -42,7 +43,6 @@ from sb3_pmpo.online.exploration import (
     seed_of,
 )
 from sb3_pmpo.online.metrics import MeanMetrics
-from sb3_pmpo.online.description import describe_model
 from sb3_pmpo.online.noise_checks import for_environments
 from sb3_pmpo.online.persistence import Persistent
 from sb3_pmpo.online.statistics import complete_statistics

@@ -68,10 +68,12 @@ class PMPO(OffPolicyMPO):
     :param beta: weight of ``KL(reference || policy)``, >= 0: one number, or a pair for the mean and
         for the std. A categorical policy takes the first. None for the measured best: (0.2, 100)
         with ``advantage()``, (1, 20) with other labels, 5 for a categorical policy; below
-        ``alpha=0.5`` each plus ``1 - 2 * alpha``, which fits (App. A). With half of the samples in each set the loss is safe iff ``beta >= 2 * (1 - alpha)``, and a warning says
-        so below that. For the mean alone ``beta > 1 - 2 * alpha`` is enough with ``advantage()``.
+        ``alpha=0.5`` each plus ``1 - 2 * alpha``, which fits (App. A). With half of the samples
+        in each set the loss is safe iff ``beta >= 2 * (1 - alpha)``, and a warning says so below
+        that. For the mean alone ``beta > 1 - 2 * alpha`` is enough with ``advantage()``.
     :param labeller: says who is accepted and who rejected, with what weight, from the samples'
-        scores; ``top_k(2)``, or the text ``"top_k(2)"``. None for ``advantage()``. It has not been measured for a categorical policy or with
+        scores; ``top_k(2)``, or the text ``"top_k(2)"``. None for
+        ``advantage()``. It has not been measured for a categorical policy or with
         ``decoupled=False``; there None is for the better and the worse half.
     :param n_samples: S, actions the reference proposes per state.
     :param decoupled: fit the mean under the reference's std and the std around its mean, each with

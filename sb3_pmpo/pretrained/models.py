@@ -18,7 +18,11 @@ from sb3_pmpo.pretrained.files import PretrainedError, PretrainedFile
 from sb3_pmpo.storage.plain import NotPlainError, decode, encode
 
 ALGORITHMS: dict[str, type[OffPolicyMPO]] = {"PMPO": PMPO, "MPO": MPO, "DPO": DPO}
-POLICIES = {PMPOPolicy: "MlpPolicy", CnnPolicy: "CnnPolicy", MultiInputPolicy: "MultiInputPolicy"}
+POLICIES: dict[Any, str] = {
+    PMPOPolicy: "MlpPolicy",
+    CnnPolicy: "CnnPolicy",
+    MultiInputPolicy: "MultiInputPolicy",
+}
 
 
 def describe(model: OffPolicyMPO, told: dict[str, Any], *, half: bool) -> PretrainedFile:
@@ -33,7 +37,7 @@ def describe(model: OffPolicyMPO, told: dict[str, Any], *, half: bool) -> Pretra
             "file: train without it (the policy normalises its observations itself), or use "
             "sb3-pmpo push"
         )
-    policy = POLICIES.get(model.policy_class)  # type: ignore[call-overload]  # any class may be asked for
+    policy = POLICIES.get(model.policy_class)
     if policy is None or type(model).__name__ not in ALGORITHMS:
         raise PretrainedError(
             f"only the package's own algorithms and policies can be saved alone, got "
@@ -69,7 +73,7 @@ def _actors(policy: PMPOPolicy) -> dict[str, Any]:
 
 def _unseeded(space: spaces.Space) -> spaces.Space:
     """Copy a space without its generator, whose state says nothing of the policy."""
-    copied = deepcopy(space)
+    copied: Any = deepcopy(space)
     copied._np_random = None
     return copied
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
+from importlib.resources import files
 
 from sb3_pmpo import __version__
 
@@ -47,6 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         commands.add_parser(name, help=text, add_help=False)
     given = sys.argv[1:] if arguments is None else list(arguments)
     command = parser.parse_args(given[:1]).command
+    if {"-h", "--help"} & set(given[1:]):
+        print(stored_help(command), end="")
+        raise SystemExit(0)
     module, _, function = COMMANDS[command][0].partition(":")
     try:
         run = getattr(import_module(module), function)
@@ -56,6 +60,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     trust = "--trust" in given
     with trusted(trust):
         return int(run([each for each in given[1:] if each != "--trust"]))
+
+
+def stored_help(command: str) -> str:
+    """Return a command's help, as :mod:`sb3_pmpo.tools.helps` has written it down.
+
+    The parsers need what their commands need: torch and the RL Zoo take seconds to import.
+    """
+    return files("sb3_pmpo.tools").joinpath(f"help/{command}.txt").read_text()
 
 
 def trusted(trust: bool) -> AbstractContextManager[None]:

@@ -118,8 +118,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--env", nargs="+", help="environment ids (default: all there are)")
     add("-f", "--folder", type=Path, help="folder of train or sweep (default: logs; TensorBoard: "
         "tb)")  # fmt: skip
-    add("--source", choices=("eval", "train", "tensorboard"), default="eval", help="evaluations (default), training "
-        "episodes, or TensorBoard's logs")  # fmt: skip
+    add("--source", choices=("eval", "train", "tensorboard"), default="eval", help="evaluations "
+        "(default), training episodes, or TensorBoard's logs")  # fmt: skip
     add("--tag", help=f"what to draw of TensorBoard's logs (default: {' or '.join(TAGS)})")
     add("--window", type=int, default=10, help="episodes of the rolling mean (default: 10)")
     add("--band", choices=list(BANDS), default="interval", help="mean and its 95%% bootstrap "

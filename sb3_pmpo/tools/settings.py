@@ -53,7 +53,7 @@ def load_config(env_id: str) -> dict[str, Any]:
 
 def suite_ids() -> set[str]:
     """Return the ids of the Control Suite's tasks that have settings."""
-    return _entries().keys() - {"default"}
+    return {env_id for env_id in _entries() if env_id.startswith("dm_control/")}
 
 
 def load_borrowed(env_id: str) -> dict[str, Any]:

@@ -66,7 +66,8 @@ def _observations(model: OffPolicyMPO, number: int) -> Any:
     """Return what the agent sees in its environment, before it is normalised."""
     env = model.get_env()
     assert env is not None  # it was loaded with one
-    observations, seen = env.reset(), []
+    observations: Any = env.reset()
+    seen = []
     for _ in range(number):
         seen.append(_raw(env, observations))
         actions, _ = model.predict(observations, deterministic=False)

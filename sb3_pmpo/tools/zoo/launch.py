@@ -104,7 +104,7 @@ def prepared(
     """
     register()
     argv = [f"sb3-pmpo {command}", *arguments]
-    ours = {
+    ours: dict[str, Any] = {
         "StoreDict": KeyValues,
         "argparse": SimpleNamespace(ArgumentParser=partial(Parser, command)),
     }

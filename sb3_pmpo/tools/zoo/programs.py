@@ -45,12 +45,16 @@ def enjoy(arguments: Sequence[str]) -> int:
             "the scores alone, or make a video with sb3-pmpo record"
         )
     with unpacked("enjoy", arguments) as chosen:
-        with prepared(rl_zoo3.enjoy, "enjoy", chosen, print=_print), _small_buffers():
-            try:
-                rl_zoo3.enjoy.enjoy()
-            except AssertionError as error:  # its answer where there is no such run
-                raise SystemExit(f"sb3-pmpo enjoy: error: {error}") from error
+        _enjoy(chosen)
     return 0
+
+
+def _enjoy(arguments: Sequence[str]) -> None:
+    with prepared(rl_zoo3.enjoy, "enjoy", arguments, print=_print), _small_buffers():
+        try:
+            rl_zoo3.enjoy.enjoy()
+        except AssertionError as error:  # its answer where there is no such run
+            raise SystemExit(f"sb3-pmpo enjoy: error: {error}") from error
 
 
 def _print(*words: Any) -> None:

@@ -90,12 +90,13 @@ def compare(study: optuna.Study) -> str:
     default = defaults[0]
     if best.number == default.number:
         return "It is the setting that ships (its trial): none that was tried is better."
-    said = f"{best.value - default.value:+.6g} from the setting that ships (trial {default.number}"
+    apart = (best.value or 0.0) - (default.value or 0.0)  # complete ones have a value
+    said = f"{apart:+.6g} from the setting that ships (trial {default.number}"
     ours, theirs = (trial.user_attrs.get("values", []) for trial in (best, default))
     if min(len(ours), len(theirs)) < 2:
         return (
-            f"{said}), of one seed each, so without an interval: --trial-seeds 3 gives one. The best "
-            "of many trials is partly luck."
+            f"{said}), of one seed each, so without an interval: --trial-seeds 3 gives one. The "
+            "best of many trials is partly luck."
         )
     low, high = interval_apart(np.array(ours), np.array(theirs))
     return (

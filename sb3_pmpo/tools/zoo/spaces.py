@@ -5,8 +5,8 @@ into what a YAML entry says, and a converter into the constructor's arguments. T
 the defaults, about a factor of ten wide for rates and half as much for what multiplies the cost.
 Every default can be drawn; :func:`default_params` is what a study begins with.
 
-What made no difference in benchmarks/trials.md and results/levers.md is not searched: the batch (128
-or 256), how fast the reference moves (half or twice as fast), accepted samples alone or both kinds.
+What made no difference in benchmarks/trials.md and results/levers.md is not searched: the batch
+(128 or 256), how fast the reference moves (twice as fast), accepted samples alone or both kinds.
 """
 
 from __future__ import annotations
@@ -128,7 +128,8 @@ def default_params(
     shared = ("learning_rate", "tau", "n_steps", "pessimism", "gradient_steps", "n_samples")
     params = {name: value[name] for name in shared if isinstance(value[name], int | float)}
     params["one_minus_gamma"] = 1.0 - value["gamma"]
-    params |= {"net_arch": name for name, known in NET_ARCH.items() if known == widths}
+    if widths in NET_ARCH.values():
+        params["net_arch"] = next(name for name, known in NET_ARCH.items() if known == widths)
     if algorithm == "pmpo":
         # What None stands for in the constructor.
         labels, beta = (

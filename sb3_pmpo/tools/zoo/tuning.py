@@ -125,8 +125,8 @@ class TuningManager(Manager):
         repeat = action_repeat_of(self._setting().get("env_wrapper"))
         seeds = self._options.trial_seeds
         return (
-            f"{self.n_timesteps} decisions ({self.n_timesteps * repeat} environment steps) a trial, "
-            f"{seeds} {'seed' if seeds == 1 else 'seeds'}"
+            f"{self.n_timesteps} decisions ({self.n_timesteps * repeat} environment steps) "
+            f"a trial, {seeds} {'seed' if seeds == 1 else 'seeds'}"
         )
 
     def _setting(self) -> dict[str, Any]:

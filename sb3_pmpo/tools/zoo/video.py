@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -110,18 +110,18 @@ def film(
     env.seed(seed)
     env.reset()
     height, width, _ = _frame(env).shape
-    written, last = 0, 0
+    written, decisions = 0, 0
     marked = ["-metadata", f"comment={MARK}"]
     seen = frames(model, env, n_decisions=n_decisions, seed=seed, deterministic=deterministic)
     with FFMPEG_VideoWriter(str(path), (width, height), FPS, ffmpeg_params=marked) as writer:
         try:
             with closing(seen):
-                for last, frame in seen:
+                for decision, frame in seen:
                     writer.write_frame(frame)
-                    written += 1
+                    written, decisions = written + 1, decision + 1
         except KeyboardInterrupt:
             print("Stopped.")
-    return Video(path, last + 1, written)
+    return Video(path, decisions, written)
 
 
 def frames(
@@ -132,7 +132,7 @@ def frames(
     seed: int,
     deterministic: bool,
     fps: int = FPS,
-) -> Iterator[tuple[int, np.ndarray]]:
+) -> Generator[tuple[int, np.ndarray], None, None]:
     """Let a model act; yield the number of the decision and what is seen before it.
 
     The frames are as many a second of the world's time as asked for: a decision is shown in
