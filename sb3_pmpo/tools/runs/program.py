@@ -59,8 +59,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="sb3-pmpo sweep",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"keys of the spec (steps are decisions of the agent):\n{_keys()}\n{EXAMPLE}",
-        description="Train algorithms x tasks x seeds. A run that was stopped, by whatever, goes on\n"
-        "from its last checkpoint when the same command is given again, and one that is\n"
+        description="Train algorithms x tasks x seeds. A run that was stopped, by whatever, goes\n"
+        "on from its last checkpoint when the same command is given again, and one that is\n"
         "finished is left alone.",
     )
     parser.add_argument("spec", type=Path, help="a YAML file that says what to run")

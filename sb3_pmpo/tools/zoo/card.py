@@ -119,7 +119,8 @@ A {name} agent of sb3_pmpo, an add-on of
 ## Score
 
 **{scores}** (mean and standard deviation of the return over {episodes}, {noise} action noise;
-`{agent.model_path.name}` of the run, after {trained}). Returns are the environment's own, not normalised.{repeated}
+`{agent.model_path.name}` of the run, after {trained}). Returns are the environment's own, not
+normalised.{repeated}
 
 ## Use
 
@@ -165,13 +166,13 @@ def _training(agent: Agent, settings: str | None) -> str:
         env, again = agent.env_name, f"again/{agent.algorithm}"
         for number, part in enumerate(parts, start=1):
             before = f" -i {again}/{env}_{number - 1}/{env}.zip" if number > 1 else ""
-            commands[number - 1] += f" -n {part.get('n_timesteps', -1)} -f again{before}"
+            commands[number - 1] += f" -n {part['n_timesteps']} -f again{before}"
     command = "\n".join(commands)
     lost = parts[0].get("trained_agent")
     resumed = f"\nThe first of these went on from `{lost}`, which was not there.\n" if lost else ""
     return (
-        f"```bash\n{command}\n```\n{resumed}\n{SETTINGS_FILE} is in this repository. What it does not name "
-        f"is the default of the version below.\n\n```yaml\n{settings}```\n"
+        f"```bash\n{command}\n```\n{resumed}\n{SETTINGS_FILE} is in this repository. What it does "
+        f"not name is the default of the version below.\n\n```yaml\n{settings}```\n"
     )
 
 
@@ -191,14 +192,20 @@ def _command(agent: Agent, arguments: dict[str, Any]) -> str:
 
 def _parts(agent: Agent) -> list[dict[str, Any]]:
     """Return what ``train`` was called with for each part of a resumed run, the first one first."""
-    parts = [agent.arguments]
+    parts = [_with_length(agent.arguments, agent.settings)]
     while trained := parts[0].get("trained_agent"):
         folder = Path(trained) if Path(trained).is_dir() else Path(trained).parent
         saved = folder / agent.env_name / "args.yml"
         if not saved.is_file() or len(parts) > 100:
             break
-        parts.insert(0, read(saved))
+        parts.insert(0, _with_length(read(saved), read(saved.with_name("config.yml"))))
     return parts
+
+
+def _with_length(arguments: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """Put the length of the configuration where ``train`` was given none."""
+    given = arguments.get("n_timesteps", -1)
+    return arguments | {"n_timesteps": given if given > 0 else settings.get("n_timesteps", -1)}
 
 
 def _snippet(agent: Agent, scores: Scores, repo_id: str) -> str:
