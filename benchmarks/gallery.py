@@ -11,6 +11,7 @@ higher stays. ``page`` writes ``docs/gallery.md`` with a moving picture and a cu
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from benchmarks.records import Places
 from benchmarks.suites import SUITES, Run
 from sb3_pmpo import pretrained
 from sb3_pmpo.pretrained import PretrainedFile, Score
-from sb3_pmpo.tools.runs.checkpoints import checkpoints
+from sb3_pmpo.storage.checkpoints import read_checkpoint
 
 #: Seeds of the episodes of a score. Those that chose the seed and the step are others.
 SCORE_SEED, EPISODES = 20_000, 100
@@ -44,7 +45,7 @@ def pack(places: Places, suite: str, tasks: list[str] | None, output: Path) -> l
     for task in dict.fromkeys(run.task for run in runs):
         if tasks is not None and task not in tasks:
             continue
-        there = [run for run in runs if run.task == task and checkpoints(places.checkpoints(run))]
+        there = [run for run in runs if run.task == task and last_model(places.checkpoints(run))]
         if not there:
             continue
         best = max(there, key=lambda run: _last_return(run, places))
@@ -52,6 +53,14 @@ def pack(places: Places, suite: str, tasks: list[str] | None, output: Path) -> l
         if pack_run(best, places, path, f"best of {len(there)} seeds by their last evaluation"):
             written.append(path)
     return written
+
+
+def last_model(folder: Path) -> Path | None:
+    """Return the model of the last checkpoint in a run's folder, None if there is none."""
+    with contextlib.suppress(FileNotFoundError):
+        return read_checkpoint(folder / "checkpoint").path("model")
+    found = folder.glob("checkpoint_*/model.zip")
+    return max(found, key=lambda path: int(path.parent.name.partition("_")[2]), default=None)
 
 
 def _last_return(run: Run, places: Places) -> float:
@@ -66,9 +75,8 @@ def pack_run(run: Run, places: Places, path: Path, chosen: str) -> bool:
     :return: whether it was written.
     """
     rows = records.read(places.rows(run))
-    model = algorithm_class(run.algorithm).load(
-        checkpoints(places.checkpoints(run))[-1] / "model.zip", device="cpu", buffer_size=1
-    )
+    found = last_model(places.checkpoints(run))
+    model = algorithm_class(run.algorithm).load(found, device="cpu", buffer_size=1)
     steps = model.num_timesteps * run.action_repeat
     score = measure(model, run)
     if path.exists():
@@ -94,8 +102,9 @@ def pack_run(run: Run, places: Places, path: Path, chosen: str) -> bool:
     return True
 
 
-def measure(model: Any, run: Run, episodes: int = EPISODES) -> Score:
-    """Score a model over episodes of its own seeds, all at once."""
+def measure(model: Any, run: Run) -> Score:
+    """Score a model over :data:`EPISODES` episodes of seeds of their own, all at once."""
+    episodes = EPISODES
     envs = [make_task(run.task, run.action_repeat, run.algorithm) for _ in range(episodes)]
     try:
         seen = [env.reset(seed=SCORE_SEED + i)[0] for i, env in enumerate(envs)]
@@ -147,7 +156,6 @@ EDGE, SECONDS, FPS, LARGEST_PICTURE = 240, 6, 15, 300_000
 def page(docs: Path) -> Path:
     """Write the gallery's page, and the pictures that are missing or older than their policies."""
     (docs / IMAGES).mkdir(parents=True, exist_ok=True)
-    entries = []
     for name in pretrained.names():
         file = pretrained.read(name)
         picture, curve = docs / IMAGES / f"{name}.webp", docs / IMAGES / f"{name}.svg"
@@ -157,10 +165,15 @@ def page(docs: Path) -> Path:
                 or path.stat().st_mtime < pretrained.files.find(name).stat().st_mtime
             ):
                 make(name, file, path)
-        entries.append(_entry(name, file))
-    text = docs / "gallery.md"
-    text.write_text(_HEAD + "\n".join(entries))
-    return text
+    (docs / "gallery.md").write_text(text())
+    return docs / "gallery.md"
+
+
+def text() -> str:
+    """Write the page, without the pictures."""
+    found = pretrained.names()
+    entries = "\n".join(_entry(name, pretrained.read(name)) for name in found)
+    return _HEAD.replace("{first}", found[0]) + entries
 
 
 _HEAD = """# Gallery
@@ -192,7 +205,7 @@ seed of the training run was the best of those that ran; the score's episodes to
 The page is made by `python -m benchmarks.gallery page`, the policies by
 `python -m benchmarks.gallery pack`. `pretrained.about("{first}")` has versions, seed and command.
 
-""".replace("{first}", "walker-walk")
+"""
 
 
 def _entry(name: str, file: PretrainedFile) -> str:

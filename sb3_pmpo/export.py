@@ -24,7 +24,7 @@ from sb3_pmpo.actor import Actor
 from sb3_pmpo.files import whole
 from sb3_pmpo.online.off_policy import OffPolicyMPO
 
-#: ONNX's operator set: runtimes since early 2024 (onnxruntime 1.17) have it.
+#: ONNX's operator set: runtimes since early 2023 (onnxruntime 1.14) have it.
 OPSET = 18
 #: In each file: who made it.
 PRODUCER = "sb3-pmpo export"

@@ -97,7 +97,7 @@ def test_what_cannot_be_loaded_is_said(policy: Path, tmp_path: Path) -> None:
     foreign = tmp_path / "foreign.safetensors"
     safetensors.torch.save_file({"x": th.zeros(1)}, foreign)
     for name, message in [
-        ("walker-wolk", "did you mean 'walker-walk'"),
+        ("cartpole-swimgup", "did you mean 'cartpole-swingup'"),
         (tmp_path / "no.safetensors", "there is no file"),
         (broken, "damaged"),
         (foreign, r"must be a policy that sb3_pmpo.pretrained.save wrote"),
