@@ -73,8 +73,8 @@ def parse(name: str, text: str, vocabulary: Vocabulary) -> Any:
         return _read(node, vocabulary)
     except (SyntaxError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{name}: {text!r} cannot be read: {getattr(error, 'msg', error)}; write names of "
-            f"sb3_pmpo with literal arguments, such as {vocabulary.example!r}"
+            f"{name} must be names of sb3_pmpo with literal arguments, such as "
+            f"{vocabulary.example!r}, got {text!r}: {getattr(error, 'msg', error)}"
         ) from error
 
 
