@@ -157,7 +157,14 @@ def make_env(env_id: str, wrappers: Wrappers = (), **kwargs: Any) -> gym.Env:
     """
     if env_id.startswith("dm_control/"):
         check_registered(env_id)
-    env = gym.make(env_id, **kwargs)
+    return wrap(gym.make(env_id, **kwargs), wrappers)
+
+
+def wrap(env: gym.Env, wrappers: Wrappers) -> gym.Env:
+    """Wrap an environment.
+
+    :param wrappers: applied in order.
+    """
     for entry in wrappers:
         for path, arguments in entry.items():
             module, _, name = path.rpartition(".")

@@ -89,9 +89,12 @@ def test_a_sweeps_runs_and_the_zoos_are_drawn_alike(logs: Path, tmp_path: Path) 
     data = run_plot(tmp_path, "-f", str(tmp_path / "runs"))
     assert data.steps.tolist() == [40, 80]
     assert set(data.seed) == {5}
-    logged = run_plot(tmp_path, "--source", "tensorboard", "-f", str(tmp_path / "runs"))
+    tensorboard = ["--source", "tensorboard", "-f", str(tmp_path / "runs")]
+    logged = run_plot(tmp_path, *tensorboard)
     assert logged.steps.tolist() == [40, 80]
     assert logged["return"].tolist() == pytest.approx(data["return"].tolist())
+    lengths = [*tensorboard, "--tag", "eval/mean_ep_length"]
+    assert run_plot(tmp_path, *lengths)["return"].tolist() == [200, 200]  # environment steps
     assert logged[["algorithm", "env", "seed"]].drop_duplicates().values.tolist() == [
         ["pmpo", "Pendulum-v1", 5]
     ]
