@@ -50,7 +50,8 @@ def pack(places: Places, suite: str, tasks: list[str] | None, output: Path) -> l
             continue
         best = max(there, key=lambda run: _last_return(run, places))
         path = output / f"{task}.safetensors"
-        if pack_run(best, places, path, f"best of {len(there)} seeds by their last evaluation"):
+        chosen = f"best of {len(there)} seeds by their last evaluation"
+        if pack_run(best, places, path, chosen if len(there) > 1 else "the only seed that ran"):
             written.append(path)
     return written
 
