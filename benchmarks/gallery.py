@@ -190,7 +190,7 @@ observation, _ = env.reset(seed=0)
 action, _ = model.predict(observation, deterministic=True)
 ```
 
-```bash
+```sh
 sb3-pmpo enjoy --pretrained {first} --no-render
 sb3-pmpo evaluate {first} -n 100
 MUJOCO_GL=egl sb3-pmpo record --pretrained {first} -n 500
@@ -199,7 +199,9 @@ sb3-pmpo train --from-pretrained {first} -n 20000
 ```
 
 `train --from-pretrained` begins with the policy and with new critics. The policy is held until the
-critics have seen `learning_starts` decisions of it.
+critics have seen `learning_starts` decisions of it. Its return may fall after that, until the
+critics know more: on cartpole-swingup one seed went from 871 to 333 at 1200 decisions. A larger
+number, `-params learning_starts:5000`, holds it longer.
 
 The score is the mean return over 100 episodes with a 95% bootstrap interval of the episodes. The
 seed of the training run was the best of those that ran; the score's episodes took no part in that.
@@ -220,7 +222,7 @@ def _entry(name: str, file: PretrainedFile) -> str:
 Return **{file.score}** after {told["steps"]:,} environment steps of `{told["env"]}`,
 seed {told["seed"]} ({told["chosen"]}):
 
-```bash
+```sh
 {told["command"]}
 ```
 """
