@@ -10,7 +10,8 @@ import pytest
 from stable_baselines3.common.monitor import load_results
 
 from sb3_pmpo.tools.cli import main
-from sb3_pmpo.tools.plots import draw, find_runs, log_curves
+from sb3_pmpo.tools.pictures import draw
+from sb3_pmpo.tools.plots import find_runs, log_curves
 from sb3_pmpo.tools.runs.sweep import Run, execute
 
 CARTPOLE = "dm_control/cartpole-swingup-v0"  # with an action repeat of 2

@@ -13,8 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import seaborn
-from matplotlib.figure import Figure
 from stable_baselines3.common.monitor import LoadMonitorResultsError, load_results
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -22,6 +20,7 @@ from sb3_pmpo.envs import action_repeat_of
 from sb3_pmpo.files import whole
 from sb3_pmpo.pretrained.files import interval
 from sb3_pmpo.tools.outputs import OutputError, check_output
+from sb3_pmpo.tools.pictures import BANDS, CREATED_BY, MARK, counted, draw, save
 from sb3_pmpo.tools.plain_yaml import read
 from sb3_pmpo.tools.tensorboard import ABOUT
 
@@ -32,15 +31,6 @@ GRID = 100
 #: Of TensorBoard's logs that say nothing of an action repeat.
 UNKNOWN_REPEAT = "decisions of the agent (environment steps without an action repeat)"
 COLUMNS = ("algorithm", "env", "run", "seed", "steps", "return")
-#: In the metadata of each picture.
-MARK = "sb3-pmpo plot"
-#: Kinds of pictures, and where they say who made them.
-CREATED_BY = {".png": "Software", ".svg": "Creator", ".pdf": "Creator"}
-#: What is drawn of the runs: seaborn's estimator and error bars.
-BANDS: dict[str, dict[str, Any]] = {
-    "interval": {"estimator": "mean", "errorbar": ("ci", 95), "seed": 0},
-    "range": {"estimator": "median", "errorbar": ("pi", 100)},
-}
 Y_AXIS = {"eval": "return of the evaluations", "train": "return of the training episodes"}
 
 
@@ -97,14 +87,10 @@ def plot(arguments: Sequence[str]) -> int:
         low, high = interval(last)
         print(
             f"{algorithm} on {env}: {last.mean():.1f} [{low:.1f}, {high:.1f}] at the end, "
-            f"{_runs(len(last))}"
+            f"{counted(len(last))}"
         )
     print(f"{', '.join(map(str, args.output))}, the data in {table}")
     return 0
-
-
-def _runs(number: int) -> str:
-    return "1 run" if number == 1 else f"{number} runs"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -325,51 +311,3 @@ def _logged_run(folder: Path, logdir: Path) -> RunFolder:
     path = folder / ABOUT
     repeat = json.loads(path.read_text())["action_repeat"] if path.exists() else 1
     return RunFolder(folder, algorithm, env, None, repeat)
-
-
-# ---------------------------------------------------------------------- the picture
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a picture in one step, with who made it in its metadata."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as writing:
-        about = {CREATED_BY[path.suffix]: MARK}
-        figure.savefig(writing, dpi=110, format=path.suffix[1:], metadata=about)
-
-
-def draw(data: pd.DataFrame, x_label: str, y_label: str, *, band: str = "interval") -> Figure:
-    """Draw a panel for each environment, and a line with a band for each algorithm.
-
-    :param data: columns :data:`COLUMNS`.
-    :param x_label: what ``steps`` counts.
-    :param y_label: what ``return`` is.
-    :param band: one of :data:`BANDS`.
-    """
-    envs = sorted(data.env.unique())
-    columns = min(3, len(envs))
-    rows = -(-len(envs) // columns)
-    figure = Figure(figsize=(5.2 * columns, 3.6 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).flatten()
-    named = data.assign(
-        algorithm=data.algorithm.map(
-            lambda name: f"{name} ({_runs(data[data.algorithm == name].run.nunique())})"
-        )
-    )
-    order = sorted(named.algorithm.unique())
-    for axis, env in zip(axes, envs, strict=False):
-        seaborn.lineplot(
-            named[named.env == env],
-            x="steps",
-            y="return",
-            hue="algorithm",
-            hue_order=order,
-            ax=axis,
-            **BANDS[band],
-        )
-        axis.set(title=env, xlabel=x_label, ylabel=y_label)
-        axis.grid(alpha=0.3)
-        axis.legend(title=None)
-    for axis in axes[len(envs) :]:
-        axis.set_visible(False)
-    return figure
