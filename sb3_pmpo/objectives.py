@@ -112,8 +112,10 @@ class PMPOObjective:
         if not self.decoupled:
             return instability(self.alpha, self.beta_mean)
         balanced = is_balanced(self.labeller)
-        of_mean = instability(self.alpha, self.beta_mean, fixed_variance=balanced)
-        return of_mean or instability(self.alpha, self.beta_std)
+        of_mean = instability(
+            self.alpha, self.beta_mean, fixed_variance=balanced, whose="the mean's "
+        )
+        return of_mean or instability(self.alpha, self.beta_std, whose="the std's ")
 
     def __call__(self, online: D, reference: D, candidates: Candidates) -> PolicyLoss:
         """Compute the loss of the policy on labelled samples of the reference.

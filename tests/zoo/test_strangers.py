@@ -84,7 +84,7 @@ def test_a_torn_file_is_named(tmp_path: Path, content: str) -> None:
 
 
 def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="gamma must be a number"):
+    with pytest.raises(SystemExit, match=r"^sb3-pmpo train: error: gamma must be a number"):
         train(["--env", ENV, "-f", str(tmp_path), "-params", "gamma:7", "-n", "10"])
     assert not list(tmp_path.glob("pmpo/*"))
 

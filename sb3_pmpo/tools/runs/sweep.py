@@ -18,7 +18,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_pmpo.envs import make_env
+from sb3_pmpo.envs import make_env, wrap
 from sb3_pmpo.files import copy_whole, whole
 from sb3_pmpo.tools.checkpoints import Checkpoints, find, forget, lock
 from sb3_pmpo.tools.evaluation import Evaluation
@@ -143,7 +143,11 @@ def _job(run: Run) -> Job:
         decisions=run.n_timesteps,
         seed=run.seed,
         make_env=lambda seed: make_vec_env(
-            partial(make_env, run.env, run.env_wrapper), n_envs=1, seed=seed
+            partial(make_env, run.env),
+            n_envs=1,
+            seed=seed,
+            # Around the Monitor, as the Zoo has it: lengths of episodes are environment steps.
+            wrapper_class=partial(wrap, wrappers=run.env_wrapper),
         ),
         make_model=lambda env: algorithm(run.policy, env, seed=run.seed, **arguments),
         make_checkpoints=partial(_checkpoints, run),

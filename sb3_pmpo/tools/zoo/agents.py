@@ -26,6 +26,7 @@ from sb3_pmpo.tools.plain_yaml import read
 from sb3_pmpo.tools.settings import KeyValues
 from sb3_pmpo.tools.zoo import register
 from sb3_pmpo.tools.zoo.found import find_model
+from sb3_pmpo.tools.zoo.shipped import HELP, PRETRAINED
 
 
 class AgentError(ValueError):
@@ -74,9 +75,16 @@ class Agent:
             seed=seed,
             should_render=False,  # which would open a window
             hyperparams=deepcopy(self.settings),
-            env_kwargs=self.env_kwargs | ({"render_mode": "rgb_array"} if render else {}),
+            env_kwargs=(self._rendered() if render else {}) | self.env_kwargs,
             vec_env_cls=DummyVecEnv,
         )
+
+    def _rendered(self) -> dict[str, Any]:
+        """Return what a picture needs: the Control Suite's are 480x480, as Gymnasium's are."""
+        mode: dict[str, Any] = {"render_mode": "rgb_array"}
+        if self.env_name.gym_id.startswith("dm_control/"):
+            mode["render_kwargs"] = {"height": 480, "width": 480}
+        return mode
 
     def load(self, env: VecEnv, *, seed: int, device: str) -> BaseAlgorithm:
         """Load the model, off-policy ones with a replay buffer of one transition."""
@@ -97,11 +105,19 @@ def _zero(progress_remaining: float) -> float:
     return 0.0
 
 
-def make_parser(command: str, description: str) -> argparse.ArgumentParser:
-    """Make a parser of the arguments by which all the Zoo's programs choose an agent."""
+def make_parser(
+    command: str, description: str, *, pretrained: bool = False
+) -> argparse.ArgumentParser:
+    """Make a parser of the arguments by which all the Zoo's programs choose an agent.
+
+    :param pretrained: whether the command takes ``--pretrained``, see
+        :func:`sb3_pmpo.tools.zoo.shipped.unpacked`.
+    """
     register()
     parser = argparse.ArgumentParser(prog=f"sb3-pmpo {command}", description=description)
     add: Callable[..., Any] = parser.add_argument
+    if pretrained:
+        add(PRETRAINED, metavar="NAME", help=f"in the place of --algo, --env and -f: {HELP}")
     add("--algo", default="pmpo", choices=list(ALGOS), help="algorithm (default: pmpo)")
     add("--env", type=EnvironmentName, required=True, help="environment id")
     add("-f", "--folder", default="logs", help="folder that train wrote (default: logs)")

@@ -139,7 +139,10 @@ class Manager(ExperimentManager):
     def _preprocess_hyperparams(
         self, hyperparams: dict[str, Any]
     ) -> tuple[dict[str, Any], Callable | None, list[BaseCallback], Callable | None]:
-        return super()._preprocess_hyperparams(to_arguments(hyperparams))  # no text to evaluate
+        arguments = to_arguments(hyperparams)  # no text to evaluate
+        if "learning_rate" in hyperparams:  # the Zoo reads this one itself, and only as text
+            arguments["learning_rate"] = hyperparams["learning_rate"]
+        return super()._preprocess_hyperparams(arguments)
 
     # ------------------------------------------------------------------ training
 

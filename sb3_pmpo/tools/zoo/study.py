@@ -19,6 +19,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sb3_pmpo.tools.zoo.journal import Journal
 
+#: The attribute of the trial that is the setting that ships.
+DEFAULT = "default"
+
 #: How often a trial is taken up again whose worker died: a third death is the trial's own doing.
 MAX_RETRIES = 2
 
@@ -89,6 +92,7 @@ def fail_and_retry(study: optuna.Study, trial: FrozenTrial) -> None:
     retries = trial.user_attrs.get("retries", 0)
     if trial.params and retries < MAX_RETRIES:
         attributes = {"retried_from": trial.number, "retries": retries + 1}
+        attributes |= {key: trial.user_attrs[key] for key in (DEFAULT,) if key in trial.user_attrs}
         study.enqueue_trial(trial.params, attributes)
         print(f"Trial {trial.number} lost its worker; another trial will take up its parameters.")
 
