@@ -230,20 +230,27 @@ def _leave_out(path: Path, why: object) -> None:
 def _evaluations(chain: Sequence[RunFolder]) -> tuple[np.ndarray, np.ndarray] | None:
     curve: list[tuple[int, float]] = []
     for run in chain:
-        path = run.folder / "evaluations.npz"
-        if not path.exists():
+        found = _evaluated(run)
+        if found is None or not len(found[0]):
             continue
-        try:
-            with path.open("rb") as file, np.load(file) as saved:
-                steps, returns = saved["timesteps"] * run.action_repeat, saved["results"].mean(1)
-        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-            _leave_out(path, f"it is empty or torn ({error})")
-            continue
+        steps, returns = found
         # What the earlier part measured later than the checkpoint that was gone on from is not of
         # this run.
         curve = [point for point in curve if point[0] < steps[0]]
         curve += zip(steps, returns, strict=True)
     return (np.array([s for s, _ in curve]), np.array([r for _, r in curve])) if curve else None
+
+
+def _evaluated(run: RunFolder) -> tuple[np.ndarray, np.ndarray] | None:
+    path = run.folder / "evaluations.npz"
+    if not path.exists():
+        return None
+    try:
+        with path.open("rb") as file, np.load(file) as saved:
+            return saved["timesteps"] * run.action_repeat, saved["results"].mean(1)
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        _leave_out(path, f"it is empty or torn ({error})")
+        return None
 
 
 def load_episodes(folder: Path) -> pd.DataFrame:
@@ -272,10 +279,9 @@ def load_episodes(folder: Path) -> pd.DataFrame:
 
 
 def _episodes(chain: Sequence[RunFolder], window: int) -> tuple[np.ndarray, np.ndarray] | None:
-    parts = [load_episodes(run.folder) for run in chain]
-    if sum(map(len, parts)) < window:
+    episodes = pd.concat([load_episodes(run.folder) for run in chain], ignore_index=True)
+    if len(episodes) < window:
         return None
-    episodes = pd.concat(parts, ignore_index=True)
     # The Zoo's Monitor is inside the wrappers: it counts environment steps.
     steps = episodes.l.cumsum().to_numpy()
     means = episodes.r.rolling(window).mean().to_numpy()
