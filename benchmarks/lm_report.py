@@ -16,6 +16,8 @@ from benchmarks.lm_runs import RESULTS, SUITES
 PANELS = {
     "rewards": {"pass_1": "pass@1, held out", "pass_8": "pass@8, held out",
                 "distinct": "distinct completions", "kl_base": "KL to the base, nats"},
+    "tuning": {"pass_1": "pass@1, held out", "pass_8": "pass@8, held out",
+               "distinct": "distinct completions", "kl_base": "KL to the base, nats"},
     "figure4": {"reward": "proxy reward", "gold": "gold judge", "win_rate": "win rate, gold",
                 "kl_base": "KL to the base, nats"},
     "figure5": {"train_reward": "proxy reward while training", "gold": "gold judge"},
@@ -56,7 +58,7 @@ def seeds(rows: pd.DataFrame) -> str:
 
 
 def table(rows: pd.DataFrame, suite: str) -> str:
-    """Write the last evaluation of each method, the mean over its seeds."""
+    """Write the last evaluation of each method: the mean over its seeds, and the first's range."""
     columns = [c for c in PANELS[suite] if c != "train_reward"]
     columns = [*columns, *({"reward", "gold"} - set(columns) if suite == "figure5" else ())]
     last = rows[rows.step == rows.step.max()]
@@ -70,6 +72,10 @@ def table(rows: pd.DataFrame, suite: str) -> str:
     for name, part in parts:
         if len(part):
             cells = " | ".join(f"{part[c].mean():.3f}" for c in columns)
+            if part.seed.nunique() > 1:
+                low, high = part[columns[0]].min(), part[columns[0]].max()
+                first_mean, _, others = cells.partition(" | ")
+                cells = f"{first_mean} ({low:.2f} to {high:.2f}) | {others}"
             lines.append(f"| {name} | {part.seed.nunique()} | {cells} |")
     return "\n".join(lines)
 
@@ -82,7 +88,8 @@ def main() -> None:
         if rows.empty:
             print(f"{suite}: no rows yet")
             continue
-        draw(rows, suite)
+        if suite != "tuning":  # one evaluation each
+            draw(rows, suite)
         text = f"# {suite}: {rows.task.iloc[0]}\n\n{table(rows, suite)}\n"
         (RESULTS / f"{suite}.md").write_text(text)
         print(text)

@@ -7,8 +7,10 @@ true rule as the gold judge.
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch as th
@@ -25,6 +27,7 @@ class Task(NamedTuple):
     :param judge: prompts and completions to rewards, the proxy.
     :param gold: the same, the truth.
     :param binary: whether the judge only says yes (1) and no (0).
+    :param eval_batch: completions that are drawn together.
     """
 
     name: str
@@ -36,6 +39,7 @@ class Task(NamedTuple):
     gold: Judge
     binary: bool
     max_new_tokens: int
+    eval_batch: int = 1024
 
 
 def arithmetic(seed: int) -> Task:
@@ -148,6 +152,52 @@ def fit_reward_model(texts: list[str], tokenizer: Any, rng: random.Random, seed:
             return [float(r) for r in score(list(completions))]
 
     return proxy
+
+
+def local(
+    model: Path, prompts: Path, reward_model: Path, seed: int, *, max_new_tokens: int
+) -> Task:
+    """Take a model, prompts and a reward model from this disk.
+
+    The last fifth of the prompts, 500 at most, is held out. There is no gold judge: what stands
+    under that name is the reward model's reward too.
+
+    :param model: a folder that ``from_pretrained`` reads, with its tokenizer.
+    :param prompts: JSON lines ``{"prompt": text}``.
+    :param reward_model: a folder of a sequence classifier with one output, with its tokenizer.
+    :param seed: has no influence on the task.
+    """
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+    )
+
+    device = "cuda" if th.cuda.is_available() else "cpu"
+    policy = AutoModelForCausalLM.from_pretrained(model).to(device)
+    tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    scorer = AutoModelForSequenceClassification.from_pretrained(reward_model).to(device).eval()
+    words = AutoTokenizer.from_pretrained(reward_model)
+    words.pad_token = words.pad_token or words.eos_token
+    scorer.config.pad_token_id = words.pad_token_id
+    lines = prompts.read_text(encoding="utf-8").splitlines()
+    texts = [json.loads(line)["prompt"] for line in lines if line.strip()]
+    held_out = min(500, len(texts) // 5)
+    if not held_out:
+        raise ValueError(f"{prompts} must have 5 prompts or more, got {len(texts)}")
+
+    @th.no_grad()
+    def judge(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
+        found: list[float] = []
+        both = [f"{p} {c}" for p, c in zip(prompts, completions, strict=True)]
+        for start in range(0, len(both), 32):
+            rows = words(both[start : start + 32], padding=True, return_tensors="pt").to(device)
+            found += scorer(**rows).logits[:, 0].tolist()
+        return found
+
+    split = (texts[:-held_out], texts[-held_out:])
+    return Task(model.name, policy, tokenizer, *split, judge, judge, False, max_new_tokens, 32)
 
 
 def _tail(text: str) -> str:

@@ -33,16 +33,23 @@ BINS = {"net_arch": [16], "n_bins": 5}
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("algorithm", "space"),
-    [(PMPO, SPACES[0]), (PMPO, SPACES[2]), (MPO, SPACES[1]), (DPO, SPACES[2])],
+    ("algorithm", "space", "steps", "rate", "tau"),
+    [
+        (PMPO, SPACES[0], 500, 6e-3, 0.04),
+        (PMPO, SPACES[2], 1000, 3e-3, 0.02),
+        (MPO, SPACES[1], 500, 6e-3, 0.04),
+        (DPO, SPACES[2], 1000, 3e-3, 0.02),
+    ],
 )
-def test_it_learns_to_guess(algorithm: type, space: spaces.Space) -> None:
+def test_it_learns_to_guess(
+    algorithm: type, space: spaces.Space, steps: int, rate: float, tau: float
+) -> None:
     model = small(
         Guess(space), algorithm=algorithm,
-        gamma=0.0, n_steps=1, train_freq=1, learning_rate=3e-3, policy_delay=1, batch_size=64,
-        policy_kwargs={"net_arch": [32]}, reference_tau=0.02, buffer_size=5000,
+        gamma=0.0, n_steps=1, train_freq=1, learning_rate=rate, policy_delay=1, batch_size=64,
+        policy_kwargs={"net_arch": [32]}, reference_tau=tau, buffer_size=5000,
     )  # fmt: skip
-    model.learn(1000)
+    model.learn(steps)
     mean, _ = evaluate_policy(model, model.get_env(), n_eval_episodes=10, warn=False)
     assert mean > 8.5  # of 10; 3.4 by chance
 

@@ -23,7 +23,7 @@ import torch as th
 
 from benchmarks import records
 from benchmarks.labelled.judges import Episode, Thumbs, Veto, joint_angle, make_env, roll_out
-from benchmarks.labelled.teachers import teacher_path
+from benchmarks.labelled.teachers import buffer_path, teacher_path
 from benchmarks.provenance import provenance
 from sb3_pmpo import PMPO
 from sb3_pmpo.feedback import FeedbackBuffer
@@ -146,7 +146,11 @@ def learn_rounds(model: PMPO, method: str, judge: Veto | Thumbs, seed: int) -> P
 
 
 def learn_online(kind: str, method: str, judge: Veto | Thumbs, seed: int) -> PMPO:
-    """Go on with the critic for as many decisions, with a penalty or with the rejections."""
+    """Go on with the critic for as many decisions, with a penalty or with the rejections.
+
+    The teacher's replay buffer comes along. Without it the critic forgets within an episode what
+    holds the gait.
+    """
     env, joint = make_env(PLAN["teacher"]["task"]), PLAN["veto"]["joint"]
     buffer = FeedbackBuffer(env.observation_space, env.action_space)
     if method == "penalty":
@@ -154,6 +158,8 @@ def learn_online(kind: str, method: str, judge: Veto | Thumbs, seed: int) -> PMP
     else:
         model = load(seed, Judged(env, judge, buffer, joint))
     steps = PLAN["rounds"] * PLAN["episodes_a_round"] * 500
+    teacher = PLAN["teacher"]
+    model.load_replay_buffer(buffer_path(teacher["task"], teacher["steps"]))
     model.learning_starts = 0
     model.learn(steps, log_interval=None, feedback=buffer)  # type: ignore[arg-type]  # as SB3 documents it
     return model

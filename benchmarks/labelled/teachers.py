@@ -1,6 +1,7 @@
 """Train the policies that act in the logs: ``python -m benchmarks.labelled.teachers``.
 
-Levels of each are saved as ``runs/teachers/<task>-<steps>.zip``; those that exist are kept.
+Levels of each are saved as ``runs/teachers/<task>-<steps>.zip``, with the replay buffer beside it;
+those that exist are kept.
 """
 
 from __future__ import annotations
@@ -25,6 +26,11 @@ def teacher_path(task: str, steps: int) -> Path:
     return RUNS / f"{task}-{steps}.zip"
 
 
+def buffer_path(task: str, steps: int) -> Path:
+    """Return where the replay buffer of a level is."""
+    return RUNS / f"{task}-{steps}-buffer.pkl"
+
+
 class SaveLevels(BaseCallback):
     """Save the policy at given environment steps."""
 
@@ -35,6 +41,7 @@ class SaveLevels(BaseCallback):
     def _on_step(self) -> bool:
         steps = self.num_timesteps * ACTION_REPEAT
         if steps in self.levels:
+            self.model.save_replay_buffer(buffer_path(self.task, steps))  # type: ignore[attr-defined]  # it is a PMPO
             self.model.save(teacher_path(self.task, steps))
             print(f"{self.task}: level at {steps} steps", flush=True)
         return True
@@ -44,7 +51,7 @@ def train(task: str, levels: list[int]) -> None:
     """Train one policy to the last of its levels."""
     if all(teacher_path(task, steps).exists() for steps in levels):
         return
-    settings = load_config("pmpo", f"dm_control/{task}-v0")
+    settings = load_config(f"dm_control/{task}-v0")
     for key in ("env_wrapper", "n_timesteps"):
         settings.pop(key, None)
     arguments = to_arguments(settings) | {"buffer_size": max(levels)}

@@ -42,17 +42,20 @@ def check_alpha_beta(alpha: float, beta: float) -> None:
     check_number("beta", beta, 0.0, INFINITY, float, "it is the weight of the KL")
 
 
-def instability(alpha: float, beta: float, *, fixed_variance: bool = False) -> str | None:
-    """Say what is unsafe about a pair of weights, for an even split and means per set.
+def instability(
+    alpha: float, beta: float, *, rejected: float = 0.5, fixed_variance: bool = False
+) -> str | None:
+    """Say what is unsafe about a pair of weights, for means per set.
 
-    With half of the reference's samples in each set, ``E_ref = (E_acc + E_rej) / 2``, so the
-    KL puts ``beta / 2`` back on the rejected. Iff ``beta < 2 * (1 - alpha)`` their total weight
-    still pushes away, and a flexible policy can lower the loss without end; a Gaussian can iff
-    ``beta <= 1 - 2 * alpha`` or its optimal variance is negative. It holds in expectation over
-    the samples: draw fresh ones.
+    With a share p of the reference's samples among the rejected, ``E_ref = p E_rej + (1 - p)
+    E_others``, so the KL puts ``beta * p`` back on the rejected. Iff ``beta < (1 - alpha) / p``
+    their total weight still pushes away, and a flexible policy can lower the loss without end; on
+    an even split the bound is ``2 * (1 - alpha)``. A Gaussian can iff ``beta <= 1 - 2 * alpha`` or
+    its optimal variance is negative. It holds in expectation over the samples: draw fresh ones.
 
     :param alpha: in [0, 1], the weight of the accepted.
     :param beta: >= 0, the weight of the KL.
+    :param rejected: p, in (0, 1]; samples that are neither accepted nor rejected count as others.
     :param fixed_variance: only the mean of a Gaussian is fitted, and accepted and rejected weigh
         the same in each state; then all that counts is that ``beta > 1 - 2 * alpha``.
     :return: the reason, or None if the pair is safe.
@@ -60,14 +63,16 @@ def instability(alpha: float, beta: float, *, fixed_variance: bool = False) -> s
     if fixed_variance:
         safe, bound = beta > 1.0 - 2.0 * alpha, f"not above 1 - 2 * alpha = {1.0 - 2.0 * alpha}"
     else:
-        least = 2.0 * (1.0 - alpha)
+        least = (1.0 - alpha) / rejected
         safe = beta >= least or math.isclose(beta, least)
-        bound = f"below 2 * (1 - alpha) = {least}"
+        rule = "2 * (1 - alpha)" if rejected == 0.5 else f"(1 - alpha) / {rejected:.3g}"
+        bound = f"below {rule} = {least:.4g}"
     if safe:
         return None
+    split = "" if rejected == 0.5 else f", {rejected:.1%} of the samples rejected"
     return (
-        f"beta={beta} is {bound} (alpha={alpha}): the KL does not outweigh the push away from "
-        "rejected samples, and the policy may collapse; raise beta or alpha"
+        f"beta={beta} is {bound} (alpha={alpha}{split}): the KL does not outweigh the push away "
+        "from rejected samples, and the policy may collapse; raise beta or alpha"
     )
 
 

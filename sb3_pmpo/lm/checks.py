@@ -6,8 +6,10 @@ import warnings
 from typing import Any
 
 from sb3_pmpo.core.checks import INFINITY, check_number
+from sb3_pmpo.core.labels import Labeller, top_k
 from sb3_pmpo.core.losses import check_alpha_beta, instability
-from sb3_pmpo.lm.labelling import TRUNCATED
+from sb3_pmpo.core.samples import mean_per_set
+from sb3_pmpo.lm.labelling import AGGREGATIONS, TRUNCATED
 
 #: Options of GRPO that change the loss, and the value that leaves it alone.
 WITHOUT_EFFECT = {
@@ -28,9 +30,11 @@ INSTEAD = {
 DISTORTING = {"top_p": 1.0, "top_k": 0, "min_p": None, "repetition_penalty": 1.0}
 
 
-def check_common(args: Any, alpha: float, beta: float) -> None:
+def check_common(args: Any, alpha: float, beta: float, rejected: float = 0.5) -> None:
     """Check what both trainers have.
 
+    :param rejected: the share of the completions that is rejected, where the data or the labeller
+        says it. Data of rejected completions alone does not, for nobody knows what was left out.
     :raises ValueError: for a number out of its range, and for learning from rejected completions
         only with a KL that does not hold the policy.
     :warns UserWarning: if the KL does not outweigh the push away from rejected completions.
@@ -46,10 +50,13 @@ def check_common(args: Any, alpha: float, beta: float) -> None:
             "KL without a gradient, and nothing holds a policy that learns from rejected "
             "completions only; refresh it every 2 steps or more"
         )
-    if (reason := instability(alpha, beta)) is not None:
-        if alpha == 0.0:
-            raise ValueError(f"Learning from rejected completions only: {reason}")
-        warnings.warn(reason, stacklevel=4)
+    share = rejected if 0.0 < rejected < 1.0 else 0.5
+    refused = instability(alpha, beta, rejected=max(share, 0.5))
+    if refused is not None and alpha == 0.0:
+        raise ValueError(f"Learning from rejected completions only: {refused}")
+    if (reason := instability(alpha, beta, rejected=share)) is not None:
+        few = "; or train for few epochs and watch kl/sequence" if share < 0.5 else ""
+        warnings.warn(reason + few, stacklevel=4)
     if not args.disable_dropout:
         warnings.warn(
             "disable_dropout=False: the KL to an equal reference is then not 0, and the loss is "
@@ -74,13 +81,21 @@ def steps_between_generations(args: Any) -> int:
     return max(1, micro_steps // accumulation)
 
 
-def check_online(args: Any) -> None:
+def rejected_share(labeller: Labeller, n_generations: int) -> float:
+    """Return the share of the completions that is rejected, a half where scores decide about it."""
+    if isinstance(labeller, top_k) and labeller.normalise is mean_per_set:
+        return min(0.5, labeller.k / n_generations)
+    return 0.5
+
+
+def check_online(args: Any, labeller: Labeller) -> None:
     """Check the settings of the online trainer.
 
     :raises ValueError: naming the settings that do not go together.
     :warns UserWarning: where completions will not be those of the reference.
     """
-    check_common(args, args.alpha, args.beta)
+    rejected = rejected_share(labeller, args.num_generations)
+    check_common(args, args.alpha, args.beta, rejected)
     period = steps_between_generations(args)
     if args.reference_steps % period:
         raise ValueError(
@@ -99,6 +114,11 @@ def check_online(args: Any) -> None:
         if (given := getattr(args, name)) != neutral:
             remedy = INSTEAD.get(name, "it belongs to GRPO's loss")
             raise ValueError(f"{name}={given!r} is not supported by PMPO, leave it out: {remedy}")
+    if args.multi_objective_aggregation not in AGGREGATIONS:
+        raise ValueError(
+            f"multi_objective_aggregation must be one of {AGGREGATIONS}, got "
+            f"{args.multi_objective_aggregation!r}"
+        )
     distorted = {k: getattr(args, k) for k, v in DISTORTING.items() if getattr(args, k) != v}
     if distorted:
         warnings.warn(

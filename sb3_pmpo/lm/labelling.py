@@ -14,6 +14,8 @@ from sb3_pmpo.core.samples import Candidates, check_preference, uniform_weights
 
 #: What may become of a completion that the length limit has cut off.
 TRUNCATED = ("keep", "reject", "mask")
+#: How several rewards become one; the names are TRL's.
+AGGREGATIONS = ("sum_then_normalize", "normalize_then_sum")
 
 
 class CompletionWeights(NamedTuple):
@@ -29,6 +31,33 @@ class CompletionWeights(NamedTuple):
     accept: th.Tensor
     reject: th.Tensor
     kl: th.Tensor
+
+
+def combine_rewards(
+    rewards: th.Tensor, weights: th.Tensor, n_generations: int, aggregation: str
+) -> th.Tensor:
+    """Make one score of a completion's rewards.
+
+    :param rewards: ``[N, K]`` of K judges; NaN where one could not judge.
+    :param weights: ``[K]``.
+    :param n_generations: S.
+    :param aggregation: ``"sum_then_normalize"`` sums the rewards, each times its weight. Labels
+        need no normalisation after that, so the scores keep the judges' level.
+        ``"normalize_then_sum"`` first measures each reward from its mean over the prompt's
+        completions, in units of its spread there, as in GDPO: judges of different scales then count
+        by their weights alone. A threshold of 0 is the average completion.
+    :return: ``[N]``; NaN where nobody could judge.
+    """
+    if aggregation == "normalize_then_sum":
+        groups = rewards.view(-1, n_generations, rewards.shape[-1])
+        centred = groups - groups.nanmean(1, keepdim=True)
+        others = ((~groups.isnan()).sum(1, keepdim=True) - 1).clamp(min=1)
+        spread = (centred.square().nansum(1, keepdim=True) / others).sqrt()
+        rewards_used = (centred / (spread + 1e-4)).view_as(rewards)
+    else:
+        rewards_used = rewards
+    total = (rewards_used * weights).nansum(1)
+    return total.where(~rewards.isnan().all(1), float("nan"))
 
 
 def weigh_completions(

@@ -93,7 +93,7 @@ class PMPOOfflineTrainer(Trainer):
             settings.alpha = natural_alpha(*self.shares)
         if settings.beta is None:
             settings.beta = 2.0 * (1.0 - settings.alpha)
-        check_common(settings, settings.alpha, settings.beta)
+        check_common(settings, settings.alpha, settings.beta, self.shares[1])
         if isinstance(model, str):
             model = create_model_from_path(model, **settings.init_kwargs())
         adapted = is_adapted(model)

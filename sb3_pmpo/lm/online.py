@@ -19,7 +19,7 @@ from trl.trainer.utils import create_model_from_path
 from sb3_pmpo.core.labels import Labeller, top_k, try_labeller
 from sb3_pmpo.lm.checks import check_online
 from sb3_pmpo.lm.config import PMPOConfig
-from sb3_pmpo.lm.labelling import CompletionWeights, weigh_completions
+from sb3_pmpo.lm.labelling import CompletionWeights, combine_rewards, weigh_completions
 from sb3_pmpo.lm.loss import Sequences, completion_logits, completion_loss, completion_terms
 from sb3_pmpo.lm.metrics import describe
 from sb3_pmpo.lm.reference import AdapterReference, CopiedReference, architecture, is_adapted
@@ -64,8 +64,8 @@ class PMPOTrainer(GRPOTrainer):
         **arguments: Any,
     ) -> None:
         settings = PMPOConfig("pmpo") if args is None else args
-        check_online(settings)
         self.labeller = top_k(settings.num_generations // 2) if labeller is None else labeller
+        check_online(settings, self.labeller)
         try_labeller(self.labeller, settings.num_generations, 1)
         if isinstance(model, str):
             model = create_model_from_path(model, **dict(settings.model_init_kwargs or {}))
@@ -150,17 +150,24 @@ class PMPOTrainer(GRPOTrainer):
     def _label(self, completion_ids: th.Tensor, mask: th.Tensor) -> CompletionWeights:
         """Label this process's completions beside those of the same prompts on other processes."""
         training = self.model.training
-        rewards = (self._rewards * self.reward_weights.to(self._rewards.device)).nansum(1)
-        rewards = rewards.where(~self._rewards.isnan().all(1), float("nan"))
         unfinished = self.accelerator.gather(self._unfinished(completion_ids, mask))
         self._metrics["train" if training else "eval"]["completions/clipped_ratio"][-1] = (
             unfinished.float().mean().item()
         )
         n = self.num_generations if training else self.num_generations_eval
+        rewards = combine_rewards(
+            self._rewards,
+            self.reward_weights.to(self._rewards.device),
+            n,
+            self.args.multi_objective_aggregation,
+        )
         if n != self.num_generations:  # an evaluation that cannot be labelled, only judged
             zeros = rewards.new_zeros(len(completion_ids))
             return CompletionWeights(zeros, zeros, zeros)
         weights = weigh_completions(rewards, unfinished, n, self.labeller, self.args.truncated)
+        for name, part in (("accepted", weights.accept), ("rejected", weights.reject)):
+            share = (part > 0).float().mean().item()
+            self._metrics["train" if training else "eval"][f"labels/{name}"].append(share)
         start = self.accelerator.process_index * len(completion_ids)
         return CompletionWeights(*(w[start : start + len(completion_ids)] for w in weights))
 

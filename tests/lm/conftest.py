@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch as th
 
 WORDS = "abcd"
 
@@ -26,6 +27,21 @@ def judge(completions: list[Any], **_: Any) -> list[float]:
     """Say yes to two a's or more."""
     texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
     return [float(text.split().count("a") >= 2) for text in texts]
+
+
+def parameters(model: Any) -> th.Tensor:
+    return th.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def prepared(trainer: Any) -> Any:
+    """Bring a trainer to where ``train`` has it when it asks for a loss."""
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+    return trainer
+
+
+def history(trainer: Any, name: str) -> list[float]:
+    return [entry[name] for entry in trainer.state.log_history if name in entry]
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import torch as th
 
 from sb3_pmpo.core.labels import advantage, best_worst, threshold, top_k
 from sb3_pmpo.core.samples import Preference
-from sb3_pmpo.lm.labelling import weigh_completions
+from sb3_pmpo.lm.labelling import combine_rewards, weigh_completions
 
 REWARDS = th.tensor([3.0, 1.0, 2.0, 0.0, 0.0, 5.0, 6.0, 7.0])  # two prompts of four
 NONE = th.zeros(8, dtype=th.bool)
@@ -81,3 +81,40 @@ def test_a_labeller_that_returns_nonsense_is_named():
 
     with pytest.raises(ValueError, match="finite weights >= 0"):
         weigh_completions(REWARDS, NONE, 4, nonsense)
+
+
+class TestSeveralRewards:
+    """Two judges of two prompts with four completions, one in units of a hundred."""
+
+    REWARDS = th.stack([REWARDS, 100.0 * REWARDS.flip(0)], 1)
+    WEIGHTS = th.tensor([2.0, 1.0])
+
+    def test_sums(self):
+        total = combine_rewards(self.REWARDS, self.WEIGHTS, 4, "sum_then_normalize")
+        th.testing.assert_close(total, 2.0 * REWARDS + 100.0 * REWARDS.flip(0))
+
+    def test_normalised_first_no_unit_counts(self):
+        total = combine_rewards(self.REWARDS, self.WEIGHTS, 4, "normalize_then_sum")
+        same_unit = self.REWARDS / th.tensor([1.0, 100.0])
+        other = combine_rewards(same_unit, self.WEIGHTS, 4, "normalize_then_sum")
+        th.testing.assert_close(total, other, atol=1e-3, rtol=1e-3)
+        groups = total.view(2, 4)
+        th.testing.assert_close(groups.mean(1), th.zeros(2), atol=1e-5, rtol=0.0)
+        spread = (REWARDS[:4] - REWARDS[:4].mean()) / REWARDS[:4].std()
+        flipped = REWARDS.flip(0)[:4]
+        both = 2.0 * spread + (flipped - flipped.mean()) / flipped.std()
+        th.testing.assert_close(groups[0], both, atol=1e-3, rtol=1e-3)
+
+    @pytest.mark.parametrize("aggregation", ["sum_then_normalize", "normalize_then_sum"])
+    def test_a_judge_that_could_not_say(self, aggregation):
+        rewards = self.REWARDS.clone()
+        rewards[0, 0] = math.nan
+        rewards[1] = math.nan
+        total = combine_rewards(rewards, self.WEIGHTS, 4, aggregation)
+        assert total.isnan().tolist() == [False, True] + [False] * 6
+
+    def test_the_only_completion_that_could_be_judged_is_average(self):
+        rewards = th.full((4, 1), math.nan)
+        rewards[2] = 7.0
+        total = combine_rewards(rewards, th.ones(1), 4, "normalize_then_sum")
+        assert total[2] == 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch as th
 
 pytest.importorskip("trl", reason="needs the extra: pip install 'sb3_pmpo[lm]'")
 
-from conftest import WORDS, judge
+from conftest import WORDS, judge, parameters
 
 from sb3_pmpo.lm.data import Collator, tokenize, unpair
 
@@ -34,22 +35,17 @@ def labelled(pretrained: Any, tokenizer: Any) -> list[dict[str, Any]]:
     ]
 
 
-def parameters(model: Any) -> th.Tensor:
-    return th.cat([p.detach().flatten() for p in model.parameters()])
-
-
 @pytest.mark.parametrize(
     ("kinds", "alpha", "beta", "least"),
     [({True}, 1.0, 0.0, 0.5), ({False}, 0.0, 2.0, 0.24), ({True, False}, 0.5, 1.0, 0.3)],
     ids=["accepts", "rejects", "both"],
 )
 def test_it_learns_from_what_labels_there_are(
-    offline, labelled, model, tokenizer, kinds, alpha, beta, least
+    offline, labelled, tokenizer, kinds, alpha, beta, least
 ):
-    before = sum(judge(draw(model, tokenizer, 1024))) / 1024
-    assert before < 0.22
+    assert sum(row["label"] for row in labelled) / len(labelled) < 0.22  # what the model drew
     rows = [row for row in labelled if row["label"] in kinds]
-    trainer = offline(rows, max_steps=60, per_device_train_batch_size=64)
+    trainer = offline(rows, max_steps=30, per_device_train_batch_size=32, learning_rate=3e-3)
     assert (trainer.args.alpha, trainer.args.beta) == (alpha, beta)
     trainer.train()
     assert sum(judge(draw(trainer.model, tokenizer, 1024))) / 1024 > least
@@ -112,6 +108,22 @@ class TestRefusals:
         rows = [row for row in labelled if not row["label"]]
         with pytest.raises(ValueError, match="rejected completions only"):
             offline(rows, beta=1.0)
+
+    def test_rejects_among_others_by_their_share(self, offline, labelled):
+        """12 of 16 rejected: the bound is 1 / (3 / 4), not 2."""
+        rows = [row | {"label": None if i % 4 == 0 else False} for i, row in enumerate(labelled)]
+        offline(rows[:16], beta=1.4)
+        with pytest.raises(ValueError, match=r"below \(1 - alpha\) / 0.75 = 1.333"):
+            offline(rows[:16], beta=1.3)
+
+    def test_rare_rejects_are_warned_of(self, offline, labelled):
+        """2 of 16 rejected: the loss has a bound from 8 * (1 - alpha) on."""
+        rows = [row | {"label": i % 8 != 0} for i, row in enumerate(labelled[:16])]
+        with pytest.warns(UserWarning, match=r"12.5% of the samples rejected.*watch kl/sequence"):
+            offline(rows)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            offline(rows, beta=4.0)
 
     def test_no_labels(self, offline):
         with pytest.raises(ValueError, match="none of the 1 completions has a label"):

@@ -365,6 +365,25 @@ class TestStability:
         if normalise is mean_per_set and factor != 1.0:
             assert (instability(alpha, beta) is None) == (weight <= 0)
 
+    @pytest.mark.parametrize("alpha", [0.0, 0.5])
+    @pytest.mark.parametrize("rejected", [1, 2, 5, 6])
+    def test_an_uneven_split_moves_the_bound(self, rejected, alpha):
+        """Of 8 equally likely atoms some are rejected: the loss has a bound iff the KL outweighs
+        the push away from them, ``beta >= (1 - alpha) * 8 / rejected``."""
+        share, mask = rejected / 8, th.arange(8) < rejected
+
+        def loss(depth: float, beta: float) -> float:
+            log_prob = th.where(mask, -depth, 0.0).double().log_softmax(-1)
+            kl = -math.log(8) - log_prob.mean(-1)
+            preference = from_masks(~mask, mask)
+            return pmpo_loss(log_prob, preference, kl, alpha=alpha, beta=beta).loss.item()
+
+        least = (1 - alpha) / share
+        for beta, bounded in ((0.95 * least, False), (least, True), (1.05 * least, True)):
+            assert (instability(alpha, beta, rejected=share) is None) == bounded
+            falls = loss(1e6, beta) < loss(1e3, beta) - 1.0
+            assert falls != bounded
+
     @staticmethod
     def categorical_loss(logits: th.Tensor, *, alpha: float, beta: float) -> th.Tensor:
         """Compute the loss of a policy over 4 atoms, two of each set; uniform reference."""
