@@ -38,7 +38,12 @@ html_show_sphinx = False
 
 
 #: Where the links of pages that are included from outside docs/ lead on the site.
-MOVED = {"](README.md": "](results.md", "](../README.md": "](index.md", "](../docs/": "]("}
+MOVED = {
+    "](README.md": "](results.md",
+    "](../README.md": "](index.md",
+    "](../docs/": "](",
+    "](../../docs/": "](",
+}
 
 
 def setup(app: Any) -> None:
