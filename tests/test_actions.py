@@ -91,4 +91,4 @@ def test_exploration_noise_restarts_where_an_episode_ends() -> None:
     env = DummyVecEnv([lambda: Toy(length=4), lambda: Toy(length=9)])
     model = small(env, exploration_noise=lambda *_: Resets(), gradient_steps=0)
     model.learn(20)  # 10 steps in each
-    assert model._noise.ended == [0, 0, 1]
+    assert model.noise.ended == [0, 0, 1]

@@ -217,7 +217,7 @@ def test_weights_of_the_transitions_weigh_the_auxiliary_loss() -> None:
 def test_an_auxiliary_loss_is_learned_saved_and_loaded(tmp_path: Path) -> None:
     model = small(Toy(), policy_kwargs=AUXILIARY, learning_rate=3e-3, gamma=0.0)
     model.learn(40, log_interval=None)
-    first = model._metrics.means()["auxiliary_loss"]
+    first = model.metrics.means()["auxiliary_loss"]
     model.learn(300, log_interval=None, reset_num_timesteps=False)
     batch = sample(model, 64)
     last = model.critic.loss(batch, model.learner.td_target(batch, 0.5)).auxiliary.item()

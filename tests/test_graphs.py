@@ -112,8 +112,8 @@ def compare_updates(plain: Any, graphs: Any) -> None:
     assert not graphs.learner.graphs._refused
     for name, value in parameters(graphs.policy).items():
         th.testing.assert_close(value, parameters(plain.policy)[name], rtol=1e-2, atol=1e-3)
-    for name, value in plain._metrics.means().items():
-        assert graphs._metrics.means()[name] == pytest.approx(value, rel=1e-2, abs=1e-3), name
+    for name, value in plain.metrics.means().items():
+        assert graphs.metrics.means()[name] == pytest.approx(value, rel=1e-2, abs=1e-3), name
 
 
 @pytest.mark.gpu

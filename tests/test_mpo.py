@@ -103,7 +103,7 @@ def test_the_learning_rate_of_the_duals_is_their_own() -> None:
 def test_the_duals_are_logged() -> None:
     model = small()
     model.learn(40, log_interval=None)
-    metrics = model._metrics.means()
+    metrics = model.metrics.means()
     expected = {
         "temperature", "penalty_temperature", "e_step_kl", "mean_multiplier", "std_multiplier",
         "kl_mean", "kl_std", "weighted_log_prob_mean", "weighted_log_prob_std",
@@ -116,7 +116,7 @@ def test_no_penalty_no_temperature_for_it() -> None:
     model = small(epsilon_penalty=None)
     model.learn(40, log_interval=None)
     assert list(model.duals.log_temperatures) == ["action"]
-    assert "penalty_temperature" not in model._metrics.means()
+    assert "penalty_temperature" not in model.metrics.means()
 
 
 def test_the_same_seed_gives_the_same_weights() -> None:

@@ -225,8 +225,8 @@ def run(model: Any, loop: Loop, step: Callable[[], dict[str, th.Tensor]]) -> Non
     model.policy.set_training_mode(True)
     for number in range(1, loop.gradient_steps + 1):
         model._update_current_progress_remaining(model.num_timesteps, total)
-        model._set_learning_rates()
-        model._metrics.add(step())
+        model.set_learning_rates()
+        model.metrics.add(step())
         model._n_updates += 1
         model.num_timesteps += 1
         if loop.log_interval is not None and number % loop.log_interval == 0:
@@ -256,8 +256,8 @@ def _set_up(model: Any, loop: Loop) -> tuple[int, BaseCallback]:
         model._logger = configure_logger(
             model.verbose, model.tensorboard_log, loop.name, loop.reset_num_timesteps
         )
-    model._metrics.clear()
-    model._metrics.follow(model.logger)
+    model.metrics.clear()
+    model.metrics.follow(model.logger)
     model.learner.forget_graphs()
     return total, cast(BaseCallback, model._init_callback(loop.callback, loop.progress_bar))
 
@@ -275,6 +275,6 @@ def _log(model: Any) -> None:
     logger.record("time/time_elapsed", int(seconds), exclude="tensorboard")
     logger.record("time/total_timesteps", model.num_timesteps, exclude="tensorboard")
     logger.record("train/n_updates", model._n_updates, exclude="tensorboard")
-    for name, value in model._metrics.means().items():
+    for name, value in model.metrics.means().items():
         logger.record(f"train/{name}", value)
     logger.dump(step=model.num_timesteps)

@@ -25,7 +25,7 @@ from sb3_pmpo.storage.environment_state import UnknownStateError
 from sb3_pmpo.storage.vec_env_state import VecState
 
 #: Of the model, what is made anew when it is loaded, or is not saved with it.
-_ATTRIBUTES = ("_discounted_returns", "_noise", "_statistics_due")
+_ATTRIBUTES = ("discounted_returns", "noise", "statistics_due")
 
 _said: set[str] = set()
 
@@ -44,7 +44,7 @@ def save(model: Any, folder: str | Path, files: Mapping[str, Path]) -> Checkpoin
         model.num_timesteps,
         write_model=model.save,
         buffer=model.replay_buffer,
-        added=model._stored_steps // model.n_envs,
+        added=model.stored_steps // model.n_envs,
         items=items,
         files=files,
     )
@@ -86,8 +86,8 @@ def resume(model: Any, checkpoint: Checkpoint, *, trust: bool) -> None:
             f"the checkpoint in {checkpoint.folder} is one of {buffer.n_envs} environment(s), got "
             f"{model.n_envs}: give as many"
         )
-    model._take_replay_buffer(buffer)
-    continue_from(checkpoint, buffer, model._stored_steps // model.n_envs)
+    model.take_replay_buffer(buffer)
+    continue_from(checkpoint, buffer, model.stored_steps // model.n_envs)
     vars(model).update(items["attributes"])
     model.env.reset()
     _set_normaliser(model.get_vec_normalize_env(), items["normaliser"])
@@ -122,10 +122,10 @@ def _begin_new_episodes(model: Any) -> None:
     """Let the next step reset the environments; what was open in the buffer ends."""
     close_open_episodes(model.replay_buffer)
     model._last_obs = None
-    model._discounted_returns = np.zeros(model.n_envs)
-    if model._noise is not None:
+    model.discounted_returns = np.zeros(model.n_envs)
+    if model.noise is not None:
         for env in range(model.n_envs):
-            model._noise.reset(env)
+            model.noise.reset(env)
 
 
 # ---------------------------------------------------------------------- generators

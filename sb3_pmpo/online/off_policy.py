@@ -104,7 +104,7 @@ class OffPolicyMPO(Persistent):
         vars(self).update(own)
         # Here, not in _setup_model: a loaded model keeps its own.
         self._reference_age = 0.0
-        self._stored_steps = 0  # as num_timesteps, of which the last may not be stored yet
+        self.stored_steps = 0  # as num_timesteps, of which the last may not be stored yet
 
     @abstractmethod
     def _make_objective(self) -> Objective:
@@ -116,7 +116,7 @@ class OffPolicyMPO(Persistent):
         # returns with Dict observations.
         check_arguments(self)
         keep_freed_memory()
-        self._noise: ExplorationNoise | None = None  # made below, after what draws before it
+        self.noise: ExplorationNoise | None = None  # made below, after what draws before it
         self._setup_lr_schedule()
         self.actor_lr_schedule = (
             None if self.actor_learning_rate is None else FloatSchedule(self.actor_learning_rate)
@@ -142,11 +142,11 @@ class OffPolicyMPO(Persistent):
         if self.replay_buffer is None:
             self.replay_buffer = make_replay_buffer(self)
         self._convert_train_freq()
-        self._noise = self._make_noise()
-        self._discounted_returns = np.zeros(self.n_envs)
-        self._metrics = MeanMetrics()
+        self.noise = self._make_noise()
+        self.discounted_returns = np.zeros(self.n_envs)
+        self.metrics = MeanMetrics()
         self._kept = KeptStatistics(None)
-        self._statistics_due = True
+        self.statistics_due = True
         self._feedback: Callable[[], dict[str, th.Tensor]] | None = None
 
     n_updates = property(lambda self: self._n_updates, doc="Updates of the critics so far.")
@@ -162,8 +162,8 @@ class OffPolicyMPO(Persistent):
     def set_random_seed(self, seed: int | None = None) -> None:
         """Seed as SB3 does, and the exploration noise."""
         super().set_random_seed(seed)
-        if seed is not None and self._noise is not None:
-            self._noise = self._make_noise()
+        if seed is not None and self.noise is not None:
+            self.noise = self._make_noise()
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """Set as SB3 does; the open episodes end, and a HER buffer computes rewards by this one."""
@@ -179,10 +179,10 @@ class OffPolicyMPO(Persistent):
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Do ``gradient_steps`` updates of critics and policy on batches from the buffer."""
-        if self._statistics_due:  # a buffer may have been filled by hand, or from a file
+        if self.statistics_due:  # a buffer may have been filled by hand, or from a file
             self._complete_statistics()
         self.policy.set_training_mode(True)
-        self._set_learning_rates()
+        self.set_learning_rates()
         # Made anew: buffer, n_steps and gamma may have been changed.
         replay = Replay(self.replay_buffer, self.n_steps, self.gamma)
         while gradient_steps > 0:
@@ -194,18 +194,18 @@ class OffPolicyMPO(Persistent):
             metrics, errors = self.learner(batch, plan)
             replay.update_priorities(batch.indices, errors)
             for values in metrics:
-                self._metrics.add(values)
+                self.metrics.add(values)
             if self._feedback is not None and any(moves.policy for moves in plan.updates):
-                self._metrics.add(self._feedback())
+                self.metrics.add(self._feedback())
             self._count(plan)
             gradient_steps -= together
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        for name, value in self._metrics.means().items():
+        for name, value in self.metrics.means().items():
             self.logger.record(f"train/{name}", value)
 
     def _complete_statistics(self) -> None:
         complete_statistics(self.policy, self.replay_buffer, self.gamma, self._vec_normalize_env)
-        self._statistics_due = False
+        self.statistics_due = False
 
     def _plan(self, number: int) -> Plan:
         """Say what each of the next updates moves."""
@@ -224,9 +224,10 @@ class OffPolicyMPO(Persistent):
         for moves in plan.updates:
             self._n_updates += 1
             self._reference_age = (self._reference_age + 1.0) * (1.0 - moves.reference_tau)
-            self._metrics.add_number("reference_age", self._reference_age)
+            self.metrics.add_number("reference_age", self._reference_age)
 
-    def _set_learning_rates(self) -> None:
+    def set_learning_rates(self) -> None:
+        """Give the optimisers the rates of the remaining progress, and log them."""
         # Below 0 where several environments overshoot the last step: a linear schedule would climb.
         progress = max(self._current_progress_remaining, 0.0)
         critic_rate = self.lr_schedule(progress)
@@ -246,10 +247,10 @@ class OffPolicyMPO(Persistent):
         n_envs: int = 1,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Draw actions as SB3 does, with the policy's own noise correlated in time."""
-        if self._noise is None or self.num_timesteps < learning_starts:
+        if self.noise is None or self.num_timesteps < learning_starts:
             drawn = super()._sample_action(learning_starts, action_noise, n_envs)
         else:
-            drawn = draw(self.policy, self._last_obs, self._noise, action_noise)
+            drawn = draw(self.policy, self._last_obs, self.noise, action_noise)
         check_finite_actions(drawn[0], self.num_timesteps, self.policy)
         self._kept = KeptStatistics(self._vec_normalize_env)
         return drawn
@@ -274,16 +275,16 @@ class OffPolicyMPO(Persistent):
             self._kept.put_back()  # VecNormalize has taken them in
             raise
         self.policy.update_statistics(new_obs, self._advance_returns(reward, dones))
-        if self._noise is not None:
+        if self.noise is not None:
             for env in np.flatnonzero(dones):
-                self._noise.reset(int(env))
+                self.noise.reset(int(env))
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
-        self._stored_steps = self.num_timesteps
+        self.stored_steps = self.num_timesteps
 
     def _advance_returns(self, reward: np.ndarray, dones: np.ndarray) -> np.ndarray:
         """Add the rewards to each environment's discounted return so far; ``[n_envs]``."""
-        returns = self.gamma * self._discounted_returns + reward
-        self._discounted_returns = np.where(dones, 0.0, returns)
+        returns = self.gamma * self.discounted_returns + reward
+        self.discounted_returns = np.where(dones, 0.0, returns)
         return returns
 
     # ------------------------------------------------------------------ SB3's interface
@@ -317,8 +318,8 @@ class OffPolicyMPO(Persistent):
             total_timesteps, callback, reset_num_timesteps, name, progress_bar
         )
         self.action_noise = noise  # SB3 has reset it, but not within an episode
-        self._stored_steps = self.num_timesteps
-        self._metrics.follow(self.logger)
+        self.stored_steps = self.num_timesteps
+        self.metrics.follow(self.logger)
         self.learner.forget_graphs()  # arguments may have been changed since
         # VecNormalize has clipped what was infinite and spread what was NaN by now.
         raw_obs = self._last_obs if self._vec_normalize_env is None else self._last_original_obs

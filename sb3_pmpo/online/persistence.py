@@ -29,7 +29,7 @@ from sb3_pmpo.storage.pickles import UntrustedFileError
 
 #: Not saved: parts of the policy, and what is made anew from the arguments.
 _PARTS = ("actor", "reference_actor", "critic", "critic_target", "objective", "duals", "learner")
-_MADE = ("_noise", "_metrics", "_feedback", "_kept", "lr_schedule", "actor_lr_schedule")
+_MADE = ("noise", "metrics", "_feedback", "_kept", "lr_schedule", "actor_lr_schedule")
 
 
 class Persistent(OffPolicyAlgorithm):
@@ -38,7 +38,7 @@ class Persistent(OffPolicyAlgorithm):
     policy: PMPOPolicy
     replay_buffer: ReplayBuffer
     duals: Duals | None
-    _stored_steps: int
+    stored_steps: int
 
     def save(
         self,
@@ -116,7 +116,7 @@ class Persistent(OffPolicyAlgorithm):
         :raises sb3_pmpo.storage.pickles.UntrustedFileError: for a pickle that you did not write and
             that is not known to be harmless.
         """
-        self._take_replay_buffer(load_buffer(path, trust=trust))
+        self.take_replay_buffer(load_buffer(path, trust=trust))
         if truncate_last_traj:
             close_open_episodes(self.replay_buffer)
         adopt_replay_buffer(self)
@@ -125,7 +125,7 @@ class Persistent(OffPolicyAlgorithm):
     @property
     def is_between_steps(self) -> bool:
         """Whether all that was experienced is stored, so that a checkpoint goes on exactly."""
-        return self._stored_steps == self.num_timesteps
+        return self.stored_steps == self.num_timesteps
 
     def save_checkpoint(
         self, folder: str | pathlib.Path, *, files: Mapping[str, pathlib.Path] | None = None
@@ -175,7 +175,7 @@ class Persistent(OffPolicyAlgorithm):
         adopt_replay_buffer(model)
         return model
 
-    def _take_replay_buffer(self, buffer: ReplayBuffer) -> None:
+    def take_replay_buffer(self, buffer: ReplayBuffer) -> None:
         if "handle_timeout_termination" not in vars(buffer):  # SB3 before 2.1
             buffer.handle_timeout_termination = False
             buffer.timeouts = 0.0 * buffer.dones
