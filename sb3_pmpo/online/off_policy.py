@@ -180,7 +180,9 @@ class OffPolicyMPO(Persistent):
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Do ``gradient_steps`` updates of critics and policy on batches from the buffer."""
         if self.statistics_due:  # a buffer may have been filled by hand, or from a file
-            self._complete_statistics()
+            normalize = self._vec_normalize_env
+            complete_statistics(self.policy, self.replay_buffer, self.gamma, normalize)
+            self.statistics_due = False
         self.policy.set_training_mode(True)
         self.set_learning_rates()
         # Made anew: buffer, n_steps and gamma may have been changed.
@@ -202,10 +204,6 @@ class OffPolicyMPO(Persistent):
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for name, value in self.metrics.means().items():
             self.logger.record(f"train/{name}", value)
-
-    def _complete_statistics(self) -> None:
-        complete_statistics(self.policy, self.replay_buffer, self.gamma, self._vec_normalize_env)
-        self.statistics_due = False
 
     def _plan(self, number: int) -> Plan:
         """Say what each of the next updates moves."""

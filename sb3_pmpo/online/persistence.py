@@ -176,6 +176,10 @@ class Persistent(OffPolicyAlgorithm):
         return model
 
     def take_replay_buffer(self, buffer: ReplayBuffer) -> None:
+        """Take a buffer that was loaded, on this model's device and by its ``gamma``, ``n_steps``.
+
+        :raises ValueError: if it is not of this model's spaces and number of environments.
+        """
         if "handle_timeout_termination" not in vars(buffer):  # SB3 before 2.1
             buffer.handle_timeout_termination = False
             buffer.timeouts = 0.0 * buffer.dones
