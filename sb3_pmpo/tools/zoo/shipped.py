@@ -33,8 +33,9 @@ def unpack(name: str | Path, logs: Path) -> list[str]:
     env, algorithm = EnvironmentName(told["env"]), told["algorithm"].lower()
     folder = logs / algorithm / f"{env}_1"
     settings = folder / env
+    model = pretrained.load(name, "cpu")  # what it refuses leaves no folder
     settings.mkdir(parents=True)
-    pretrained.load(name, "cpu").save(folder / f"{env}.zip")
+    model.save(folder / f"{env}.zip")
     kept = {"policy": told["policy"], "env_wrapper": told["env_wrapper"]}
     arguments = {"env": told["env"], "env_kwargs": told["env_kwargs"], "seed": told.get("seed", -1)}
     (settings / "config.yml").write_text(yaml.safe_dump(kept))
