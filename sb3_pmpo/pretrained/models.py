@@ -15,8 +15,8 @@ from sb3_pmpo.online.mpo import MPO
 from sb3_pmpo.online.off_policy import OffPolicyMPO
 from sb3_pmpo.online.pmpo import PMPO
 from sb3_pmpo.policies import CnnPolicy, MultiInputPolicy, PMPOPolicy
-from sb3_pmpo.pretrained.files import PretrainedError, PretrainedFile
-from sb3_pmpo.pretrained.header import check_tensors
+from sb3_pmpo.pretrained.files import PretrainedFile
+from sb3_pmpo.pretrained.header import PretrainedError, check_tensors
 from sb3_pmpo.storage.plain import NotPlainError, decode, encode
 
 ALGORITHMS: dict[str, type[OffPolicyMPO]] = {"PMPO": PMPO, "MPO": MPO, "DPO": DPO}
