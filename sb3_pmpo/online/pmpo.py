@@ -82,7 +82,7 @@ class PMPO(OffPolicyMPO):
         policy may collapse; a warning says so. From ``alpha=0.5`` on the mean under ``advantage()``
         is safe at any ``beta`` above 0.
     :param labeller: says who is accepted and who rejected, with what weight, from the samples'
-        scores; ``top_k(2)``, or the text ``"top_k(2)"``. None is the measured best, ``advantage()``;
+        scores; ``top_k(2)``, or the text ``"top_k(2)"``. None for ``advantage()``, and
         with discrete actions ``advantage(beta / (2 * (1 - alpha)))``. For a discretised Box, with
         ``decoupled=False`` and below ``alpha=0.5`` it is the better and the worse half.
     :param n_samples: S, actions the reference proposes per state.
