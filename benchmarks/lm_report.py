@@ -18,8 +18,8 @@ PANELS = {
                 "distinct": "distinct completions", "kl_base": "KL to the base, nats"},
     "tuning": {"pass_1": "pass@1, held out", "pass_8": "pass@8, held out",
                "distinct": "distinct completions", "kl_base": "KL to the base, nats"},
-    "figure4": {"train_reward": "proxy reward while training", "gold": "gold judge", "win_rate": "win rate, gold",
-                "kl_base": "KL to the base, nats"},
+    "figure4": {"train_reward": "proxy reward while training", "gold": "gold judge",
+                "win_rate": "win rate, gold", "kl_base": "KL to the base, nats"},
     "figure5": {"train_reward": "", "gold": "", "win_rate": "", "kl_base": ""},
 }  # fmt: skip
 
