@@ -18,7 +18,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 
 .DEFAULT_GOAL := help
-.PHONY: help train unit test gpu coverage lint format clean
+.PHONY: help train unit test gpu coverage lint format docs dist clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -53,10 +53,26 @@ format: $(VENV)/.installed-tests  ## format the code and apply ruff's safe fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Warnings are errors; then what the builder does not check: local links and public names.
+docs: $(VENV)/.installed-docs  ## build the documentation site into docs/_build/html
+	OMP_NUM_THREADS=1 MUJOCO_GL=disabled $(BIN)/python -m sphinx -W --keep-going -q -b html \
+		docs docs/_build/html
+	$(BIN)/python docs/check.py docs/_build/html
+
+dist: $(VENV)/.installed-release  ## build the wheel and the source distribution, and check them
+	rm -rf dist build
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+
 clean:  ## remove build outputs and caches, but no virtual environment
-	rm -rf build dist *.egg-info .coverage .coverage.* htmlcov
+	rm -rf build dist docs/_build *.egg-info .coverage .coverage.* htmlcov
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find sb3_pmpo tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Without the package and what it needs.
+$(VENV)/.installed-release: constraints.txt | $(VENV)/pyvenv.cfg
+	$(PIP) install -c constraints.txt build twine
+	touch $@
 
 # The stamps say what is installed; a changed requirement installs again.
 

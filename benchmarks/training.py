@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import resource
 import time
-from functools import partial
 from typing import Any
 
 from benchmarks import records
@@ -13,8 +12,8 @@ from benchmarks.models import algorithm_class, make_model, make_task, run_episod
 from benchmarks.provenance import provenance
 from benchmarks.records import Places, Row
 from benchmarks.suites import Run
+from sb3_pmpo.tools.checkpoints import Checkpoints, lock
 from sb3_pmpo.tools.runs import engine
-from sb3_pmpo.tools.runs.checkpoints import Checkpoint, lock
 from sb3_pmpo.tools.runs.engine import Job
 
 #: The seeds of the evaluation's episodes, the same for every run.
@@ -37,8 +36,9 @@ def train(run: Run, places: Places) -> None:
         seed=run.seed,
         make_env=lambda _: make_task(run.task, run.action_repeat, run.algorithm),
         make_model=lambda env: make_model(run.algorithm, run.task, env, run.seed, run.arguments),
-        make_checkpoint=lambda eval_env: Measure(run, places, eval_env),
-        load=partial(algorithm_class(run.algorithm).load, device="cpu"),
+        make_checkpoints=lambda eval_env: Measure(run, places, eval_env),
+        algorithm=algorithm_class(run.algorithm),
+        loading={"device": "cpu"},
     )
     with lock(folder) as is_free:
         if is_free:
@@ -47,7 +47,7 @@ def train(run: Run, places: Places) -> None:
             print(f"{run.suite}/{run.name} is trained by another process: left to it ({path})")
 
 
-class Measure(Checkpoint):
+class Measure(Checkpoints):
     """Evaluate between rollouts, write a row, save; the clock stands still meanwhile.
 
     An algorithm with long rollouts is measured at the first end of one after a row's steps.

@@ -9,7 +9,7 @@ from sb3_pmpo import _moved
 
 _moved.install()
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 #: Where each public name is. It is imported when it is used: ``import sb3_pmpo.core`` then brings
 #: neither Stable-Baselines3 nor Gymnasium.

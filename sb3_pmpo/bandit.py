@@ -1,6 +1,6 @@
 """Black-box optimisation by the same objectives: a bandit without a state (Sec. 5.1, Fig. 1).
 
-Axes: S samples, *B independent runs (none in :func:`minimize`), A dimensions, K bins.
+Axes: S samples, ``*B`` independent runs (none in :func:`minimize`), A dimensions, K bins.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Bandit:
 
     :param low: ``[A]`` lower bounds, finite.
     :param high: ``[A]`` upper bounds, above ``low``.
-    :param x0: ``[*B, A]`` in the box, where the mean starts; *B are independent runs. A
+    :param x0: ``[*B, A]`` in the box, where the mean starts; ``*B`` are independent runs. A
         categorical starts uniform.
     :param objective: what to minimise, of :mod:`sb3_pmpo.objectives`; see :func:`mpo_objective`.
     :param n_bins: discretise each dimension; None for a Gaussian.
@@ -160,7 +160,7 @@ def mpo_objective(
     """Make MPO's objective for :class:`Bandit`; it keeps its duals, so make one for each search.
 
     :param n_dims: A for a diagonal Gaussian or a categorical, 1 for a full covariance.
-    :param runs: *B of the search.
+    :param runs: ``*B`` of the search.
     :param categorical: whether the policy is discretised.
     :param epsilon: KL in nats of the E-step's weights to the samples; below ``log(n_samples)``.
     :param epsilon_kl: KL in nats that each part of the policy may have to the reference.

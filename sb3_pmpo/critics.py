@@ -48,6 +48,11 @@ class Critic(Protocol):
     What it is made of is its own business: its outputs, its dtype, the learning rates of its parts.
     """
 
+    @property
+    def scale(self) -> th.Tensor:
+        """Say how large a return is, in units of the reward: a scalar, the labellers' ``unit``."""
+        ...
+
     def score(self, observations: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         """Compute what orders the actions of each state.
 

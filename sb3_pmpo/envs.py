@@ -9,13 +9,16 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
-with contextlib.suppress(ImportError):
+with contextlib.suppress(ImportError), warnings.catch_warnings():
+    # GLFW's, that there is no screen: dm_control then looks for EGL.
+    warnings.filterwarnings("ignore", r"\(\d+\) b'(X11|Wayland|Cocoa)|.*DISPLAY")
     import shimmy  # noqa: F401  # importing it registers the ids; without it they are unknown
 
 #: The Zoo's notation for wrappers: ``[{"package.module.name": {arguments}}, ...]``.
@@ -154,7 +157,14 @@ def make_env(env_id: str, wrappers: Wrappers = (), **kwargs: Any) -> gym.Env:
     """
     if env_id.startswith("dm_control/"):
         check_registered(env_id)
-    env = gym.make(env_id, **kwargs)
+    return wrap(gym.make(env_id, **kwargs), wrappers)
+
+
+def wrap(env: gym.Env, wrappers: Wrappers) -> gym.Env:
+    """Wrap an environment.
+
+    :param wrappers: applied in order.
+    """
     for entry in wrappers:
         for path, arguments in entry.items():
             module, _, name = path.rpartition(".")

@@ -83,3 +83,18 @@ def whole_file(
         target = aside
     with whole(Path(os.path.realpath(target))) as temporary:
         yield temporary
+
+
+@contextmanager
+def whole_stream(path: str | Path | io.BufferedIOBase, suffix: str) -> Iterator[io.BufferedIOBase]:
+    """Do the same, and open the file; it is closed whatever happens.
+
+    SB3 leaves a file open when writing fails, and one that is deleted while it is open keeps its
+    space on the disk.
+    """
+    with whole_file(path, suffix) as target:
+        if isinstance(target, Path):
+            with target.open("wb") as file:
+                yield file
+        else:
+            yield target

@@ -293,6 +293,7 @@ class Learner:
             outside=reference.overshoot(actions),
             value=partial(self.value, observations),
             n_samples=n_samples,
+            unit=self.critic.scale,
         )
 
     @th.no_grad()

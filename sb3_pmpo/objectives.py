@@ -1,6 +1,6 @@
 """Named policy losses: from (policy, reference, candidates) to a loss per entry of the batch.
 
-Axes: S samples, *B batch, A action dimensions.
+Axes: S samples, ``*B`` batch, A action dimensions.
 """
 
 from __future__ import annotations
@@ -112,8 +112,10 @@ class PMPOObjective:
         if not self.decoupled:
             return instability(self.alpha, self.beta_mean)
         balanced = is_balanced(self.labeller)
-        of_mean = instability(self.alpha, self.beta_mean, fixed_variance=balanced)
-        return of_mean or instability(self.alpha, self.beta_std)
+        of_mean = instability(
+            self.alpha, self.beta_mean, fixed_variance=balanced, whose="the mean's "
+        )
+        return of_mean or instability(self.alpha, self.beta_std, whose="the std's ")
 
     def __call__(self, online: D, reference: D, candidates: Candidates) -> PolicyLoss:
         """Compute the loss of the policy on labelled samples of the reference.
@@ -152,7 +154,7 @@ class DPOObjective:
     """DPO or IPO on the best and the worst of the samples (Sec. 5.2, App. E).
 
     :param beta: > 0, weight of the implicit regulariser.
-    :param loss: :func:`sb3_pmpo.core.losses.dpo_loss` or ``ipo_loss``.
+    :param loss: :func:`sb3_pmpo.dpo_loss` or ``ipo_loss``.
     :raises ValueError: for a ``beta`` out of its range, or a loss that cannot be called.
     """
 
@@ -198,7 +200,7 @@ def try_loss(loss: Callable[..., PairLoss], beta: float) -> None:
 
     :param loss: what is to be used in training.
     :param beta: its argument of that name.
-    :raises ValueError: if it cannot be called as :func:`sb3_pmpo.core.losses.dpo_loss` can, or if
+    :raises ValueError: if it cannot be called as :func:`sb3_pmpo.dpo_loss` can, or if
         what it returns is not a :class:`PairLoss` of the states.
     """
     log_prob = th.zeros(2, 2)

@@ -31,6 +31,7 @@ from sb3_pmpo.space_checks import (
     first_observations,
 )
 from sb3_pmpo.storage.models import SavesAlone
+from sb3_pmpo.summary import describe_policy
 
 NO_SDE = (
     "use_sde=True is not supported: generalised state-dependent exploration needs a policy of its "
@@ -250,6 +251,9 @@ class PMPOPolicy(SavesAlone, BoundedPolicy):
             "give what its constructor takes besides the policy's own arguments",
         ):
             return make()
+
+    def __repr__(self) -> str:
+        return describe_policy(self)
 
     def forward(self, observations: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """Return the actor's actions ``[B, A]``."""

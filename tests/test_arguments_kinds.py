@@ -15,7 +15,7 @@ from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtr
 from stable_baselines3.sac.policies import SACPolicy
 from toys import DictToy, Toy, parameters, small, toys
 
-from sb3_pmpo import DPO, MPO, PMPO, advantage, top_k
+from sb3_pmpo import DPO, MPO, PMPO
 from sb3_pmpo.online.exploration import pink_noise
 
 NAN = float("nan")
@@ -208,7 +208,7 @@ def test_exploration_noise_is_tried(factory: Any, message: str) -> None:
         two(exploration_noise=factory)
 
 
-@pytest.mark.parametrize("labeller", [advantage, top_k, lambda: None, lambda c: 1 / 0])
+@pytest.mark.parametrize("labeller", [lambda: None, lambda c: 1 / 0])
 def test_a_labeller_that_cannot_be_called_is_named(labeller: Any) -> None:
     with pytest.raises(ValueError, match=r"labeller=.* failed with .*: .* Remedy: give an object"):
         small(Toy(), labeller=labeller)

@@ -46,7 +46,7 @@ def test_it_learns_to_guess(
 ) -> None:
     model = small(
         Guess(space), algorithm=algorithm,
-        gamma=0.0, n_steps=1, learning_rate=rate, policy_delay=1, batch_size=64,
+        gamma=0.0, n_steps=1, train_freq=1, learning_rate=rate, policy_delay=1, batch_size=64,
         policy_kwargs={"net_arch": [32]}, reference_tau=tau, buffer_size=5000,
     )  # fmt: skip
     model.learn(steps)
@@ -106,7 +106,7 @@ def test_discretised_actions_are_bin_centres_of_the_box(n_bins: int) -> None:
 def test_the_discretised_policy_learns_the_identity() -> None:
     model = small(
         IdentityEnvBox(eps=0.5),
-        gamma=0.0, n_steps=1, learning_rate=3e-3, policy_delay=1, batch_size=64,
+        gamma=0.0, n_steps=1, train_freq=1, learning_rate=3e-3, policy_delay=1, batch_size=64,
         buffer_size=5000, reference_tau=0.02,
         policy_kwargs={"net_arch": [32], "n_bins": 9},
     )  # fmt: skip

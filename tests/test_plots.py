@@ -10,7 +10,8 @@ import pytest
 from stable_baselines3.common.monitor import load_results
 
 from sb3_pmpo.tools.cli import main
-from sb3_pmpo.tools.plots import draw, log_curves
+from sb3_pmpo.tools.pictures import draw
+from sb3_pmpo.tools.plots import find_runs, log_curves
 from sb3_pmpo.tools.runs.sweep import Run, execute
 
 CARTPOLE = "dm_control/cartpole-swingup-v0"  # with an action repeat of 2
@@ -44,8 +45,9 @@ def test_evaluations_are_over_environment_steps(
     for run, part in data.groupby("run"):
         with np.load(Path(run) / "evaluations.npz") as saved:
             np.testing.assert_allclose(part["return"], saved["results"].mean(1))
-    last = data[data.steps == 3000]["return"].median()
-    assert f"pmpo on {CARTPOLE}: {last:.1f} at the end, 2 runs" in capsys.readouterr().out
+    last = data[data.steps == 3000]["return"]
+    said = f"{last.mean():.1f} [{last.min():.1f}, {last.max():.1f}] at the end, 2 runs"
+    assert f"pmpo on {CARTPOLE}: {said}" in capsys.readouterr().out
 
 
 def test_training_episodes_are_over_environment_steps(logs: Path, tmp_path: Path) -> None:
@@ -59,7 +61,7 @@ def test_training_episodes_are_over_environment_steps(logs: Path, tmp_path: Path
 def test_tensorboards_curves(logs: Path, tmp_path: Path) -> None:
     tb = ["--source", "tensorboard", "-f", str(logs / "tb")]
     data = run_plot(tmp_path, *tb)
-    assert sorted(data.steps.unique()) == [500, 1000, 1500]
+    assert sorted(data.steps.unique()) == [1000, 2000, 3000]  # of the environment
     assert set(data.algorithm) == {"PMPO"}
     assert set(data.env) == {CARTPOLE.replace("/", "-")}  # as the Zoo names the folder
     assert data.run.nunique() == 2
@@ -88,9 +90,12 @@ def test_a_sweeps_runs_and_the_zoos_are_drawn_alike(logs: Path, tmp_path: Path) 
     data = run_plot(tmp_path, "-f", str(tmp_path / "runs"))
     assert data.steps.tolist() == [40, 80]
     assert set(data.seed) == {5}
-    logged = run_plot(tmp_path, "--source", "tensorboard", "-f", str(tmp_path / "runs"))
-    assert logged.steps.tolist() == [10, 20]  # of the agent
+    tensorboard = ["--source", "tensorboard", "-f", str(tmp_path / "runs")]
+    logged = run_plot(tmp_path, *tensorboard)
+    assert logged.steps.tolist() == [40, 80]
     assert logged["return"].tolist() == pytest.approx(data["return"].tolist())
+    lengths = [*tensorboard, "--tag", "eval/mean_ep_length"]
+    assert run_plot(tmp_path, *lengths)["return"].tolist() == [200, 200]  # environment steps
     assert logged[["algorithm", "env", "seed"]].drop_duplicates().values.tolist() == [
         ["pmpo", "Pendulum-v1", 5]
     ]
@@ -122,21 +127,70 @@ def test_what_cannot_be_drawn_is_said(
     assert not (logs / "logs" / "curve.png").exists()
 
 
-def test_a_line_is_the_median_and_each_environment_has_a_panel() -> None:
+def test_a_band_is_an_interval_or_the_range_and_each_environment_has_a_panel() -> None:
     rows = [
         {"algorithm": "a", "env": env, "run": run, "seed": run, "steps": 10 * step, "return": value}
         for env in ("one", "two")
         for run, value in enumerate((0.0, 1.0, 8.0))
         for step in (1, 2)
     ]
-    figure = draw(pd.DataFrame(rows), "environment steps", "return")
+    figure = draw(pd.DataFrame(rows), "environment steps", "return", band="range")
     assert [axis.get_title() for axis in figure.axes] == ["one", "two"]
     (line, *_) = figure.axes[0].get_lines()
     assert line.get_xdata().tolist() == [10, 20]
     assert line.get_ydata().tolist() == [1.0, 1.0]
     assert figure.axes[0].get_legend().get_texts()[0].get_text() == "a (3 runs)"
+    (shade,) = figure.axes[0].collections
+    assert shade.get_datalim(figure.axes[0].transData).intervaly.tolist() == [0.0, 8.0]
+    figure = draw(pd.DataFrame(rows), "environment steps", "return")
+    assert figure.axes[0].get_lines()[0].get_ydata().tolist() == [3.0, 3.0]
+    (shade,) = figure.axes[0].collections
+    low, high = shade.get_datalim(figure.axes[0].transData).intervaly
+    assert 0.0 <= low < 3.0 < high <= 8.0
     alone = draw(pd.DataFrame(rows[:2]), "environment steps", "return")
     assert alone.axes[0].get_legend().get_texts()[0].get_text() == "a (1 run)"
+
+
+def test_no_file_of_the_users_is_written_over(
+    logs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    curve = tmp_path / "sweep.png"
+    arguments = ["plot", "-f", str(logs / "logs"), "-o", str(curve), str(tmp_path / "curve.svg")]
+    for path, there in ((curve, "a picture"), (tmp_path / "sweep.csv", "algorithm,task,seed\n")):
+        path.write_text(there)
+        with pytest.raises(SystemExit):
+            main(arguments)
+        assert f"{path} exists, and this command did not write it" in capsys.readouterr().err
+        assert [file.name for file in tmp_path.iterdir()] == [path.name]
+        assert path.read_text() == there
+        path.unlink()
+    for _ in range(2):  # the second time over its own
+        assert main(arguments) == 0
+    assert "<svg" in (tmp_path / "curve.svg").read_text()
+
+
+def test_a_resumed_run_is_one_run(tmp_path: Path) -> None:
+    def write(name: str, steps: list[int], value: float, before: str = "") -> None:
+        folder = tmp_path / "pmpo" / name
+        (folder / "E-v0").mkdir(parents=True)
+        agent = f"{tmp_path / 'pmpo' / before / 'E-v0.zip'}" if before else ""
+        (folder / "E-v0" / "args.yml").write_text(
+            f"{{env: E-v0, seed: {name[-1]}, trained_agent: '{agent}'}}"
+        )
+        (folder / "E-v0" / "config.yml").write_text("{policy: MlpPolicy}")
+        np.savez(
+            folder / "evaluations.npz", timesteps=steps, results=np.full((len(steps), 2), value)
+        )
+
+    write("E-v0_1", [10, 20, 30], 1.0)
+    write("E-v0_2", [20, 40], 2.0, before="E-v0_1")  # from a checkpoint between 10 and 20
+    write("E-v0_3", [10, 50], 3.0)
+    data = log_curves(list(find_runs(tmp_path)), "eval", 1)
+    curves = {Path(run).name: part for run, part in data.groupby("run")}
+    assert curves.keys() == {"E-v0_2", "E-v0_3"}
+    assert curves["E-v0_2"].steps.tolist() == [10, 20, 40]
+    assert curves["E-v0_2"]["return"].tolist() == [1.0, 2.0, 2.0]
+    assert set(curves["E-v0_2"].seed) == {1}
 
 
 def test_no_runs_have_no_curves() -> None:

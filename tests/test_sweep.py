@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import signal
 import subprocess
@@ -18,8 +17,9 @@ import yaml
 from stable_baselines3.common.utils import set_random_seed
 
 from sb3_pmpo import PMPO, top_k
+from sb3_pmpo.storage.checkpoints import MANIFEST
+from sb3_pmpo.tools.checkpoints import UNIT, find
 from sb3_pmpo.tools.cli import main
-from sb3_pmpo.tools.runs.checkpoints import checkpoints
 from sb3_pmpo.tools.runs.spec import Spec, plan_runs
 from sb3_pmpo.tools.runs.sweep import Run, algorithms, execute
 
@@ -138,7 +138,8 @@ def test_a_run_leaves_model_curve_and_result(tmp_path: Path) -> None:
     with np.load(run.folder / "evaluations.npz") as saved:
         assert saved["timesteps"].tolist() == [20, 40, 60]
         assert result.last == saved["results"][-1].mean()
-    assert checkpoints(run.folder) == []
+    assert find(run.folder) is None
+    assert not (run.folder / UNIT).exists()
     stamp = (run.folder / "model.zip").stat().st_mtime_ns
     execute(run)  # it is finished: nothing happens
     assert (run.folder / "model.zip").stat().st_mtime_ns == stamp
@@ -149,6 +150,8 @@ def test_a_failing_run_says_why(tmp_path: Path) -> None:
     execute(run)
     assert run.result().status == "failed"
     assert "gamma must be" in (tmp_path / "run" / "error.txt").read_text()
+    execute(make_run(tmp_path / "run"))  # it is tried again, with what was mended
+    assert not (tmp_path / "run" / "error.txt").exists()
 
 
 def test_other_settings_in_the_same_folder_are_refused(tmp_path: Path) -> None:
@@ -207,14 +210,13 @@ def test_a_sweep_that_is_interrupted_goes_on_from_its_checkpoint(tmp_path: Path)
         tmp_path, algorithms=["pmpo"], seeds=[0], tasks=["worker_toys:SlowToy-v0"], n_timesteps=200
     )
     process = start(spec)
-    wait_for(tmp_path, "checkpoint_*", process)
+    wait_for(tmp_path, MANIFEST, process)
     process.send_signal(signal.SIGINT)
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 130, printed
     assert read_table(tmp_path)[0]["status"] == "unfinished"
     (folder,) = (tmp_path / "runs" / "pmpo").iterdir()
-    (left,) = checkpoints(folder)
-    done = json.loads((left / "progress.json").read_text())["steps"]
+    done = find(folder).step
     assert done >= 20
     assert main(["sweep", str(spec)]) == 0
     assert f"from step {done} " in (folder / "log.txt").read_text()
@@ -224,26 +226,6 @@ def test_a_sweep_that_is_interrupted_goes_on_from_its_checkpoint(tmp_path: Path)
     assert model._n_updates == pytest.approx(model.gradient_steps * 190, abs=8)
     with np.load(folder / "evaluations.npz") as saved:
         assert saved["timesteps"].tolist() == list(range(20, 201, 20))
-
-
-def test_a_killed_run_is_reported_and_the_others_go_on(tmp_path: Path) -> None:
-    spec = write_spec(
-        tmp_path, algorithms=["pmpo"], tasks=["worker_toys:SlowToy-v0"], n_timesteps=120
-    )
-    process = start(spec, "--workers", "2")
-    log = wait_for(tmp_path, "*_seed0/log.txt", process)
-    victim = int(log.read_text().rsplit("process ", 1)[1])
-    os.kill(victim, signal.SIGKILL)
-    printed, _ = process.communicate(timeout=120)
-    assert process.returncode == 1
-    assert {row["seed"]: row["status"] for row in read_table(tmp_path)} == {
-        "0": "failed",
-        "1": "finished",
-    }, printed
-    assert "killed by SIGKILL" in (log.parent / "error.txt").read_text()
-    assert main(["sweep", str(spec)]) == 0
-    assert {row["status"] for row in read_table(tmp_path)} == {"finished"}
-    assert not (log.parent / "error.txt").exists()
 
 
 # ---------------------------------------------------------------------- on a cluster
@@ -264,12 +246,12 @@ def test_a_cluster_that_loses_a_node_finishes_every_run(tmp_path: Path) -> None:
     process = start(spec, "--ray-address", cluster.address)
     try:
         checkpoint_of = {
-            seed: wait_for(tmp_path, f"*_seed{seed}/checkpoint_*", process) for seed in (0, 1)
+            seed: wait_for(tmp_path, f"*_seed{seed}/{UNIT}/{MANIFEST}", process) for seed in (0, 1)
         }
         on_other = [
-            int(path.parent.name[-1])
+            int(path.parents[1].name[-1])
             for path in checkpoint_of.values()
-            if _parents(_process_of(path.parent / "log.txt")) & _processes(other)
+            if _parents(_process_of(path.parents[1] / "log.txt")) & _processes(other)
         ]
         assert len(on_other) == 1  # one run on each node
         cluster.remove_node(other, allow_graceful=False)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import time
 import urllib.request
-import venv
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -30,7 +31,8 @@ SHORTER = {
     "--eval-freq 2500": "--eval-freq 20 --eval-episodes 1",
     "--save-freq 10000": "--save-freq 60",
     "--n-evaluations 4": "--n-evaluations 1 --eval-episodes 1 --n-startup-trials 1",
-    "--max-total-trials 20": "--max-total-trials 3",
+    "--max-total-trials 20": "--max-total-trials 2",
+    "--workers 2": "--workers 1",  # tests/zoo/test_tuning.py has two
     "--dry-run": "--dry-run --eval-episodes 1 -n 10",
 }
 PORT = "6017"
@@ -44,30 +46,32 @@ def shorter(command: str) -> str:
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the installation needs of this repository, and an environment with its dependencies.
-
-    They come from the environment of the tests, so that the command finds them installed and the
-    test needs no download of torch.
-    """
+    """What the installation needs of this repository, and the interpreter of the tests."""
     folder = tmp_path_factory.mktemp("clone")
     for name in ("sb3_pmpo", "zoo_configs"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.cfg", "pyproject.toml", "constraints.txt", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
-    # The command's own `python -m venv` finds it, and leaves the dependencies as they are.
-    venv.create(folder / ".venv", with_pip=True, symlinks=True)
-    (site,) = folder.glob(".venv/lib/python*/site-packages")
-    dependencies = [path for path in sys.path if path.endswith("site-packages")]
-    (site / "dependencies.pth").write_text("\n".join(dependencies))
+    (folder / "bin").mkdir()
+    (folder / "bin" / "python3").symlink_to(sys._base_executable)  # type: ignore[attr-defined]  # of venv
     return folder
 
 
 def environment(clone: Path) -> dict[str, str]:
-    """The clone's environment on PATH, and not that of the tests, into which pip must not write."""
+    """The clone's environment on PATH, and not that of the tests, into which pip must not write.
+
+    The dependencies come from the environment of the tests, so that pip finds them installed and
+    the test needs no download of torch.
+    """
     bins = [path for path in os.environ["PATH"].split(":") if not Path(path, "sb3-pmpo").exists()]
-    path = ":".join([str(clone / ".venv" / "bin"), *bins])
-    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    return {**clean, "PATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return {
+        **os.environ,
+        "PATH": ":".join([str(clone / ".venv" / "bin"), str(clone / "bin"), *bins]),
+        "PYTHONPATH": ":".join(path for path in sys.path if path.endswith("site-packages")),
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    }
 
 
 def call(command: str, clone: Path) -> None:
@@ -82,21 +86,58 @@ def call(command: str, clone: Path) -> None:
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
 
 
+#: Runs several commands in one process, which saves the imports of each.
+PROGRAM = """
+import json, sys
+from sb3_pmpo.tools.cli import main
+for arguments in json.load(sys.stdin):
+    print("$", *arguments, flush=True)
+    if main(arguments):
+        sys.exit(f"failed: {arguments}")
+"""
+
+
+def call_together(commands: list[str], clone: Path, mujoco_gl: str) -> None:
+    """Call ``sb3-pmpo`` with the arguments of each command, one after another."""
+    python = clone / ".venv" / "bin" / "python"
+    done = subprocess.run(
+        [python, "-c", PROGRAM],
+        input=json.dumps([arguments_of(shorter(command), mujoco_gl) for command in commands]),
+        cwd=clone,
+        env=environment(clone) | {"MUJOCO_GL": mujoco_gl},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+
+
+def arguments_of(command: str, mujoco_gl: str) -> list[str]:
+    words = shlex.split(command)
+    given = words[: words.index("sb3-pmpo")]
+    assert given in ([], [f"MUJOCO_GL={mujoco_gl}"]), command
+    return words[words.index("sb3-pmpo") + 1 :]
+
+
 def test_the_ten_commands_run_one_after_another(clone: Path) -> None:
     assert len(COMMANDS) == 10
-    assert (clone / ".venv" / "bin" / "pip").exists()  # else the next pip on PATH would install
-    call(COMMANDS[0], clone)
+    install, train, tensorboard, *others = COMMANDS
+    call(install, clone)
+    assert (clone / ".venv" / "bin" / "pip").exists()  # else another pip has installed
     # A dependency that is in place already has its program elsewhere.
-    tensorboard = clone / ".venv" / "bin" / "tensorboard"
-    if not tensorboard.exists():
-        tensorboard.symlink_to(Path(sys.executable).parent / "tensorboard")
+    link = clone / ".venv" / "bin" / "tensorboard"
+    if not link.exists():
+        link.symlink_to(Path(sys.executable).parent / "tensorboard")
     where = "import sb3_pmpo, pathlib; print(pathlib.Path(sb3_pmpo.__file__).parent.parent)"
-    call(f'test "$(python -c "{where}")" = "{clone}" && test -x .venv/bin/sb3-pmpo', clone)
-    for command in COMMANDS[1:]:
-        if command.startswith("tensorboard"):
-            look_at_tensorboard(command, clone)
-        elif has_egl() or "MUJOCO_GL=egl" not in command:
-            call(shorter(command), clone)
+    call(f'test "$(python -c "{where}")" = "{clone}" && .venv/bin/sb3-pmpo --version', clone)
+    server = start_tensorboard(tensorboard, clone)
+    try:
+        without, rendering = [train, *others[:5]], others[5:]
+        call_together(without, clone, "disabled")
+        look_at_tensorboard(server)
+    finally:
+        server.terminate()
+        server.wait()
     run = clone / "logs" / "pmpo" / "dm_control-cartpole-swingup-v0_1"
     assert (clone / "curve.png").stat().st_size > 10_000
     assert (run / "best_model.zip").exists()
@@ -105,6 +146,7 @@ def test_the_ten_commands_run_one_after_another(clone: Path) -> None:
         assert (tuned / name).stat().st_size > 0, name
     if not has_egl():
         pytest.skip("no EGL on this machine: the video and the model card were left out")
+    call_together(rendering, clone, "egl")
     (video,) = run.parent.glob("*/videos/*.mp4")
     (card,) = run.parent.glob("*/hub/README.md")
     assert "(replay.mp4)" in card.read_text()
@@ -119,26 +161,24 @@ def look_at_video(path: Path) -> tuple[float, tuple[int, int], float]:
     return says["fps"], says["size"], says["duration"]
 
 
-def look_at_tensorboard(command: str, folder: Path) -> None:
-    server = subprocess.Popen(
+def start_tensorboard(command: str, folder: Path) -> subprocess.Popen:
+    return subprocess.Popen(
         [*command.split(), "--port", PORT],
         cwd=folder,
         env=environment(folder),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    try:
-        for _ in range(120):
-            time.sleep(0.5)
-            assert server.poll() is None
-            try:
-                with urllib.request.urlopen(f"http://localhost:{PORT}/data/runs") as answer:
-                    runs = answer.read().decode()
-            except OSError:
-                continue
-            if "PMPO_1" in runs:
-                return
-        raise AssertionError("TensorBoard did not show the run")
-    finally:
-        server.terminate()
-        server.wait()
+
+
+def look_at_tensorboard(server: subprocess.Popen) -> None:
+    for _ in range(60):
+        assert server.poll() is None
+        try:
+            with urllib.request.urlopen(f"http://localhost:{PORT}/data/runs") as answer:
+                if "PMPO_1" in answer.read().decode():
+                    return
+        except OSError:
+            pass
+        time.sleep(0.5)
+    raise AssertionError("TensorBoard did not show the run")

@@ -13,6 +13,10 @@ from gymnasium import spaces
 from stable_baselines3.common.monitor import Monitor
 from toys import DictToy, Toy
 
+from sb3_pmpo.storage.environment_state import register_environment
+
+register_environment(Toy)  # a run that goes on, goes on within an episode
+
 
 class WorkerToy(Toy):
     """Toy that can be looked into, and that fails or dies when it is told to.

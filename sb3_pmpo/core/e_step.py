@@ -1,6 +1,6 @@
 """MPO's E-step and its duals: weights, the temperature that bounds them, KL multipliers.
 
-Axes: S samples, *B batch, A action dimensions.
+Axes: S samples, ``*B`` batch, A action dimensions.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A labeller is any callable from :class:`Candidates` to :class:`Preference`. Thos
 made like a function call, ``top_k(2)``, and compare and pickle by their arguments. A labeller may
 have an attribute ``balanced``, see :func:`is_balanced`.
 
-Axes: S samples, *B batch (states, or nothing), A action dimensions.
+Axes: S samples, ``*B`` batch (states, or nothing), A action dimensions.
 """
 
 from __future__ import annotations
@@ -28,6 +28,10 @@ from sb3_pmpo.core.samples import (
 
 #: A share of one draw below this is rounding.
 ROUNDING = 1e-4
+
+#: A spread of the scores below this share of a return is the critic's noise. While all rewards are
+#: zero the spread is 2e-5 to 4e-5 of it (benchmarks/trials.md, "Rewards that are always zero").
+NOISE = 1e-4
 
 
 class Labeller(Protocol):
@@ -118,12 +122,16 @@ def best_worst(*, normalise: Normalisation = mean_per_set) -> top_k:
 
 @dataclass(frozen=True)
 class advantage:  # noqa: N801  # made like a function call
-    """Accept what is better than its state's mean, reject what is worse, in proportion to how far.
+    """Accept the samples above their state's mean score, reject those below, weighed by how far.
 
-    The deviations ``f(y, x) - mean_y f(y, x)`` are divided by their mean absolute value over the
-    whole batch. So a state counts by how much its action matters. Ranks would make all states
-    equal, and count the noise of those in which nothing depends on the action. Accepted and
-    rejected weigh the same in each state, and 1 in the mean over the states.
+    A sample's weight is its deviation ``f(y, x) - mean_y f(y, x)`` over the mean absolute deviation
+    of the whole batch. So a state in which the action matters weighs more than one in which it
+    hardly does. Ranks weigh all states alike, and then learn the critic's noise in the latter. In
+    each state the accepted and the rejected weigh the same; over the states the mean is 1.
+
+    Where no action matters in any state, as before the first reward, all deviations are noise, and
+    dividing by their size would make a policy of it. So of a mean deviation ``s`` only the share
+    ``1 - (NOISE * candidates.unit / s)^2`` counts, and nothing below :data:`NOISE` of a return.
     """
 
     balanced: ClassVar[bool] = True
@@ -141,6 +149,9 @@ class advantage:  # noqa: N801  # made like a function call
         weighted = candidates.weights * deviation
         spread = weighted.abs().sum(0).mean()  # 0 where all the scores are equal
         weights = 2.0 * weighted / th.where(spread > 0.0, spread, 1.0)
+        if candidates.unit is not None:
+            noise = NOISE * candidates.unit / th.where(spread > 0.0, spread, 1.0)
+            weights = weights * (1.0 - noise.square()).clamp(min=0.0)
         return Preference(weights.clamp(min=0.0), (-weights).clamp(min=0.0))
 
 

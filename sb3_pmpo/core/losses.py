@@ -1,7 +1,7 @@
 """The losses, per entry of the batch. The only place where a weight meets a log-probability.
 
-Axes: S samples, *B batch. What S is selects the setting, without a branch: sampled actions per
-state (control), samples (bandit, *B empty), the minibatch (offline), completions (language).
+Axes: S samples, ``*B`` batch. What S is selects the setting, without a branch: sampled actions per
+state (control), samples (bandit, ``*B`` empty), the minibatch (offline), completions (language).
 :func:`~sb3_pmpo.learner.policy_step` reduces a loss to a number, once, with weights if it has any.
 """
 
@@ -43,7 +43,12 @@ def check_alpha_beta(alpha: float, beta: float) -> None:
 
 
 def instability(
-    alpha: float, beta: float, *, rejected: float = 0.5, fixed_variance: bool = False
+    alpha: float,
+    beta: float,
+    *,
+    rejected: float = 0.5,
+    fixed_variance: bool = False,
+    whose: str = "",
 ) -> str | None:
     """Say what is unsafe about a pair of weights, for means per set.
 
@@ -58,6 +63,7 @@ def instability(
     :param rejected: p, in (0, 1]; samples that are neither accepted nor rejected count as others.
     :param fixed_variance: only the mean of a Gaussian is fitted, and accepted and rejected weigh
         the same in each state; then all that counts is that ``beta > 1 - 2 * alpha``.
+    :param whose: says of the reason which part it is about, ``"the mean's "``.
     :return: the reason, or None if the pair is safe.
     """
     if fixed_variance:
@@ -71,8 +77,8 @@ def instability(
         return None
     split = "" if rejected == 0.5 else f", {rejected:.1%} of the samples rejected"
     return (
-        f"beta={beta} is {bound} (alpha={alpha}{split}): the KL does not outweigh the push away "
-        "from rejected samples, and the policy may collapse; raise beta or alpha"
+        f"{whose}beta={beta} is {bound} (alpha={alpha}{split}): the KL does not outweigh the push "
+        f"away from rejected samples, and the policy may collapse; raise {whose}beta or alpha"
     )
 
 

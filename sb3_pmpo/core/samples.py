@@ -1,6 +1,6 @@
 """What is labelled, and what labels are: weighted samples, and their weights in two expectations.
 
-Axes: S samples, *B batch (states, prompts, or nothing), A action dimensions.
+Axes: S samples, ``*B`` batch (states, prompts, or nothing), A action dimensions.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ class Candidates:
         units of the scores; called only by a labeller that wants it. None where nobody can.
     :param n_samples: how many draws the set stands for; None for S. A listed set stands for as
         many as were asked for.
+    :param unit: the size of a return, in units of the scores: a scalar that says which differences
+        are small. None where nobody knows it.
     """
 
     scores: th.Tensor
@@ -37,6 +39,7 @@ class Candidates:
     outside: th.Tensor | None = None
     value: Callable[[], th.Tensor] | None = None
     n_samples: int = 0
+    unit: th.Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.weights is None:

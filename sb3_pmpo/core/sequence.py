@@ -4,7 +4,7 @@ A logits tensor of a language model is the largest tensor of its update: 1024 to
 of 128k are 512 MiB in float32. So nothing here makes a second one of that size in the forward pass.
 The backward pass makes one, the gradient, and both terms share it.
 
-Axes: *B batch (completions, prompts), L positions, V vocabulary, N positions that count.
+Axes: ``*B`` batch (completions, prompts), L positions, V vocabulary, N positions that count.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 BLOCK = {"cpu": 2**18}
 LARGE_BLOCK = 2**24
 
-#: Positions that are computed together: an index of the axes *B, L.
+#: Positions that are computed together: an index of the axes ``*B, L``.
 Positions = tuple[Any, ...]
 
 

@@ -14,6 +14,10 @@ def td_target(
 ) -> th.Tensor:
     """Compute the 1-step or n-step TD target ``R + discount * (1 - done) * Z(s')``.
 
+    R is the reward, or the discounted sum of n rewards. Z is what the target critic says of the
+    state that follows: quantiles of its return, or its value. After a termination nothing follows,
+    so the target is R alone.
+
     :param rewards: ``[B]`` reward, or the discounted sum of the n steps' rewards.
     :param dones: ``[B]`` 1 where the episode *terminated* (a time limit is no termination).
     :param discounts: ``[B]`` or a number: ``gamma`` to the power of the steps really taken.

@@ -1,7 +1,7 @@
 """Policy distributions: sampling, log-probability and closed-form KL, joint and decoupled.
 
-Axes: S samples, *B batch, A action dimensions, K bins. Log-probabilities and KLs are sums over A,
-but for ``kl_per_dim``.
+Axes: S samples, ``*B`` batch, A action dimensions, K bins. Log-probabilities and KLs are sums over
+A, but for ``kl_per_dim``.
 """
 
 from sb3_pmpo.distributions.categorical import MAX_LISTED, NO_BIN, Categorical

@@ -1,6 +1,6 @@
 """Categorical policies: discretised boxes and discrete actions.
 
-Axes: S samples, *B batch, A action dimensions, K bins.
+Axes: S samples, ``*B`` batch, A action dimensions, K bins.
 """
 
 from __future__ import annotations

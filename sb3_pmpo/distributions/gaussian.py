@@ -1,6 +1,6 @@
 """Gaussian policies, with a diagonal and with a full covariance.
 
-Axes: S samples, *B batch, A action dimensions.
+Axes: S samples, ``*B`` batch, A action dimensions.
 """
 
 from __future__ import annotations

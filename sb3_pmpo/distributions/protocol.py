@@ -1,7 +1,7 @@
 """What the algorithms ask of a policy's distribution.
 
-Axes: S samples, *B batch, A action dimensions. Log-probabilities and KLs are sums over A, but for
-``kl_per_dim``.
+Axes: S samples, ``*B`` batch, A action dimensions. Log-probabilities and KLs are sums over A, but
+for ``kl_per_dim``.
 """
 
 from __future__ import annotations

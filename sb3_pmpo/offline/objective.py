@@ -1,4 +1,4 @@
-"""Eq. 10 on labelled data: S is the minibatch, *B is empty, the KL is averaged beforehand.
+"""Eq. 10 on labelled data: S is the minibatch, ``*B`` is empty, the KL is averaged beforehand.
 
 Axes: S rows of the minibatch, A action dimensions.
 """

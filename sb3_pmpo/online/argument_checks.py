@@ -15,6 +15,7 @@ from stable_baselines3.common.utils import get_device
 
 from sb3_pmpo.core.checks import INFINITY, blaming, check_flag, check_number
 from sb3_pmpo.online.noise_checks import check_action_noise, check_noise_factory
+from sb3_pmpo.online.written import as_object
 from sb3_pmpo.policies import NO_SDE, PMPOPolicy
 from sb3_pmpo.replay.checks import check_buffer_arguments
 from sb3_pmpo.space_checks import check_action_space, check_observation_space
@@ -132,7 +133,8 @@ def check_arguments(model: OffPolicyAlgorithm) -> None:
     check_observation_space(model.observation_space)
     check_action_space(model.action_space)
     check_action_noise(model.action_noise, model.action_space)
-    check_noise_factory(given["exploration_noise"], model.n_envs, model.action_space)
+    noise = as_object("exploration_noise", given["exploration_noise"])
+    check_noise_factory(noise, model.n_envs, model.action_space)
     _check_reference(
         given["reference_tau"], given["reference_update_interval"], given["policy_delay"]
     )

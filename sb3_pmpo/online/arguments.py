@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, TypedDict, TypeVar, get_type_hints
 
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.type_aliases import Schedule
@@ -29,7 +30,8 @@ class SharedArguments(TypedDict, total=False):
     :param batch_size: B, transitions an update.
     :param tau: share by which the critic target moves at each update, in [0, 1].
     :param gamma: discount factor, in [0, 1].
-    :param train_freq: collect this many steps between updates, or ``(n, "episode")``.
+    :param train_freq: collect this many steps between updates, or ``(n, "episode")``; None for the
+        measured best, 1 with a Box and 8 with discrete actions.
     :param gradient_steps: updates of the critics after each collection; -1 for as many as steps
         were collected.
     :param action_noise: added to the policy's own exploration.
@@ -39,11 +41,13 @@ class SharedArguments(TypedDict, total=False):
         updates in one call.
     :param replay_buffer_kwargs: its arguments.
     :param optimize_memory_usage: store each observation once.
-    :param n_steps: rewards that are summed before the critic takes over. A larger number spreads a
-        sparse reward faster. It also holds the policy to what older policies did, because nothing
-        corrects for that.
-    :param pessimism: how far the TD target moves from the mean of the target critics (0) to the
-        lowest of them (1). A larger number explores less. It helps where the critics overestimate.
+    :param n_steps: rewards that the TD target sums before it bootstraps. A larger number spreads a
+        sparse reward faster. But older policies chose the actions in between, and nothing corrects
+        for that, so the critic then learns the value of a mixture of policies. None for the
+        measured best, 1 with a Box and 5 with discrete actions.
+    :param pessimism: how much of ``mean - min`` over the target critics the TD target subtracts, in
+        [0, 1]. 0 is their mean, 1 their minimum, as SAC's. Raise it if ``train/q_value`` is far
+        above the returns. Lower it if the policy stops exploring.
     :param actor_learning_rate: the actor's; None for ``learning_rate``.
     :param policy_delay: updates of the critics for each of the policy. With ``gradient_steps=1``
         the policy moves at every ``policy_delay``-th step.
@@ -53,11 +57,11 @@ class SharedArguments(TypedDict, total=False):
     :param exploration_noise: makes the noise that collecting acts with, scaled by the policy's
         std: a function of (number of environments, action dimension, seed). None for independent
         draws.
-    :param compile: on a GPU, capture the update as a CUDA graph, which was five times as fast on an
-        H200. A change of this object's arguments reaches the update at the next :meth:`learn`, one
-        of the learning rates at once. Numbers that a labeller or a features extractor keeps in
-        Python stay as they were. On a CPU, compile the networks in place with ``torch.compile``. A
-        model saves and loads as without it.
+    :param compile: on a GPU, replay the update as one CUDA graph, which was five times as fast on
+        an H200. On a CPU, compile the networks in place with ``torch.compile``. Models save and
+        load the same with and without. A graph is fixed while :meth:`learn` runs: a changed
+        argument counts from the next call on, a changed learning rate at once. A Python number
+        that a labeller or an extractor holds keeps the value that it had at the capture.
     :param use_sde: refused; here so that a configuration written for SAC gets a clear answer.
     :param stats_window_size: episodes in the rolling means of return and length.
     :param tensorboard_log: folder of the TensorBoard logs.
@@ -72,13 +76,13 @@ class SharedArguments(TypedDict, total=False):
     batch_size: int
     tau: float
     gamma: float
-    train_freq: int | tuple[int, str]
+    train_freq: int | tuple[int, str] | None
     gradient_steps: int
     action_noise: ActionNoise | None
     replay_buffer_class: type[ReplayBuffer] | None
     replay_buffer_kwargs: dict[str, Any] | None
     optimize_memory_usage: bool
-    n_steps: int
+    n_steps: int | None
     pessimism: float
     actor_learning_rate: float | Schedule | None
     policy_delay: int
@@ -102,13 +106,13 @@ DEFAULTS: SharedArguments = {
     "batch_size": 128,
     "tau": 0.005,
     "gamma": 0.99,
-    "train_freq": 1,
+    "train_freq": None,
     "gradient_steps": 4,
     "action_noise": None,
     "replay_buffer_class": None,
     "replay_buffer_kwargs": None,
     "optimize_memory_usage": False,
-    "n_steps": 1,
+    "n_steps": None,
     "pessimism": 0.5,
     "actor_learning_rate": None,
     "policy_delay": 4,
@@ -124,6 +128,11 @@ DEFAULTS: SharedArguments = {
     "seed": None,
     "device": "auto",
 }
+
+#: What None stands for, with a Box and with discrete actions (benchmarks/trials.md, "Discrete
+#: actions").
+WITH_A_BOX = {"train_freq": 1, "n_steps": 1}
+WITH_CHOICES = {"train_freq": 8, "n_steps": 5}
 
 #: Arguments of the family that SB3's base class does not take.
 OWN = (
@@ -176,6 +185,18 @@ def _parameters(text: str) -> dict[str, str]:
     """Return what a docstring says of each parameter, each with its line break before."""
     parts = text.rstrip().split("\n    :param ")[1:]
     return {part.partition(":")[0]: f"\n    :param {part}" for part in parts}
+
+
+def chosen_by_space(
+    arguments: Mapping[str, Any], action_space: spaces.Space | None
+) -> dict[str, Any]:
+    """Return the arguments, with the value for these actions where None asks for it.
+
+    :param action_space: None where there is no environment yet: a file then has the values.
+    """
+    discrete = isinstance(action_space, (spaces.Discrete, spaces.MultiDiscrete))
+    best = WITH_CHOICES if discrete else WITH_A_BOX
+    return {**arguments, **{name: best[name] for name in best if arguments[name] is None}}
 
 
 def with_defaults(given: Mapping[str, Any], algorithm: type) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def _environments(model: Any) -> list[Any] | None:
     """Tell the state of the environments; None where the next step begins new episodes."""
     if model._last_obs is None:
         return None
-    if model._stored_steps != model.num_timesteps:
+    if not model.is_between_steps:
         _say_once(
             "the checkpoint is saved in the middle of a step, so a run that goes on from it begins "
             "new episodes: save between rollouts, as sb3_pmpo.online.checkpoints.SaveCheckpoints "

@@ -11,6 +11,7 @@ from sb3_pmpo.core.losses import PairLoss, dpo_loss
 from sb3_pmpo.objectives import DPOObjective, try_loss
 from sb3_pmpo.online.arguments import SharedArguments, lists_all
 from sb3_pmpo.online.off_policy import OffPolicyMPO
+from sb3_pmpo.online.written import as_object
 from sb3_pmpo.policies import PMPOPolicy
 
 PairwiseLoss = Callable[..., PairLoss]
@@ -25,7 +26,7 @@ class DPO(OffPolicyMPO):
     its labels and its KL, which are a pair and implicit here.
 
     :param beta: > 0, weight of the implicit KL; the paper needed 20 for a Gaussian policy.
-    :param loss: :func:`sb3_pmpo.dpo_loss` or :func:`sb3_pmpo.ipo_loss`.
+    :param loss: :func:`sb3_pmpo.dpo_loss` or :func:`sb3_pmpo.ipo_loss`, or its name.
     :param n_samples: S, actions the reference proposes per state, of which two are used.
     :param _init_setup_model: build the networks now.
     :raises ValueError: for an argument out of its range, by name, value and range.
@@ -38,7 +39,7 @@ class DPO(OffPolicyMPO):
         learning_rate: float | Schedule = 1e-3,
         *,
         beta: float = 20.0,
-        loss: PairwiseLoss = dpo_loss,
+        loss: PairwiseLoss | str = dpo_loss,
         n_samples: int = 4,
         _init_setup_model: bool = True,
         **shared: Unpack[SharedArguments],
@@ -51,6 +52,7 @@ class DPO(OffPolicyMPO):
 
     def _make_objective(self) -> DPOObjective:
         """Build the objective, which checks ``beta`` and ``loss``."""
-        objective = DPOObjective(self.beta, self.loss)
-        try_loss(self.loss, self.beta)
+        loss = as_object("loss", self.loss)
+        objective = DPOObjective(self.beta, loss)
+        try_loss(loss, self.beta)
         return objective

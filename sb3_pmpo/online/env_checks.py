@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from typing import Any
 
 import gymnasium as gym
@@ -33,11 +35,19 @@ def checked_env(env: Any, verbose: int) -> GymEnv | None:
     if not isinstance(env, (gym.Env, VecEnv)):
         with blaming(f"env={env!r}", remedy):
             env = maybe_make_env(env, verbose) if isinstance(env, str) else _patch_env(env)
+    _log_mujoco()
     check_observation_space(env.observation_space)
     check_action_space(env.action_space)
     if isinstance(env, VecEnv):
         check_vec_normalize(unwrap_vec_normalize(env))
     return env
+
+
+def _log_mujoco() -> None:
+    """Let MuJoCo warn by Python's logging, not in a file MUJOCO_LOG.TXT of the working folder."""
+    mujoco = sys.modules.get("mujoco")  # not imported where nobody needs it
+    if mujoco is not None and mujoco.get_mju_user_warning() is None:  # dm_control sets its own
+        mujoco.set_mju_user_warning(logging.getLogger("sb3_pmpo").warning)
 
 
 def _statistics(normalize: VecNormalize) -> dict[str, RunningMeanStd]:

@@ -31,8 +31,9 @@ from sb3_pmpo.online.argument_checks import (
     check_policy_fits,
     check_rate,
 )
-from sb3_pmpo.online.arguments import OWN, with_defaults
+from sb3_pmpo.online.arguments import OWN, chosen_by_space, with_defaults
 from sb3_pmpo.online.checks import check_choices, check_finite, check_finite_actions
+from sb3_pmpo.online.description import describe_model
 from sb3_pmpo.online.env_checks import KeptStatistics, check_vec_normalize, checked_env
 from sb3_pmpo.online.exploration import (
     ExplorationNoise,
@@ -45,6 +46,7 @@ from sb3_pmpo.online.metrics import MeanMetrics
 from sb3_pmpo.online.noise_checks import for_environments
 from sb3_pmpo.online.persistence import Persistent
 from sb3_pmpo.online.statistics import complete_statistics
+from sb3_pmpo.online.written import as_object
 from sb3_pmpo.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, PMPOPolicy
 from sb3_pmpo.replay import Replay, close_open_episodes, make_replay_buffer
 
@@ -88,6 +90,7 @@ class OffPolicyMPO(Persistent):
         check_first(policy, arguments, self.policy_aliases)
         checked = checked_env(env, arguments["verbose"])
         check_policy_fits(policy, checked)
+        arguments = chosen_by_space(arguments, checked.action_space if checked else None)
         super().__init__(
             policy,
             cast(GymEnv, checked),  # None for load()
@@ -150,7 +153,11 @@ class OffPolicyMPO(Persistent):
 
     def _make_noise(self) -> ExplorationNoise | None:
         # From NumPy's global generator, which set_random_seed has just seeded.
-        return make_noise(self.exploration_noise, self.n_envs, self.action_space)
+        factory = as_object("exploration_noise", self.exploration_noise)
+        return make_noise(factory, self.n_envs, self.action_space)
+
+    def __str__(self) -> str:
+        return describe_model(self)
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """Seed as SB3 does, and the exploration noise."""

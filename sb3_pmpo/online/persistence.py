@@ -16,7 +16,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_pmpo.core.e_step import Duals
-from sb3_pmpo.files import whole_file
+from sb3_pmpo.files import whole_stream
 from sb3_pmpo.online import checkpoints
 from sb3_pmpo.online.statistics import complete_statistics
 from sb3_pmpo.policies import PMPOPolicy
@@ -38,6 +38,7 @@ class Persistent(OffPolicyAlgorithm):
     policy: PMPOPolicy
     replay_buffer: ReplayBuffer
     duals: Duals | None
+    _stored_steps: int
 
     def save(
         self,
@@ -55,7 +56,7 @@ class Persistent(OffPolicyAlgorithm):
         left_out |= {name.partition(".")[0] for name in (*parts, *variables)}
         items = {name: value for name, value in vars(self).items() if name not in left_out}
         of_torch = {name: recursive_getattr(self, name) for name in variables}
-        with whole_file(path, "zip") as file:
+        with whole_stream(path, "zip") as file:
             save_model(file, items, self.get_parameters(), of_torch)
 
     @classmethod
@@ -97,7 +98,7 @@ class Persistent(OffPolicyAlgorithm):
 
     def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """Save it in one atomic step, as data: columns of numbers with a JSON header."""
-        with whole_file(path, "pkl") as file:
+        with whole_stream(path, "pkl") as file:
             save_buffer(self.replay_buffer, file)
 
     def load_replay_buffer(
@@ -120,6 +121,11 @@ class Persistent(OffPolicyAlgorithm):
             close_open_episodes(self.replay_buffer)
         adopt_replay_buffer(self)
         complete_statistics(self.policy, self.replay_buffer, self.gamma, self._vec_normalize_env)
+
+    @property
+    def is_between_steps(self) -> bool:
+        """Whether all that was experienced is stored, so that a checkpoint goes on exactly."""
+        return self._stored_steps == self.num_timesteps
 
     def save_checkpoint(
         self, folder: str | pathlib.Path, *, files: Mapping[str, pathlib.Path] | None = None

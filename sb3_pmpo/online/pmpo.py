@@ -19,6 +19,7 @@ from sb3_pmpo.offline.learn import learn_from_labels
 from sb3_pmpo.offline.run import Loop, SpacesOnly
 from sb3_pmpo.online.arguments import SharedArguments, lists_all
 from sb3_pmpo.online.off_policy import OffPolicyMPO
+from sb3_pmpo.online.written import as_object
 from sb3_pmpo.policies import PMPOPolicy
 
 #: The paper's S = 4, top 2 accepted, bottom 2 rejected, joint KL (Sec. 5.2), with its three pairs
@@ -43,6 +44,19 @@ ADVANTAGE_BETA = (0.2, 100.0)
 CATEGORICAL_BETA = 5.0
 
 
+def fitting_beta(alpha: float, beta: tuple[float, float]) -> tuple[float, float]:
+    """Return the KL weights that fit ``alpha``, from those that were measured at 0.5.
+
+    Below 0.5 the rejected outweigh the accepted by ``1 - 2 * alpha``. A KL that weighs more by as
+    much leaves the expected gradient as it is (App. A).
+
+    :param alpha: of the model; one that is out of its range is refused later.
+    :param beta: of the mean and of the std.
+    """
+    more = max(0.0, 1.0 - 2.0 * alpha) if isinstance(alpha, float | int) else 0.0
+    return beta[0] + more, beta[1] + more
+
+
 @lists_all
 class PMPO(OffPolicyMPO):
     """Learn from accepted and rejected actions, labelled by a TD-learned critic (Eq. 10).
@@ -51,13 +65,16 @@ class PMPO(OffPolicyMPO):
 
     :param alpha: weight of the accepted samples, in [0, 1]; the rejected weigh ``1 - alpha``. 1
         learns from accepted samples alone, 0 from rejected ones alone.
-    :param beta: weight of ``KL(reference || policy)``, >= 0: one number, or a pair for the mean and
-        for the std. A categorical policy takes the first. None for the measured best: (0.2, 100)
-        with ``advantage()``, (1, 20) with other labels, 5 for a categorical policy. With half of
-        the samples in each set the loss is safe iff ``beta >= 2 * (1 - alpha)``, and a warning says
-        so below that. For the mean alone ``beta > 1 - 2 * alpha`` is enough with ``advantage()``.
+    :param beta: weight of ``KL(reference || policy)``, >= 0: how firmly the policy is held. One
+        number, or a pair for the mean and for the std; a categorical policy takes the first. None
+        is the measured best: (0.2, 100) with ``advantage()``, (1, 20) with other labellers, 5 for a
+        categorical policy; below ``alpha=0.5`` each plus ``1 - 2 * alpha``, which fits (App. A).
+        Below ``2 * (1 - alpha)`` the push away from the rejected samples can exceed the KL, and the
+        policy may collapse; a warning says so. The mean under ``advantage()`` needs only
+        ``beta > 1 - 2 * alpha``.
     :param labeller: says who is accepted and who rejected, with what weight, from the samples'
-        scores. None for ``advantage()``. It has not been measured for a categorical policy or with
+        scores; ``top_k(2)``, or the text ``"top_k(2)"``. None for ``advantage()``. It has not been
+        measured for a discretised Box or with
         ``decoupled=False``; there None is for the better and the worse half.
     :param n_samples: S, actions the reference proposes per state.
     :param decoupled: fit the mean under the reference's std and the std around its mean, each with
@@ -76,7 +93,7 @@ class PMPO(OffPolicyMPO):
         *,
         alpha: float = 0.5,
         beta: float | tuple[float, float] | None = None,
-        labeller: Labeller | None = None,
+        labeller: Labeller | str | None = None,
         n_samples: int = 6,
         decoupled: bool = True,
         edge_barrier: float = 0.02,
@@ -97,13 +114,14 @@ class PMPO(OffPolicyMPO):
         has_parts = len(self.actor.parts) > 1
         wanted = check_flag("decoupled", self.decoupled, "True fits mean and std apart")
         decoupled = wanted and has_parts
-        labeller = self.labeller
+        labeller = as_object("labeller", self.labeller)
         if labeller is None:
-            labeller = advantage() if decoupled else top_k(self.n_samples // 2)
+            is_measured = wanted and (has_parts or not isinstance(self.action_space, spaces.Box))
+            labeller = advantage() if is_measured else top_k(self.n_samples // 2)
         beta: Any = self.beta
         if beta is None:
             gaussian = ADVANTAGE_BETA if decoupled and is_balanced(labeller) else GAUSSIAN_BETA
-            beta = gaussian if has_parts else CATEGORICAL_BETA
+            beta = fitting_beta(self.alpha, gaussian if has_parts else (CATEGORICAL_BETA,) * 2)
         pair = beta if isinstance(beta, (tuple, list)) else (beta, beta)
         if len(pair) != 2:
             raise ValueError(

@@ -88,7 +88,7 @@ def write_checkpoint(
     step: int,
     *,
     write_model: Callable[[Path], None],
-    buffer: ReplayBuffer,
+    buffer: ReplayBuffer | None,
     added: int,
     items: Mapping[str, Any],
     files: Mapping[str, Path],
@@ -98,7 +98,8 @@ def write_checkpoint(
     :param folder: where; it is made if it is not there.
     :param step: of the model.
     :param write_model: writes the model to a path.
-    :param buffer: of which rows written since the last checkpoint are written.
+    :param buffer: of which rows written since the last checkpoint are written; None if the model
+        has none.
     :param added: how many rows the buffer was given so far; the rows since the last time tell
         which pieces are new.
     :param items: of the state; what is not plain becomes a signed pickle.
@@ -111,10 +112,10 @@ def write_checkpoint(
     try:
         write_model(folder / names["model"])
         sink = Columns()
-        packed = pack_buffer(buffer)
-        told = encode_items({**items, "buffer": buffer if packed else None}, sink)
+        is_data = buffer is not None and pack_buffer(buffer) is not None
+        told = encode_items({**items, "buffer": buffer if is_data else None}, sink)
         by_row = {name: sink.arrays.pop(name) for name in list(sink.arrays) if _is_by_row(name)}
-        if packed is None:
+        if buffer is not None and not is_data:
             names["buffer"] = f"{prefix}-buffer.pkl"
             save_buffer(buffer, folder / names["buffer"])
         pieces = _write_pieces(folder, prefix, buffer, by_row, added)
@@ -128,7 +129,8 @@ def write_checkpoint(
         for path in folder.glob(f"*{prefix}-*"):
             path.unlink(missing_ok=True)
         raise
-    _WRITTEN[buffer] = _Written(folder, buffer.pos, buffer.full, added, pieces)
+    if buffer is not None:
+        _WRITTEN[buffer] = _Written(folder, buffer.pos, buffer.full, added, pieces)
     tidy(folder)
     return checkpoint
 
@@ -138,10 +140,14 @@ def _is_by_row(name: str) -> bool:
 
 
 def _write_pieces(
-    folder: Path, prefix: str, buffer: ReplayBuffer, columns: dict[str, np.ndarray], added: int
+    folder: Path,
+    prefix: str,
+    buffer: ReplayBuffer | None,
+    columns: dict[str, np.ndarray],
+    added: int,
 ) -> list[str]:
     """Write the pieces that have new rows; return the names of all pieces."""
-    if not columns:
+    if buffer is None or not columns:
         return []
     rows, length = written_rows(buffer), _piece_length(buffer.buffer_size)
     number = -(-rows // length)

@@ -124,7 +124,9 @@ class ModelFile:
         content = read_bytes(path, "zip")
         try:
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                told = json.loads(archive.read("data")) if "data" in archive.namelist() else {}
+                told = json.loads(archive.read("data"))
+        except KeyError as error:  # of a torn one, weights alone may look like an archive
+            raise ValueError(f"{where} is torn, or not a model: it has no data") from error
         except zipfile.BadZipFile as error:
             raise ValueError(f"{where} is not a model: it wasn't a zip-file") from error
         #: All that the file's JSON has, so that SB3 unpickles nothing of it.

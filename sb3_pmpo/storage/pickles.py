@@ -136,12 +136,15 @@ def load(pickled: Pickled, where: str, *, trust: bool = False) -> Any:
     :param where: what it is, for the message.
     :param trust: load it whatever it is.
     :raises UntrustedFileError: saying what is in it and how to allow it.
+    :raises ValueError: if it is empty or torn.
     """
     if trust or _TRUSTING.get() or is_own(pickled):
         return pickle.loads(pickled.content)
     try:
         return _Harmless(io.BytesIO(pickled.content)).load()
     except Exception as error:  # a pickle that was tampered with may fail in any way
+        if isinstance(error, EOFError) or "truncated" in str(error):
+            raise ValueError(f"{where} is damaged: it is empty, or its end is missing") from error
         raise UntrustedFileError(
             f"{where} holds a pickle that you did not write, or that was changed since, and that "
             f"could run any code: it names {', '.join(globals_of(pickled.content)) or 'nothing'}; "

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
+from importlib.resources import files
 
 from sb3_pmpo import __version__
 
@@ -15,12 +16,17 @@ COMMANDS = {
     "train": ("sb3_pmpo.tools.zoo.programs:train", "train an agent (rl_zoo3.train)"),
     "enjoy": ("sb3_pmpo.tools.zoo.programs:enjoy", "watch a trained agent (rl_zoo3.enjoy)"),
     "tune": ("sb3_pmpo.tools.zoo.tune:tune", "search hyperparameters (rl_zoo3.train -optimize)"),
+    "evaluate": (
+        "sb3_pmpo.tools.zoo.evaluate:evaluate",
+        "score agents side by side, with bootstrap intervals",
+    ),
     "record": ("sb3_pmpo.tools.zoo.video:record", "record an mp4 of a trained agent"),
     "plot": ("sb3_pmpo.tools.plots:plot", "draw learning curves from logs or TensorBoard"),
     "sweep": ("sb3_pmpo.tools.runs.program:main", "train algorithms x tasks x seeds, resumable"),
     "label": ("sb3_pmpo.tools.label:main", "ask a person which clips of a policy are good"),
     "offline": ("sb3_pmpo.tools.offline:main", "learn from labelled data, without acting"),
     "lm": ("sb3_pmpo.lm.program:main", "align a language model with a program or with labels"),
+    "export": ("sb3_pmpo.tools.zoo.exporting:export", "write a policy as ONNX and TorchScript"),
     "push": ("sb3_pmpo.tools.zoo.hub:push", "publish a trained agent on the Hugging Face Hub"),
 }
 
@@ -42,6 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         commands.add_parser(name, help=text, add_help=False)
     given = sys.argv[1:] if arguments is None else list(arguments)
     command = parser.parse_args(given[:1]).command
+    if {"-h", "--help"} & set(given[1:]):
+        print(stored_help(command), end="")
+        raise SystemExit(0)
     module, _, function = COMMANDS[command][0].partition(":")
     try:
         run = getattr(import_module(module), function)
@@ -51,6 +60,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     trust = "--trust" in given
     with trusted(trust):
         return int(run([each for each in given[1:] if each != "--trust"]))
+
+
+def stored_help(command: str) -> str:
+    """Return a command's help, as :mod:`sb3_pmpo.tools.helps` has written it down.
+
+    The parsers need what their commands need: torch and the RL Zoo take seconds to import.
+    """
+    return files("sb3_pmpo.tools").joinpath(f"help/{command}.txt").read_text()
 
 
 def trusted(trust: bool) -> AbstractContextManager[None]:

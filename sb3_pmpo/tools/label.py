@@ -121,7 +121,7 @@ def _clips_of_policy(args: argparse.Namespace, folder: Path) -> ClipSet:
             record_segments(model, env, args.clips, args.length, deterministic=args.deterministic),
             observation_space=env.observation_space,
             action_space=env.action_space,
-            fps=video.frames_per_second(env),
+            fps=video.decisions_per_second(env),
             about={
                 "env": agent.env_name.gym_id,
                 "algo": agent.algorithm,

@@ -38,7 +38,7 @@ def read(path: Path) -> dict[str, Any]:
     """
     try:
         content = yaml.load(path.read_text(), PlainLoader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, TypeError, ValueError) as error:  # of pairs that are torn
         problem = getattr(error, "problem", None) or error
         raise ValueError(f"{path} is not read, as it is not plain YAML: {problem}") from error
     if not isinstance(content, dict):

@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import warnings
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import seaborn
-from matplotlib.figure import Figure
-from stable_baselines3.common.monitor import LoadMonitorResultsError, load_results
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sb3_pmpo.envs import action_repeat_of
+from sb3_pmpo.files import whole
+from sb3_pmpo.pretrained.files import interval
+from sb3_pmpo.tools.outputs import OutputError, check_output
+from sb3_pmpo.tools.pictures import BANDS, CREATED_BY, MARK, counted, draw, save
 from sb3_pmpo.tools.plain_yaml import read
+from sb3_pmpo.tools.tensorboard import ABOUT
 
 #: What TensorBoard has of the returns; the first that a run logged.
 TAGS = ("eval/mean_reward", "rollout/ep_rew_mean")
 #: Points of a curve of training episodes, on which the runs' means are taken.
 GRID = 100
-X_AXIS = {
-    "eval": "environment steps",
-    "train": "environment steps",
-    "tensorboard": "steps of the agent",
-}
+#: Of TensorBoard's logs that say nothing of an action repeat.
+UNKNOWN_REPEAT = "decisions of the agent (environment steps without an action repeat)"
+COLUMNS = ("algorithm", "env", "run", "seed", "steps", "return")
 Y_AXIS = {"eval": "return of the evaluations", "train": "return of the training episodes"}
 
 
@@ -41,6 +45,7 @@ class RunFolder(NamedTuple):
     :param algorithm: the name of the folder that it is in.
     :param env: Gymnasium's id.
     :param action_repeat: environment steps of a decision.
+    :param before: the folder of the run that this one was resumed from.
     """
 
     folder: Path
@@ -48,10 +53,11 @@ class RunFolder(NamedTuple):
     env: str
     seed: int | None
     action_repeat: int
+    before: Path | None = None
 
 
 def plot(arguments: Sequence[str]) -> int:
-    """Draw median and range over the runs of each algorithm; write the data beside the picture."""
+    """Draw each algorithm's runs with a band; write the data beside the picture."""
     parser = _parser()
     args = parser.parse_args(arguments)
     if args.window < 1:
@@ -65,39 +71,56 @@ def plot(arguments: Sequence[str]) -> int:
             runs = list(find_runs(args.folder or Path("logs")))
             data = log_curves(_chosen(runs, args.algo, args.env), args.source, args.window)
             label = Y_AXIS[args.source]
-    except NothingToPlotError as error:
+        table = args.output[0].with_suffix(".csv")
+        for path in args.output:
+            check_output(path, MARK)
+        check_output(table, ",".join(COLUMNS))
+    except (NothingToPlotError, OutputError) as error:
         parser.error(str(error))
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    data.to_csv(args.output.with_suffix(".csv"), index=False)
-    draw(data, X_AXIS[args.source], label).savefig(args.output, dpi=110)
+    table.parent.mkdir(parents=True, exist_ok=True)
+    with whole(table) as writing:
+        data.to_csv(writing, index=False)
+    figure = draw(data, data.attrs.get("x", "environment steps"), label, band=args.band)
+    for path in args.output:
+        save(figure, path)
     for (env, algorithm), part in data.groupby(["env", "algorithm"]):
-        last = part[part.steps == part.groupby("run").steps.transform("max")]["return"]
-        print(f"{algorithm} on {env}: {last.median():.1f} at the end, {_runs(len(last))}")
-    print(f"{args.output}, its data in {args.output.with_suffix('.csv')}")
+        last = part[part.steps == part.groupby("run").steps.transform("max")]["return"].to_numpy()
+        low, high = interval(last)
+        print(
+            f"{algorithm} on {env}: {last.mean():.1f} [{low:.1f}, {high:.1f}] at the end, "
+            f"{counted(len(last))}"
+        )
+    print(f"{', '.join(map(str, args.output))}, the data in {table}")
     return 0
-
-
-def _runs(number: int) -> str:
-    return "1 run" if number == 1 else f"{number} runs"
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sb3-pmpo plot",
-        description="Draw learning curves: median and range over runs, against environment steps "
-        "(an action that is repeated counts each time).",
+        description="Draw learning curves over runs, against environment steps (an action that is "
+        "repeated counts each time). A run that was resumed by train -i is one run.",
     )
     add = parser.add_argument
     add("--algo", nargs="+", help="algorithms (default: all there are)")
     add("--env", nargs="+", help="environment ids (default: all there are)")
     add("-f", "--folder", type=Path, help="folder of train or sweep (default: logs; TensorBoard: "
         "tb)")  # fmt: skip
-    add("--source", choices=list(X_AXIS), default="eval", help="evaluations (default), training "
-        "episodes, or TensorBoard's logs")  # fmt: skip
+    add("--source", choices=("eval", "train", "tensorboard"), default="eval", help="evaluations "
+        "(default), training episodes, or TensorBoard's logs")  # fmt: skip
     add("--tag", help=f"what to draw of TensorBoard's logs (default: {' or '.join(TAGS)})")
     add("--window", type=int, default=10, help="episodes of the rolling mean (default: 10)")
-    add("-o", "--output", type=Path, default=Path("curve.png"), help="default: curve.png")
+    add("--band", choices=list(BANDS), default="interval", help="mean and its 95%% bootstrap "
+        "interval over the runs (default), or median and range")  # fmt: skip
+    add("-o", "--output", type=_picture, nargs="+", default=[Path("curve.png")], help="pictures, "
+        "*.png, *.svg or *.pdf; the data goes beside the first (default: curve.png)")  # fmt: skip
     return parser
+
+
+def _picture(text: str) -> Path:
+    path = Path(text)
+    if path.suffix not in CREATED_BY:
+        raise argparse.ArgumentTypeError(f"{text} must end in {', '.join(CREATED_BY)}")
+    return path
 
 
 # ---------------------------------------------------------------------- runs
@@ -112,7 +135,11 @@ def find_runs(logs: Path) -> Iterator[RunFolder]:
         raise NothingToPlotError(f"there is no folder {logs}; -f names the one that train wrote")
     for folder in sorted(path for path in logs.glob("*/*") if path.is_dir()):
         if (folder / "run.json").exists():
-            about = json.loads((folder / "run.json").read_text())
+            try:
+                about = json.loads((folder / "run.json").read_text())
+            except ValueError as error:
+                _leave_out(folder / "run.json", error)
+                continue
             wrappers: Any = about["env_wrapper"]
         else:
             saved = next(folder.glob("*/args.yml"), None)
@@ -122,10 +149,34 @@ def find_runs(logs: Path) -> Iterator[RunFolder]:
                 about = read(saved)
                 wrappers = read(saved.with_name("config.yml")).get("env_wrapper")
             except (OSError, ValueError) as error:
-                warnings.warn(f"{folder} is not drawn: {error}", stacklevel=2)
+                _leave_out(folder, error)
                 continue
         repeat = action_repeat_of(wrappers)
-        yield RunFolder(folder, folder.parent.name, about["env"], about.get("seed"), repeat)
+        before = Path(about["trained_agent"]).parent if about.get("trained_agent") else None
+        yield RunFolder(folder, folder.parent.name, about["env"], about.get("seed"), repeat, before)
+
+
+def joined(runs: Sequence[RunFolder]) -> list[list[RunFolder]]:
+    """Put the parts of resumed runs together, in their order.
+
+    :param runs: of which some may have been resumed from others.
+    :return: the parts of each run; a part that several went on from is in each.
+    """
+    there = {run.folder.resolve(): run for run in runs}
+    before = {
+        run.folder: there.get(run.before.resolve()) if run.before is not None else None
+        for run in runs
+    }
+    resumed = {run.folder for run in before.values() if run is not None}
+    chains = []
+    for run in runs:
+        if run.folder in resumed:
+            continue
+        chain: list[RunFolder] = [run]
+        while (earlier := before[chain[0].folder]) is not None and earlier not in chain:
+            chain.insert(0, earlier)
+        chains.append(chain)
+    return chains
 
 
 def _chosen(
@@ -153,13 +204,15 @@ def log_curves(runs: Sequence[RunFolder], source: str, window: int) -> pd.DataFr
     :raises NothingToPlotError: if none has such data.
     """
     parts = []
-    for run in runs:
-        curve = _evaluations(run) if source == "eval" else _episodes(run, window)
+    for chain in joined(runs):
+        read_curve = _evaluations if source == "eval" else partial(_episodes, window=window)
+        curve = read_curve(chain)
         if curve is None:
             continue
         frame = pd.DataFrame({"steps": curve[0], "return": curve[1]})
+        run = chain[-1]
         about = {"algorithm": run.algorithm, "env": run.env, "run": str(run.folder)}
-        parts.append(frame.assign(**about, seed=run.seed))
+        parts.append(frame.assign(**about, seed=chain[0].seed))
     if not parts:
         remedy = (
             "evaluations: train with --eval-freq, or plot --source train"
@@ -167,22 +220,66 @@ def log_curves(runs: Sequence[RunFolder], source: str, window: int) -> pd.DataFr
             else f"{window} episodes in Monitor's files: train longer, or lower --window"
         )
         raise NothingToPlotError(f"none of the {len(runs)} runs has {remedy}")
-    return pd.concat(parts)[["algorithm", "env", "run", "seed", "steps", "return"]]
+    return pd.concat(parts)[[*COLUMNS]]
 
 
-def _evaluations(run: RunFolder) -> tuple[np.ndarray, np.ndarray] | None:
+def _leave_out(path: Path, why: object) -> None:
+    warnings.warn(f"{path} is not drawn: {why}", stacklevel=3)
+
+
+def _evaluations(chain: Sequence[RunFolder]) -> tuple[np.ndarray, np.ndarray] | None:
+    curve: list[tuple[int, float]] = []
+    for run in chain:
+        found = _evaluated(run)
+        if found is None or not len(found[0]):
+            continue
+        steps, returns = found
+        # What the earlier part measured later than the checkpoint that was gone on from is not of
+        # this run.
+        curve = [point for point in curve if point[0] < steps[0]]
+        curve += zip(steps, returns, strict=True)
+    return (np.array([s for s, _ in curve]), np.array([r for _, r in curve])) if curve else None
+
+
+def _evaluated(run: RunFolder) -> tuple[np.ndarray, np.ndarray] | None:
     path = run.folder / "evaluations.npz"
     if not path.exists():
         return None
-    with np.load(path) as saved:
-        return saved["timesteps"] * run.action_repeat, saved["results"].mean(1)
-
-
-def _episodes(run: RunFolder, window: int) -> tuple[np.ndarray, np.ndarray] | None:
     try:
-        episodes = load_results(str(run.folder))
-    except LoadMonitorResultsError:
+        with path.open("rb") as file, np.load(file) as saved:
+            return saved["timesteps"] * run.action_repeat, saved["results"].mean(1)
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        _leave_out(path, f"it is empty or torn ({error})")
         return None
+
+
+def load_episodes(folder: Path) -> pd.DataFrame:
+    """Read Monitor's files of a run, in the order in which the episodes ended.
+
+    SB3's ``load_results`` does not read a file whose last line is unfinished.
+
+    :return: columns r, l and t; t counts from the run's start.
+    """
+    parts = []
+    for path in sorted(folder.glob("*monitor.csv")):
+        text = path.read_text()
+        lines, _, rest = text.rpartition("\n")
+        if rest:
+            _leave_out(path, f"its last line is unfinished, which are {len(rest)} characters")
+        try:
+            header, _, table = lines.partition("\n")
+            part = pd.read_csv(io.StringIO(table))[["r", "l", "t"]]
+            parts.append(part.assign(t=part.t + json.loads(header.removeprefix("#"))["t_start"]))
+        except (ValueError, KeyError, TypeError) as error:
+            _leave_out(path, f"it is empty or torn ({error})")
+    if not parts:
+        return pd.DataFrame({"r": [], "l": [], "t": []})
+    episodes = pd.concat(parts).sort_values("t", ignore_index=True)
+    return episodes.assign(t=episodes.t - episodes.t.min())
+
+
+def _episodes(chain: Sequence[RunFolder], window: int) -> tuple[np.ndarray, np.ndarray] | None:
+    episodes = pd.concat([load_episodes(run.folder) for run in chain], ignore_index=True)
     if len(episodes) < window:
         return None
     # The Zoo's Monitor is inside the wrappers: it counts environment steps.
@@ -226,56 +323,32 @@ def tensorboard_curves(
             continue
         scalars = events.Scalars(chosen)
         about = {"algorithm": run.algorithm, "env": run.env, "run": str(run.folder)}
-        points = {"steps": [s.step for s in scalars], "return": [s.value for s in scalars]}
+        steps = [scalar.step * run.action_repeat for scalar in scalars]
+        points = {"steps": steps, "return": [scalar.value for scalar in scalars]}
         parts.append(pd.DataFrame(points).assign(**about, seed=run.seed))
     if not parts:
         raise NothingToPlotError(f"none of the chosen runs has {chosen}; --tag names another")
-    data = pd.concat(parts)[["algorithm", "env", "run", "seed", "steps", "return"]]
+    data = pd.concat(parts)[[*COLUMNS]]
     data.attrs["tag"] = chosen
+    if not all(_is_known(Path(run)) for run in data.run.unique()):
+        data.attrs["x"] = UNKNOWN_REPEAT
     return data
+
+
+def _is_known(folder: Path) -> bool:
+    """Say whether a run says how many environment steps a decision of it takes."""
+    return (folder.parent.parent / "run.json").exists() or (folder / ABOUT).exists()
 
 
 def _logged_run(folder: Path, logdir: Path) -> RunFolder:
     about = folder.parent.parent / "run.json"
     if about.exists():  # a sweep's: <run>/tensorboard/<algorithm>_<number>
         run = json.loads(about.read_text())
-        return RunFolder(folder, run["algorithm"], run["env"], run["seed"], 1)
+        repeat = action_repeat_of(run["env_wrapper"])
+        return RunFolder(folder, run["algorithm"], run["env"], run["seed"], repeat)
     # The Zoo's: <environment>/<algorithm>_<number>.
     algorithm = folder.name.rpartition("_")[0] or folder.name
     env = folder.parent.relative_to(logdir).as_posix()
-    return RunFolder(folder, algorithm, env, None, 1)
-
-
-# ---------------------------------------------------------------------- the picture
-
-
-def draw(data: pd.DataFrame, x_label: str, y_label: str) -> Figure:
-    """Draw a panel for each environment and a line for each algorithm: median and range."""
-    envs = sorted(data.env.unique())
-    columns = min(3, len(envs))
-    rows = -(-len(envs) // columns)
-    figure = Figure(figsize=(5.2 * columns, 3.6 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).flatten()
-    named = data.assign(
-        algorithm=data.algorithm.map(
-            lambda name: f"{name} ({_runs(data[data.algorithm == name].run.nunique())})"
-        )
-    )
-    order = sorted(named.algorithm.unique())
-    for axis, env in zip(axes, envs, strict=False):
-        seaborn.lineplot(
-            named[named.env == env],
-            x="steps",
-            y="return",
-            hue="algorithm",
-            hue_order=order,
-            estimator="median",
-            errorbar=("pi", 100),
-            ax=axis,
-        )
-        axis.set(title=env, xlabel=x_label, ylabel=y_label)
-        axis.grid(alpha=0.3)
-        axis.legend(title=None)
-    for axis in axes[len(envs) :]:
-        axis.set_visible(False)
-    return figure
+    path = folder / ABOUT
+    repeat = json.loads(path.read_text())["action_repeat"] if path.exists() else 1
+    return RunFolder(folder, algorithm, env, None, repeat)

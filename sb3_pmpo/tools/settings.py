@@ -1,30 +1,27 @@
 """Settings of the algorithms: the file that ships, how two are merged, what their strings mean.
 
-A string is read by its syntax tree, as public names with literal arguments. None is evaluated.
+No string is evaluated, see :mod:`sb3_pmpo.online.written`.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
-import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch as th
 import yaml
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
-from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
+from stable_baselines3.common.utils import LinearSchedule
 from torch import nn
 
 from sb3_pmpo import DPO, MPO, PMPO
-from sb3_pmpo.core import labels, losses, samples
-from sb3_pmpo.online import exploration
+from sb3_pmpo.online.written import OBJECTS, Vocabulary, parse
 
 #: What the Zoo's ``--algo`` calls ours.
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"pmpo": PMPO, "mpo": MPO, "dpo": DPO}
@@ -56,7 +53,7 @@ def load_config(env_id: str) -> dict[str, Any]:
 
 def suite_ids() -> set[str]:
     """Return the ids of the Control Suite's tasks that have settings."""
-    return _entries().keys() - {"default"}
+    return {env_id for env_id in _entries() if env_id.startswith("dm_control/")}
 
 
 def load_borrowed(env_id: str) -> dict[str, Any]:
@@ -90,111 +87,18 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
 # ---------------------------------------------------------------------- what strings mean
 
 
-class Vocabulary(NamedTuple):
-    """The names that a string may hold.
-
-    :param example: for the messages.
-    :param makers: called with arguments, literal or of these names.
-    :param values: taken as they are.
-    :param outermost: which makers the string as a whole may be a call of; empty for anything.
-    """
-
-    example: str
-    makers: Mapping[str, Any]
-    values: Mapping[str, Any]
-    outermost: Sequence[str] = ()
-
-
-def _of(module: ModuleType, *names: str) -> dict[str, Any]:
-    return {name: getattr(module, name) for name in names}
-
-
 def _classes(module: ModuleType, *prefixes: str) -> dict[str, type]:
     found = {name: value for name, value in vars(module).items() if isinstance(value, type)}
     prefixes = (*prefixes, module.__name__)
     return {f"{prefix}.{name}": value for prefix in prefixes for name, value in found.items()}
 
 
-_LABELLERS = _of(labels, "advantage", "best_worst", "boltzmann", "threshold", "top_k")
-_BASELINES = _of(labels, "mean_score", "state_value")
-_NORMALISATIONS = _of(samples, "mean_over_samples", "mean_per_set")
-_NOISES = _of(exploration, "pink_noise", "pink_or_white_noise")
-_BUFFERS = {cls.__name__: cls for cls in (HerReplayBuffer, NStepReplayBuffer)}
-
-#: Arguments that are objects, which a configuration names.
-OBJECTS = {
-    "labeller": Vocabulary(
-        "top_k(2)",
-        _LABELLERS | _of(labels, "quantile"),
-        _BASELINES | _NORMALISATIONS,
-        [*_LABELLERS],
-    ),
-    "loss": Vocabulary("ipo_loss", {}, _of(losses, "dpo_loss", "ipo_loss")),
-    "exploration_noise": Vocabulary("pink_noise", {}, _NOISES),
-    "replay_buffer_class": Vocabulary("HerReplayBuffer", {}, _BUFFERS),
-}
 #: Dictionaries of arguments, in which the Zoo's configurations name classes of torch.
 _KWARGS = Vocabulary(
     "dict(net_arch=[64, 64], activation_fn=nn.ReLU)",
     {"dict": dict},
     _classes(nn, "nn", "th.nn") | _classes(th.optim, "th.optim") | {"RMSpropTFLike": RMSpropTFLike},
 )
-
-
-def parse(name: str, text: str, vocabulary: Vocabulary) -> Any:
-    """Read a string of names and literals.
-
-    :param name: of the setting, for the message.
-    :raises ValueError: if there is anything else in it, naming what is known.
-    """
-    try:
-        node = ast.parse(text.strip(), mode="eval").body
-        if vocabulary.outermost:
-            outermost = ast.unparse(node.func) if isinstance(node, ast.Call) else None
-            _check_known(outermost or text, vocabulary.outermost)
-            if outermost is None:
-                raise ValueError(f"{text} is called with arguments, {text}(...)")
-        return _read(node, vocabulary)
-    except (SyntaxError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{name}: {text!r} cannot be read: {getattr(error, 'msg', error)}; write names of "
-            f"sb3_pmpo with literal arguments, such as {vocabulary.example!r}"
-        ) from error
-
-
-def _read(node: ast.expr, names: Vocabulary) -> Any:
-    match node:
-        case ast.Name() | ast.Attribute():
-            name = ast.unparse(node)
-            _check_known(name, [*names.values])
-            return names.values[name]
-        case ast.Call():
-            name = ast.unparse(node.func)
-            _check_known(name, [*names.makers])
-            if any(isinstance(each, ast.Starred) for each in node.args):
-                raise ValueError("* unpacks what is no literal")
-            arguments = [_read(each, names) for each in node.args]
-            keywords = {str(each.arg): _read(each.value, names) for each in node.keywords}
-            return names.makers[name](*arguments, **keywords)
-        case ast.List() | ast.Tuple():
-            entries = [_read(each, names) for each in node.elts]
-            return tuple(entries) if isinstance(node, ast.Tuple) else entries
-        case ast.Dict():
-            keys = [ast.literal_eval(key) for key in node.keys if key is not None]
-            return dict(zip(keys, [_read(each, names) for each in node.values], strict=True))
-    try:
-        return ast.literal_eval(node)
-    except ValueError as error:
-        raise ValueError(f"{ast.unparse(node)!r} is no name and no literal") from error
-
-
-def _check_known(name: str, known: Sequence[str]) -> None:
-    if name in known:
-        return
-    close = difflib.get_close_matches(name.rpartition(".")[2], known, n=1, cutoff=0.6)
-    hint = f", did you mean {close[0]}?" if close else ""
-    listed = ", ".join(known) if len(known) < 20 else "dict, and classes of nn and th.optim"
-    raise ValueError(f"{name!r} is not known here{hint} (known: {listed or 'no call'})")
 
 
 def as_dict(name: str, kwargs: str | Mapping[str, Any] | None) -> dict[str, Any]:
@@ -213,7 +117,8 @@ def to_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     """Turn what YAML cannot hold into what the constructors take; a new dictionary.
 
     Strings of :data:`OBJECTS` become the objects that they name, those of ``*_kwargs`` and
-    ``normalize`` dictionaries, and lists the pairs that ``beta`` and ``train_freq`` are.
+    ``normalize`` dictionaries, lists the pairs that ``beta`` and ``train_freq`` are, and
+    ``lin_3e-4`` a schedule.
 
     :param config: an algorithm's arguments as a configuration has them.
     :raises ValueError: if a string cannot be read.
@@ -226,7 +131,26 @@ def to_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
             arguments[name] = as_dict(name, value)  # a new one: SB3 adds to policy_kwargs
         elif isinstance(value, list) and name in ("beta", "train_freq"):
             arguments[name] = tuple(value)
+        elif isinstance(value, str) and name.endswith("learning_rate"):
+            arguments[name] = _as_rate(name, value)
     return arguments
+
+
+LINEAR = "lin_"
+
+
+def _as_rate(name: str, text: str) -> LinearSchedule:
+    """Read the Zoo's ``lin_3e-4``: from that to 0 at the end of training."""
+    try:
+        start = float(text.removeprefix(LINEAR))
+    except ValueError as error:
+        raise ValueError(
+            f"{name} must be a number or lin_<number>, which falls to 0, got {text!r}: "
+            "lin_3e-4 is one"
+        ) from error
+    if not text.startswith(LINEAR):
+        raise ValueError(f"{name}: YAML reads {text} as text: write {start:.1e}, with a point")
+    return LinearSchedule(start, 0.0, 1.0)
 
 
 class KeyValues(argparse.Action):

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import TensorBoardOutputFormat
 
-#: Chart -> regular expressions of the tags in it, by group. The README says what each tag means.
+from sb3_pmpo.files import whole
+
+#: Beside the events of a run: its units.
+ABOUT = "sb3_pmpo.json"
+
+#: Chart -> regular expressions of the tags in it, by group; docs/logged.md explains the tags.
 LAYOUT: dict[str, dict[str, list[str]]] = {
     "1 return": {
         "evaluation": ["eval/mean_reward"],
@@ -56,6 +64,7 @@ class TensorBoardLayout(BaseCallback):
     """
 
     def _on_training_start(self) -> None:
+        self._say_units()
         charts = {
             group: {title: ["Multiline", tags] for title, tags in charts.items()}
             for group, charts in LAYOUT.items()
@@ -63,6 +72,18 @@ class TensorBoardLayout(BaseCallback):
         for output in self.logger.output_formats:
             if isinstance(output, TensorBoardOutputFormat):
                 output.writer.add_custom_scalars(charts)
+
+    def _say_units(self) -> None:
+        """Write beside TensorBoard's file how many environment steps a decision takes."""
+        folder = self.logger.get_dir()
+        if folder is None or not any(Path(folder).glob("events.out.tfevents.*")):
+            return
+        try:
+            repeats = self.training_env.get_attr("n_repeats")[0]
+        except AttributeError:  # no ActionRepeat among the wrappers
+            repeats = 1
+        with whole(Path(folder) / ABOUT) as writing:
+            writing.write_text(json.dumps({"action_repeat": int(repeats)}) + "\n")
 
     def _on_step(self) -> bool:
         return True

@@ -5,17 +5,20 @@ from __future__ import annotations
 import inspect
 import pydoc
 import re
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
+from gymnasium import spaces
 from stable_baselines3 import SAC
-from toys import Toy, small
+from stable_baselines3.common.type_aliases import TrainFrequencyUnit
+from toys import Guess, Toy, small
 
 from sb3_pmpo import DPO, MPO, PMPO, bandit, objectives
 from sb3_pmpo.core import e_step, labels, samples
 from sb3_pmpo.critics import CriticLoss, QuantileCritic, StateActionCritic
 from sb3_pmpo.learner import Learner, Moves, Plan, policy_step
-from sb3_pmpo.online.arguments import DEFAULTS, SharedArguments
+from sb3_pmpo.online.arguments import DEFAULTS, WITH_A_BOX, SharedArguments
 from sb3_pmpo.policies import PMPOPolicy
 
 CLASSES = [PMPO, MPO, DPO]
@@ -53,7 +56,20 @@ def test_the_listed_defaults_are_what_a_model_has(algorithm: type) -> None:
         if name in ("buffer_size", "train_freq", "device"):
             continue  # given, made a TrainFreq, resolved
         value = getattr(model, renamed.get(name, name))
-        assert value == empty.get(name, parameter.default), name
+        expected = {**empty, **WITH_A_BOX}.get(name, parameter.default)
+        assert value == expected, name
+
+
+@pytest.mark.parametrize("algorithm", CLASSES)
+def test_the_action_space_chooses_what_is_not_given(algorithm: type, tmp_path: Path) -> None:
+    env = Guess(spaces.Discrete(3))
+    chosen = algorithm("MlpPolicy", env, buffer_size=10)
+    assert (chosen.n_steps, chosen.train_freq.frequency) == (5, 8)
+    given = algorithm("MlpPolicy", env, buffer_size=10, n_steps=2, train_freq=(1, "episode"))
+    assert (given.n_steps, tuple(given.train_freq)) == (2, (1, TrainFrequencyUnit.EPISODE))
+    given.save(tmp_path / "model")
+    loaded = algorithm.load(tmp_path / "model")  # without an environment
+    assert (loaded.n_steps, loaded.train_freq) == (given.n_steps, given.train_freq)
 
 
 def test_every_shared_argument_has_one_type_and_one_default() -> None:

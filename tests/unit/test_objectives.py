@@ -32,7 +32,7 @@ SHAPES = {
 FLOOR = 0.01
 
 #: Where the instability that the objective warns of is the point.
-unsafe = pytest.mark.filterwarnings("ignore:beta=.*the policy may collapse:UserWarning")
+unsafe = pytest.mark.filterwarnings("ignore:.*beta=.*the policy may collapse:UserWarning")
 
 Score = Callable[[th.Tensor], th.Tensor]
 

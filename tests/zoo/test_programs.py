@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import optuna
 import pytest
@@ -38,7 +39,15 @@ from sb3_pmpo import (
 )
 from sb3_pmpo.core.preference import mean_over_samples
 from sb3_pmpo.tools.cli import main
-from sb3_pmpo.tools.settings import as_dict, config_path, load_config, merge, to_arguments, to_yaml
+from sb3_pmpo.tools.settings import (
+    as_dict,
+    config_path,
+    load_config,
+    merge,
+    suite_ids,
+    to_arguments,
+    to_yaml,
+)
 from sb3_pmpo.tools.zoo.launch import run_train
 from sb3_pmpo.tools.zoo.manager import Manager
 
@@ -66,7 +75,9 @@ def settings(text: str) -> Path:
 
 def test_settings_cover_every_task_of_the_suite() -> None:
     entries = yaml.safe_load(config_path().read_text())
-    assert entries.keys() - {"default"} == SUITE
+    assert suite_ids() == SUITE
+    assert all(env_id in gym.registry for env_id in entries.keys() - {"default"})
+    assert len(entries) == len(SUITE) + 1 + 15  # Gymnasium's of MuJoCo and Box2D
     assert load_config("Nothing-v0") == entries["default"]
     assert load_config("dm_control/dog-run-v0")["n_timesteps"] == 500_000
 
@@ -87,6 +98,17 @@ def test_every_family_trains_through_the_zoos_manager(algorithm: str, entry: str
     model = sb3_pmpo.tools.zoo.ALGORITHMS[algorithm].load(saved)
     assert model.num_timesteps == 24
     assert model._n_updates > 0  # type: ignore[attr-defined]  # they are off-policy
+
+
+def test_both_learning_rates_may_fall_to_zero() -> None:
+    given = ["-params", "actor_learning_rate:lin_3e-4", "learning_rate:lin_1e-3"]
+    assert main(["train", "--env", "Pendulum-v1", "-n", "10", "--eval-freq", "-1", *given]) == 0
+    model = PMPO.load("logs/pmpo/Pendulum-v1_1/Pendulum-v1.zip")
+    for rate, start in ((model.actor_lr_schedule, 3e-4), (model.lr_schedule, 1e-3)):
+        assert rate is not None
+        assert [rate(1.0), rate(0.5)] == pytest.approx([start, start / 2])
+    with pytest.raises(ValueError, match="actor_learning_rate must be a number or lin_"):
+        to_arguments({"actor_learning_rate": "cosine"})
 
 
 def test_yaml_becomes_arguments() -> None:
@@ -349,16 +371,6 @@ def test_resuming_continues_the_counters_and_does_not_warm_up_again() -> None:
     assert updates == after.gradient_steps * 100
 
 
-def test_a_checkpoint_has_its_replay_buffer() -> None:
-    arguments = ["-n", "60", "--save-freq", "50", "--save-replay-buffer"]
-    assert train(*arguments) == 0
-    folder = Path("logs/pmpo/Pendulum-v1_1")
-    model = PMPO.load(folder / "rl_model_50_steps.zip")
-    model.load_replay_buffer(folder / "replay_buffer.pkl")
-    assert model.num_timesteps == 50
-    assert model.replay_buffer.size() == 60
-
-
 class Breaks(SAC):
     """An algorithm whose training fails after some steps."""
 
@@ -400,7 +412,7 @@ def test_a_signal_leaves_a_usable_model(stop: signal.Signals) -> None:
 def test_sigterm_within_an_exec_leaves_the_exit_status(tmp_path: Path) -> None:
     (tmp_path / "stopped.py").write_text(
         "import contextlib, os, signal, sys, time\n"
-        "from sb3_pmpo.tools.zoo.manager import sigterm_interrupts\n"
+        "from sb3_pmpo.tools.zoo.stopping import sigterm_interrupts\n"
         "with contextlib.suppress(KeyboardInterrupt), sigterm_interrupts():\n"
         "    exec('os.kill(os.getpid(), signal.SIGTERM); time.sleep(10)')\n"
         "sys.exit(3)\n"
@@ -419,5 +431,10 @@ def test_help_and_unknown_commands(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     assert "--trained-agent" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="maybe meant"):
+    with pytest.raises(SystemExit, match=r"^sb3-pmpo train: error: .*maybe meant dm_control"):
         train(env="dm_control/walker-wolk-v0")
+    with pytest.raises(SystemExit, match="2"):
+        main(["train"])
+    assert "required: --env" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match=r"^sb3-pmpo enjoy: error: The logs.* was not found"):
+        main(["enjoy", "--env", "Pendulum-v1", "--no-render"])

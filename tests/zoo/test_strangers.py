@@ -19,8 +19,8 @@ from sb3_pmpo.tools.plain_yaml import read
 from sb3_pmpo.tools.plots import plot
 from sb3_pmpo.tools.zoo import register
 from sb3_pmpo.tools.zoo.agents import AgentError, find_agent, make_parser
-from sb3_pmpo.tools.zoo.manager import close_in_time
 from sb3_pmpo.tools.zoo.programs import train
+from sb3_pmpo.tools.zoo.stopping import close_in_time
 
 ENV = "Pendulum-v1"
 
@@ -83,9 +83,8 @@ def test_a_torn_file_is_named(tmp_path: Path, content: str) -> None:
         read(tmp_path / "args.yml")
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the Zoo's open log
 def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="gamma must be a number"):
+    with pytest.raises(SystemExit, match=r"^sb3-pmpo train: error: gamma must be a number"):
         train(["--env", ENV, "-f", str(tmp_path), "-params", "gamma:7", "-n", "10"])
     assert not list(tmp_path.glob("pmpo/*"))
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ from sb3_pmpo.core.losses import instability
 from sb3_pmpo.tools.cli import main
 from sb3_pmpo.tools.settings import to_arguments
 from sb3_pmpo.tools.zoo import tune as tune_command
-from sb3_pmpo.tools.zoo.spaces import as_setting
+from sb3_pmpo.tools.zoo.report import compare
+from sb3_pmpo.tools.zoo.spaces import as_setting, default_params
 from sb3_pmpo.tools.zoo.study import MAX_RETRIES, Watch, open_storage, run_trials
 from sb3_pmpo.tools.zoo.tuning import lower_bound
 
@@ -110,6 +112,58 @@ def test_pmpos_feedback_becomes_labels_and_safe_weights() -> None:
     assert by_weight["beta"] == (1.5, 10.0)
 
 
+@pytest.mark.parametrize("n_actions", [2, 0])
+@pytest.mark.parametrize("algorithm", ["pmpo", "mpo", "dpo"])
+def test_the_search_holds_the_setting_that_ships(algorithm: str, n_actions: int) -> None:
+    cls = sb3_pmpo.tools.zoo.ALGORITHMS[algorithm]
+    params = default_params(algorithm, n_actions, {})
+    assert params is not None
+    study = optuna.create_study()
+    study.enqueue_trial(params)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of a value outside of its range
+        trial = study.ask()
+        arguments = HYPERPARAMS_SAMPLER[algorithm](trial, n_actions, 1, {})
+    assert trial.params.keys() == params.keys()  # none is left to chance
+    env = Toy() if n_actions else Guess(spaces.Discrete(3))
+    ours = cls("MlpPolicy", env, buffer_size=10, **arguments)  # type: ignore[call-arg]
+    shipped = cls("MlpPolicy", env, buffer_size=10)  # type: ignore[call-arg]
+    for name in SEARCHED:
+        assert getattr(ours, name) == pytest.approx(getattr(shipped, name)), name
+    assert ours.policy.net_arch == shipped.policy.net_arch
+    if algorithm == "mpo":
+        assert vars(ours.objective)["epsilon_kl"] == pytest.approx(
+            vars(shipped.objective)["epsilon_kl"]
+        )
+    elif algorithm == "pmpo":
+        for name in ("alpha", "beta_mean", "labeller"):
+            assert getattr(ours.objective, name) == getattr(shipped.objective, name)
+        assert not n_actions or ours.objective.beta_std == shipped.objective.beta_std
+    setting = default_params(algorithm, n_actions, {"tau": 0.01, "gamma": 0.98})
+    assert setting is not None
+    assert (setting["tau"], setting["one_minus_gamma"]) == (0.01, pytest.approx(0.02))
+
+
+SEARCHED = ("learning_rate", "gamma", "tau", "n_steps", "pessimism", "gradient_steps", "n_samples")
+
+
+def test_the_best_is_compared_with_the_setting_that_ships() -> None:
+    def told(*trials: tuple[float, list[float], bool]) -> str:
+        study = optuna.create_study(direction="maximize")
+        for value, values, is_default in trials:
+            attributes = {"values": values} | ({"default": True} if is_default else {})
+            study.add_trial(optuna.trial.create_trial(value=value, user_attrs=attributes))
+        return compare(study)
+
+    apart = told((10.0, [9.0, 11.0, 10.0], True), (20.0, [18.0, 22.0, 20.0], False))
+    assert apart.startswith("+10 from the setting that ships (trial 0), 95% interval [")
+    low, high = (float(x) for x in apart.split("[")[1].split("]")[0].split(","))
+    assert 7.0 < low < 10.0 < high < 13.0
+    assert "without an interval: --trial-seeds 3" in told((1.0, [1.0], True), (2.0, [2.0], False))
+    assert "It is the setting that ships" in told((3.0, [3.0], True), (2.0, [2.0], False))
+    assert "nothing to compare with" in told((3.0, [3.0], False))
+
+
 def test_hindsight_replay_is_searched_with_the_settings_own_arguments() -> None:
     trial = optuna.create_study().ask()
     more = {"using_her_replay_buffer": True, "her_kwargs": {"copy_info_dict": True}}
@@ -132,6 +186,12 @@ def test_it_ends_with_an_entry_that_trains(capsys: pytest.CaptureFixture[str]) -
         assert Path("logs/pmpo", name).stat().st_size > 0
     text = Path("logs/pmpo/s_best.yml").read_text()
     assert text in printed
+    assert "found with 30 decisions (30 environment steps) a trial, 1 seed." in text
+    assert "setting that ships" in text
+    first = load().trials[0]
+    assert first.user_attrs["default"] is True
+    assert first.params["n_samples"] == 6
+    assert first.params["n_steps"] == 2  # as the configuration has it
     (entry,) = yaml.safe_load(text).values()
     best = load().best_trial
     assert entry["policy_kwargs"]["n_critics"] == 3
@@ -141,7 +201,7 @@ def test_it_ends_with_an_entry_that_trains(capsys: pytest.CaptureFixture[str]) -
     assert main([*train, "--eval-freq", "-1", "-n", "24"]) == 0
     model = PMPO.load("logs/pmpo/Pendulum-v1_1/Pendulum-v1.zip")
     assert model.policy_kwargs == entry["policy_kwargs"]
-    assert model.batch_size == entry["batch_size"]
+    assert model.n_samples == entry["n_samples"]
 
 
 def test_the_zoos_own_algorithms_are_tuned_too(capsys: pytest.CaptureFixture[str]) -> None:

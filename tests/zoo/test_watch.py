@@ -129,16 +129,16 @@ def test_a_video_is_as_fast_as_the_world_it_shows(walker_run: Path, n_envs: int)
     arguments = ["--env", WALKER, "-f", logs, "-n", "40", "--n-envs", str(n_envs)]
     printed = run_with_egl("record", *arguments)
     (path,) = (walker_run / "videos").glob("*.mp4")
-    assert f"Saved {path}: 40 decisions, 2.0 s at 20 fps" in printed
+    assert f"Saved {path}: 40 decisions, 2.0 s at 30 fps" in printed
     says, frames = read_video(path)
-    # A control step takes 25 ms, a decision two of them.
-    assert says["fps"] == 20
+    # A control step takes 25 ms, a decision two of them: 20 a second are shown in 30 frames.
+    assert says["fps"] == 30
     assert says["duration"] == pytest.approx(2.0)
     assert says["pix_fmt"].startswith("yuv420p")  # which browsers play
-    assert frames.shape == (40, 48 * n_envs, 64, 3)
+    assert frames.shape == (60, 48 * n_envs, 64, 3)
     assert frames.mean() > 20  # not black
     changes = np.abs(np.diff(frames.astype(int), axis=0)).mean(axis=(1, 2, 3))
-    assert (changes[:20] > 0).all()  # the walker falls
+    assert (changes[:30] > 0).sum() >= 20  # the walker falls
     path.unlink()
 
 

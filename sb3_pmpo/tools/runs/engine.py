@@ -12,7 +12,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import CallbackList
 
-from sb3_pmpo.tools.runs.checkpoints import Checkpoint, checkpoints, load_buffer, steps_of
+from sb3_pmpo.tools.checkpoints import Checkpoints, find, load
 
 
 class Job(NamedTuple):
@@ -23,8 +23,9 @@ class Job(NamedTuple):
     :param seed: of a run that was never interrupted.
     :param make_env: makes an environment, or several in a vector, from a seed.
     :param make_model: makes the algorithm in an environment, at the run's beginning.
-    :param make_checkpoint: makes the callback that measures and saves, with an environment for it.
-    :param load: loads a checkpoint's model, as the algorithm's class does.
+    :param make_checkpoints: makes the callback that measures and saves, with an environment for it.
+    :param algorithm: the class, to load a checkpoint.
+    :param loading: arguments to load it with.
     """
 
     folder: Path
@@ -32,25 +33,25 @@ class Job(NamedTuple):
     seed: int
     make_env: Callable[[int], Any]
     make_model: Callable[[Any], BaseAlgorithm]
-    make_checkpoint: Callable[[Any], Checkpoint]
-    load: Callable[..., BaseAlgorithm]
+    make_checkpoints: Callable[[Any], Checkpoints]
+    algorithm: type[BaseAlgorithm]
+    loading: dict[str, Any]
 
 
 def train(job: Job) -> BaseAlgorithm:
     """Train what is left of a run, in this process, on one core."""
     th.set_num_threads(1)
-    found = next(reversed(checkpoints(job.folder)), None)
+    found = find(job.folder)
     seed = job.seed
-    if found is not None:  # with the same one, the same episodes and noise would come again
-        seed = int(np.random.SeedSequence([seed, steps_of(found)]).generate_state(1)[0])
+    if found is not None:  # with the same one, the first episodes of what begins anew came again
+        seed = int(np.random.SeedSequence([seed, found.step]).generate_state(1)[0])
     with closing(job.make_env(seed)) as env, closing(job.make_env(seed)) as eval_env:
-        checkpoint = job.make_checkpoint(eval_env)
-        checkpoint.restore(found)
+        checkpoints = job.make_checkpoints(eval_env)
+        checkpoints.restore(found)
         if found is None:
             model = job.make_model(env)
         else:
-            model = job.load(found / "model.zip", env=env, seed=seed)
-            load_buffer(found / "replay_buffer.pkl", model)
-        callbacks = CallbackList([*checkpoint.before, checkpoint])
+            model = load(job.algorithm, found, env, seed, **job.loading)
+        callbacks = CallbackList([*checkpoints.before, checkpoints])
         model.learn(job.decisions - model.num_timesteps, callbacks, reset_num_timesteps=False)
     return model

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import csv
 import os
+import textwrap
 from collections.abc import Sequence
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 from sb3_pmpo.files import whole
@@ -19,11 +21,46 @@ _REMEDY = (
 )
 
 
+EXAMPLE = """
+example, spec.yml:
+  algorithms: [pmpo, sac]
+  tasks: [dm_control/walker-walk-v0, Pendulum-v1]
+  seeds: [0, 1, 2]
+  n_timesteps: 25000
+  hyperparams: {gamma: 0.98}
+  algorithm_hyperparams:
+    pmpo: {labeller: "top_k(2)", n_samples: 4, policy_kwargs: {net_arch: [64, 64]}}
+
+  sb3-pmpo sweep spec.yml --workers 2
+  sb3-pmpo plot -f sweeps -o curves.png curves.svg
+"""
+
+
+def _keys() -> str:
+    """List the keys of a spec, what they say and their defaults, from its documentation."""
+    defaults = {
+        each.name: each.default
+        for each in fields(Spec)
+        if each.default is not MISSING and each.default is not None
+    }
+    documented = (Spec.__doc__ or "").split("    :param ")[1:]
+    lines = []
+    for part in documented:
+        name, _, text = part.partition(": ")
+        text = " ".join(text.partition("\n    :raises")[0].split())
+        said = f" (default: {defaults[name]})" if name in defaults else ""
+        indent = {"initial_indent": f"  {name:22}", "subsequent_indent": " " * 24}
+        lines.append(textwrap.fill(text + said, 96, **indent))  # type: ignore[arg-type]  # both are str
+    return "\n".join(lines)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sb3-pmpo sweep",
-        description="Train algorithms x tasks x seeds. A run that was stopped, by whatever, goes "
-        "on from its last checkpoint when the same command is given again, and one that is "
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"keys of the spec (steps are decisions of the agent):\n{_keys()}\n{EXAMPLE}",
+        description="Train algorithms x tasks x seeds. A run that was stopped, by whatever, goes\n"
+        "on from its last checkpoint when the same command is given again, and one that is\n"
         "finished is left alone.",
     )
     parser.add_argument("spec", type=Path, help="a YAML file that says what to run")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import time
 import traceback
@@ -16,14 +15,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import rl_zoo3
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_pmpo.envs import make_env
-from sb3_pmpo.files import copy_whole, whole, whole_file
-from sb3_pmpo.tools.runs.checkpoints import Checkpoint, checkpoints, lock
+from sb3_pmpo.envs import make_env, wrap
+from sb3_pmpo.files import copy_whole, whole
+from sb3_pmpo.tools.checkpoints import Checkpoints, find, forget, lock
+from sb3_pmpo.tools.evaluation import Evaluation
 from sb3_pmpo.tools.runs.engine import Job, train
+from sb3_pmpo.tools.saving import save_model
 from sb3_pmpo.tools.settings import to_arguments
 from sb3_pmpo.tools.zoo import register
 
@@ -95,13 +95,19 @@ class Run:
 
     def result(self) -> Result:
         """Read from the folder how far the run has come."""
-        if (self.folder / "finished.json").exists():
-            return _read_result("finished", self.folder, "finished.json")
+        finished = self.folder / "finished.json"
+        if finished.exists():
+            steps = json.loads(finished.read_text())["steps"]
+            return _read_result("finished", steps, self.folder / _EVALUATIONS)
         status = "failed" if (self.folder / "error.txt").exists() else "unfinished"
-        saved = checkpoints(self.folder)
-        if saved:
-            return _read_result(status, saved[-1], "progress.json")
-        return Result("new" if status == "unfinished" else status)
+        try:
+            found = find(self.folder)
+        except ValueError:  # the run will say so
+            return Result("unfinished")
+        if found is None:
+            return Result("new" if status == "unfinished" else status)
+        evaluations = found.path(_EVALUATIONS) if _EVALUATIONS in found.files else None
+        return _read_result(status, found.step, evaluations)
 
     def fail(self, why: str) -> None:
         """Write ``error.txt``."""
@@ -115,6 +121,7 @@ def execute(run: Run) -> None:
     An error is written to ``error.txt`` in the run's folder and not raised.
     """
     if run.result().status == "finished":  # by a node that died before it could say so
+        forget(run.folder)
         return
     (run.folder / "error.txt").unlink(missing_ok=True)
     try:
@@ -136,47 +143,57 @@ def _job(run: Run) -> Job:
         decisions=run.n_timesteps,
         seed=run.seed,
         make_env=lambda seed: make_vec_env(
-            partial(make_env, run.env, run.env_wrapper), n_envs=1, seed=seed
+            partial(make_env, run.env),
+            n_envs=1,
+            seed=seed,
+            # Around the Monitor, as the Zoo has it: lengths of episodes are environment steps.
+            wrapper_class=partial(wrap, wrappers=run.env_wrapper),
         ),
         make_model=lambda env: algorithm(run.policy, env, seed=run.seed, **arguments),
-        make_checkpoint=partial(Evaluation, run),
-        load=partial(algorithm.load, device=arguments["device"], tensorboard_log=logs),
+        make_checkpoints=partial(_checkpoints, run),
+        algorithm=algorithm,
+        loading={"device": arguments["device"], "tensorboard_log": logs},
     )
 
 
 def _finish(run: Run, model: BaseAlgorithm) -> None:
-    """Leave the final model in place of the checkpoints."""
+    """Leave the final model in place of the checkpoint."""
     save_model(model, run.folder / "model.zip")
-    for path in (run.folder / name for name in Evaluation.files):
+    for path in (run.folder / name for name in _RESULTS):
         if path.exists():
             copy_whole(path, path)  # so that they are on the disk before finished.json
     _write_json(run.folder / "finished.json", {"steps": model.num_timesteps})
-    for checkpoint in checkpoints(run.folder):
-        shutil.rmtree(checkpoint)
+    forget(run.folder)
 
 
-class Evaluation(Checkpoint):
-    """Checkpoints with the results of SB3's EvalCallback, which are in the run's folder.
+_EVALUATIONS = "evaluations.npz"
+_RESULTS = (_EVALUATIONS, "best_model.zip")
 
-    :param run: the run.
-    :param eval_env: its second environment.
+
+def _checkpoints(run: Run, eval_env: VecEnv) -> Checkpoints:
+    evaluation = Evaluation(
+        eval_env,
+        best_model_save_path=run.folder,
+        n_eval_episodes=run.eval_episodes,
+        eval_freq=run.eval_freq,
+        log_path=str(run.folder),
+        verbose=0,
+        warn=False,
+    )
+    return LoggedCheckpoints(run.folder, run.save_freq, evaluation)
+
+
+class LoggedCheckpoints(Checkpoints):
+    """Checkpoints with the results of the evaluations; each start is noted in ``log.txt``.
+
+    :param folder: the run's.
+    :param save_freq: steps between checkpoints.
+    :param evaluation: which writes into the run's folder.
     """
 
-    files = ("evaluations.npz", "best_model.zip")
-
-    def __init__(self, run: Run, eval_env: VecEnv) -> None:
-        super().__init__(run.folder, run.save_freq)
-        self._evaluation = EvalCallback(
-            eval_env,
-            # Not best_model_save_path, which a kill can leave half written.
-            callback_on_new_best=SaveModel(run.folder / "best_model.zip"),
-            n_eval_episodes=run.eval_episodes,
-            eval_freq=run.eval_freq,
-            log_path=str(run.folder),
-            verbose=0,
-            warn=False,
-        )
-        self.before = [self._evaluation]
+    def __init__(self, folder: Path, save_freq: int, evaluation: Evaluation) -> None:
+        super().__init__(folder, save_freq, evaluation, _RESULTS)
+        self.before = [evaluation]
 
     def started(self) -> None:
         """Note the start in ``log.txt``."""
@@ -184,48 +201,15 @@ class Evaluation(Checkpoint):
         with (self._folder / "log.txt").open("a") as log:
             log.write(f"{now} from step {steps} on {socket.gethostname()}, process {os.getpid()}\n")
 
-    def state(self) -> dict[str, Any]:
-        """Return the counter and the results."""
-        return {name: getattr(self._evaluation, name) for name in _EVALUATED}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Give them to the callback."""
-        for name in _EVALUATED:
-            setattr(self._evaluation, name, state[name])
-
-
-#: What SB3's EvalCallback keeps from one evaluation to the next.
-_EVALUATED = ("n_calls", "best_mean_reward", "evaluations_timesteps", "evaluations_results",
-              "evaluations_length", "evaluations_successes")  # fmt: skip
-
-
-class SaveModel(BaseCallback):
-    """Save the model when it is called, in one atomic step."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self._path = path
-
-    def _on_step(self) -> bool:
-        save_model(self.model, self._path)
-        return True
-
-
-def save_model(model: BaseAlgorithm, path: Path) -> None:
-    """Save any of SB3's algorithms in one atomic step."""
-    with whole_file(path, "zip") as file:
-        model.save(file)
-
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     with whole(path) as writing:
         writing.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def _read_result(status: str, folder: Path, progress: str) -> Result:
-    steps = json.loads((folder / progress).read_text())["steps"]
-    if not (folder / "evaluations.npz").exists():
+def _read_result(status: str, steps: int, path: Path | None) -> Result:
+    if path is None or not path.exists():
         return Result(status, steps)
-    with np.load(folder / "evaluations.npz") as evaluations:
+    with np.load(path) as evaluations:
         returns = evaluations["results"].mean(1)
     return Result(status, steps, float(returns[-1]), float(returns.max()))

@@ -17,8 +17,10 @@ from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 import sb3_pmpo.envs  # noqa: F401  # registers the Control Suite
 from sb3_pmpo.tools.plain_yaml import read_plainly
 from sb3_pmpo.tools.settings import ALGORITHMS
+from sb3_pmpo.tools.zoo.found import find_whole
 from sb3_pmpo.tools.zoo.manager import Manager
 from sb3_pmpo.tools.zoo.spaces import Sampler, convert
+from sb3_pmpo.tools.zoo.writing import write_whole
 
 __all__ = ["ALGORITHMS", "register"]
 
@@ -34,6 +36,8 @@ def register() -> None:
     rl_zoo3.ALGOS.update(ALGORITHMS)
     # Whoever made a run's folder or a configuration runs nothing here.
     read_plainly(rl_zoo3.utils, rl_zoo3.enjoy, rl_zoo3.exp_manager)
+    find_whole(rl_zoo3.enjoy)
+    write_whole()
     HYPERPARAMS_SAMPLER.update({name: Sampler(name) for name in ALGORITHMS})
     HYPERPARAMS_CONVERTER.update(dict.fromkeys(ALGORITHMS, convert))
     program = vars(rl_zoo3.train)

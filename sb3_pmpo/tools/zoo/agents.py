@@ -16,7 +16,7 @@ import yaml
 from huggingface_sb3 import EnvironmentName
 from rl_zoo3 import ALGOS
 from rl_zoo3.exp_manager import ExperimentManager
-from rl_zoo3.utils import create_test_env, get_model_path, get_saved_hyperparams
+from rl_zoo3.utils import create_test_env, get_saved_hyperparams
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
@@ -25,6 +25,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from sb3_pmpo.tools.plain_yaml import read
 from sb3_pmpo.tools.settings import KeyValues
 from sb3_pmpo.tools.zoo import register
+from sb3_pmpo.tools.zoo.found import find_model
+from sb3_pmpo.tools.zoo.shipped import HELP, PRETRAINED
 
 
 class AgentError(ValueError):
@@ -73,9 +75,16 @@ class Agent:
             seed=seed,
             should_render=False,  # which would open a window
             hyperparams=deepcopy(self.settings),
-            env_kwargs=self.env_kwargs | ({"render_mode": "rgb_array"} if render else {}),
+            env_kwargs=(self._rendered() if render else {}) | self.env_kwargs,
             vec_env_cls=DummyVecEnv,
         )
+
+    def _rendered(self) -> dict[str, Any]:
+        """Return what a picture needs: the Control Suite's are 480x480, as Gymnasium's are."""
+        mode: dict[str, Any] = {"render_mode": "rgb_array"}
+        if self.env_name.gym_id.startswith("dm_control/"):
+            mode["render_kwargs"] = {"height": 480, "width": 480}
+        return mode
 
     def load(self, env: VecEnv, *, seed: int, device: str) -> BaseAlgorithm:
         """Load the model, off-policy ones with a replay buffer of one transition."""
@@ -96,11 +105,19 @@ def _zero(progress_remaining: float) -> float:
     return 0.0
 
 
-def make_parser(command: str, description: str) -> argparse.ArgumentParser:
-    """Make a parser of the arguments by which all the Zoo's programs choose an agent."""
+def make_parser(
+    command: str, description: str, *, pretrained: bool = False
+) -> argparse.ArgumentParser:
+    """Make a parser of the arguments by which all the Zoo's programs choose an agent.
+
+    :param pretrained: whether the command takes ``--pretrained``, see
+        :func:`sb3_pmpo.tools.zoo.shipped.unpacked`.
+    """
     register()
     parser = argparse.ArgumentParser(prog=f"sb3-pmpo {command}", description=description)
     add: Callable[..., Any] = parser.add_argument
+    if pretrained:
+        add(PRETRAINED, metavar="NAME", help=f"in the place of --algo, --env and -f: {HELP}")
     add("--algo", default="pmpo", choices=list(ALGOS), help="algorithm (default: pmpo)")
     add("--env", type=EnvironmentName, required=True, help="environment id")
     add("-f", "--folder", default="logs", help="folder that train wrote (default: logs)")
@@ -129,7 +146,7 @@ def find_agent(args: argparse.Namespace) -> Agent:
     if args.num_threads > 0:
         th.set_num_threads(args.num_threads)
     try:
-        label, model_path, folder = get_model_path(
+        label, model_path, folder = find_model(
             args.exp_id,
             args.folder,
             args.algo,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from importlib import metadata
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
@@ -12,6 +13,7 @@ from huggingface_sb3 import ModelName
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_pmpo.envs import Wrappers, action_repeat_of, as_wrappers
+from sb3_pmpo.tools.plain_yaml import read
 from sb3_pmpo.tools.settings import plain
 from sb3_pmpo.tools.zoo.agents import Agent
 
@@ -88,10 +90,11 @@ def training_settings(agent: Agent) -> str | None:
         return None
 
 
-def make_card(agent: Agent, scores: Scores, repo_id: str, *, video: bool) -> str:
+def make_card(agent: Agent, scores: Scores, repo_id: str, *, steps: int, video: bool) -> str:
     """Write the model card.
 
     :param repo_id: where the agent is published, ``"organization/name"``.
+    :param steps: decisions that it was trained for, of all parts of a resumed run.
     :param video: whether there is a ``replay.mp4``.
     :return: the text of ``README.md``, with its metadata.
     """
@@ -101,6 +104,7 @@ def make_card(agent: Agent, scores: Scores, repo_id: str, *, video: bool) -> str
     noise = "without" if scores.is_deterministic else "with"
     repeat = action_repeat_of(agent.settings.get("env_wrapper"))
     repeated = f" Each decision is applied {repeat} times." if repeat > 1 else ""
+    trained = f"{steps:,} decisions, {steps * repeat:,} environment steps"
     installed = "\n".join(f"| {key} | {value} |" for key, value in versions().items())
     return f"""---
 {card_data(agent, scores).to_yaml()}
@@ -115,7 +119,8 @@ A {name} agent of sb3_pmpo, an add-on of
 ## Score
 
 **{scores}** (mean and standard deviation of the return over {episodes}, {noise} action noise;
-`{agent.model_path.name}` of the run). Returns are the environment's own, not normalised.{repeated}
+`{agent.model_path.name}` of the run, after {trained}). Returns are the environment's own, not
+normalised.{repeated}
 
 ## Use
 
@@ -155,16 +160,52 @@ def _training(agent: Agent, settings: str | None) -> str:
             "The settings hold Python objects, which no YAML file holds as text; `config.yml` has "
             f"them pickled:\n\n```\n{dict(agent.settings)}\n```\n"
         )
+    parts = _parts(agent)
+    commands = [_command(agent, part) for part in parts]
+    if len(parts) > 1:
+        env, again = agent.env_name, f"again/{agent.algorithm}"
+        for number, part in enumerate(parts, start=1):
+            before = f" -i {again}/{env}_{number - 1}/{env}.zip" if number > 1 else ""
+            commands[number - 1] += f" -n {part['n_timesteps']} -f again{before}"
+    command = "\n".join(commands)
+    lost = parts[0].get("trained_agent")
+    resumed = f"\nThe first of these went on from `{lost}`, which was not there.\n" if lost else ""
+    return (
+        f"```bash\n{command}\n```\n{resumed}\n{SETTINGS_FILE} is in this repository. What it does "
+        f"not name is the default of the version below.\n\n```yaml\n{settings}```\n"
+    )
+
+
+def _command(agent: Agent, arguments: dict[str, Any]) -> str:
     command = f"sb3-pmpo train --algo {agent.algorithm} --env {agent.env_name.gym_id}"
     command += f" --conf-file {SETTINGS_FILE}"
-    if agent.arguments.get("seed", -1) >= 0:
-        command += f" --seed {agent.arguments['seed']}"
-    if packages := agent.arguments.get("gym_packages"):
+    if arguments.get("seed", -1) >= 0:
+        command += f" --seed {arguments['seed']}"
+    if arguments.get("from_pretrained"):
+        command += f" --from-pretrained {arguments['from_pretrained']}"
+    if arguments.get("save_replay_buffer"):
+        command += " --save-replay-buffer"
+    if packages := arguments.get("gym_packages"):
         command += f" --gym-packages {' '.join(packages)}"
-    return (
-        f"```bash\n{command}\n```\n\n{SETTINGS_FILE} is in this repository. What it does not name "
-        f"is the default of the version below.\n\n```yaml\n{settings}```\n"
-    )
+    return command
+
+
+def _parts(agent: Agent) -> list[dict[str, Any]]:
+    """Return what ``train`` was called with for each part of a resumed run, the first one first."""
+    parts = [_with_length(agent.arguments, agent.settings)]
+    while trained := parts[0].get("trained_agent"):
+        folder = Path(trained) if Path(trained).is_dir() else Path(trained).parent
+        saved = folder / agent.env_name / "args.yml"
+        if not saved.is_file() or len(parts) > 100:
+            break
+        parts.insert(0, _with_length(read(saved), read(saved.with_name("config.yml"))))
+    return parts
+
+
+def _with_length(arguments: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """Put the length of the configuration where ``train`` was given none."""
+    given = arguments.get("n_timesteps", -1)
+    return arguments | {"n_timesteps": given if given > 0 else settings.get("n_timesteps", -1)}
 
 
 def _snippet(agent: Agent, scores: Scores, repo_id: str) -> str:

@@ -21,6 +21,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_pmpo.tools.outputs import OutputError
 from sb3_pmpo.tools.zoo.agents import (
     Agent,
     AgentError,
@@ -47,8 +48,11 @@ def push(arguments: Sequence[str], api: HfApi | None = None) -> int:
             check_rendering(env, ", or pass --no-render")
     except AgentError as error:
         parser.error(str(error))
+    try:
+        folder = _new_folder(agent.folder / "hub")
+    except OutputError as error:
+        parser.error(str(error))
     repo_id = ModelRepoId(args.organization, args.repo_name or ModelName(args.algo, args.env))
-    folder = _new_folder(agent.folder / "hub")
     print(f"Loading {agent.model_path}")
     model = agent.load(env, seed=args.seed, device=args.device)
     scores = evaluate(model, env, args, folder)
@@ -59,14 +63,16 @@ def push(arguments: Sequence[str], api: HfApi | None = None) -> int:
             model,
             env,
             replay,
-            n_frames=args.n_timesteps,
+            n_decisions=args.n_timesteps,
             seed=args.seed,
             deterministic=deterministic,
         )
         print(f"Saved {video}")
     env.close()
     copy_run(agent, folder)
-    (folder / "README.md").write_text(make_card(agent, scores, repo_id, video=not args.no_render))
+    steps, video_made = model.num_timesteps, not args.no_render
+    card = make_card(agent, scores, repo_id, steps=steps, video=video_made)
+    (folder / "README.md").write_text(card)
     print(f"Wrote {folder}")
     if args.dry_run:
         print("Nothing was uploaded (--dry-run).")
@@ -92,8 +98,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _new_folder(path: Path) -> Path:
-    if path.exists():
-        shutil.rmtree(path)  # of the last push: what is not made anew must not be published again
+    if path.exists():  # of the last push: what is not made anew must not be published again
+        card = path / "README.md"
+        if any(path.iterdir()) and not (card.is_file() and "sb3_pmpo" in card.read_text()):
+            raise OutputError(f"{path} holds what push did not write: move it away")
+        shutil.rmtree(path)
     path.mkdir()
     return path
 

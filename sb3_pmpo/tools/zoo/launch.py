@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
-from types import ModuleType
+from functools import partial
+from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -15,18 +17,76 @@ import rl_zoo3.train
 from sb3_pmpo.tools.settings import KeyValues
 from sb3_pmpo.tools.zoo import register
 from sb3_pmpo.tools.zoo.manager import Manager
+from sb3_pmpo.tools.zoo.shipped import HELP, PRETRAINED
 
-LOGS = ("--folder", "logs")  # where `train` puts what the others look for
-ALGO = ("--algo", "pmpo")
-#: More threads help little at these sizes, and stall on a busy machine.
-THREADS = ("--num-threads", "1")
+#: What is ours of the Zoo's arguments. More threads help little at these sizes, and stall on a busy
+#: machine. The Zoo's steps are decisions of the agent.
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "--algo": {"default": "pmpo"},
+    "--env": {"default": None, "required": True},
+    "--folder": {"default": "logs", "help": "folder that train wrote"},
+    "--num-threads": {"default": 1},
+    "--n-timesteps": {"help": "decisions of the agent: with an action repeat of 2, as the Control "
+        "Suite's settings have it, two environment steps each (-1: the setting's)"},
+    "--eval-freq": {"help": "decisions between evaluations (negative: none)"},
+    "--save-freq": {"help": "decisions between checkpoints (negative: none)"},
+    "--track": {"help": "log to Weights & Biases too (pip install wandb)"},
+}  # fmt: skip
+#: What our commands take beside the Zoo's arguments; here for the help, and for args.yml.
+MORE = {
+    "train": {
+        "--from-pretrained": "begin with the policy of this name, or of this *.safetensors file"
+    },
+    "enjoy": {PRETRAINED: f"in the place of --algo, --env and -f: {HELP}"},
+}
+
+
+class Defaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows a default that says something, once."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        said = "default" in (action.help or "").lower()
+        if said or action.default in (None, False, "", []):
+            return action.help
+        return super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """The Zoo's parser with our defaults, which its help shows.
+
+    :param command: whose it is.
+    """
+
+    def __init__(self, command: str) -> None:
+        super().__init__(formatter_class=Defaults)
+        for option, text in MORE.get(command, {}).items():
+            self.add_argument(option, metavar="NAME", help=text)
+
+    def add_argument(self, *flags: Any, **options: Any) -> argparse.Action:
+        """Add one, with what is ours of it."""
+        for flag in flags:
+            options |= ARGUMENTS.get(flag, {})
+        return super().add_argument(*flags, **options)
 
 
 def run_train(command: str, arguments: Sequence[str], manager: Callable[..., Manager]) -> None:
-    """Run ``rl_zoo3.train`` with an experiment manager of ours in its manager's place."""
-    given = prepared(rl_zoo3.train, command, arguments, ALGO, THREADS, ExperimentManager=manager)
-    with given:
-        rl_zoo3.train.train()
+    """Run ``rl_zoo3.train`` with an experiment manager of ours in its manager's place.
+
+    :raises SystemExit: with one sentence, for what cannot be trained as asked.
+    """
+    with prepared(rl_zoo3.train, command, arguments, ExperimentManager=manager):
+        try:
+            rl_zoo3.train.train()
+        except (AssertionError, ValueError) as error:
+            if _is_of_training(error):
+                raise
+            raise SystemExit(f"sb3-pmpo {command}: error: {error}") from error
+
+
+def _is_of_training(error: Exception) -> bool:
+    """Say whether it came from a run that had begun: then its traceback is what one needs."""
+    names = {frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)}
+    return bool(names & {"learn", "hyperparameters_optimization", "save_trained_model"})
 
 
 @contextmanager
@@ -34,7 +94,6 @@ def prepared(
     program: ModuleType,
     command: str,
     arguments: Sequence[str],
-    *defaults: tuple[str, str],
     **names: Any,
 ) -> Iterator[None]:
     """Let a program of the Zoo find our algorithms, and its arguments where it looks for them.
@@ -44,8 +103,10 @@ def prepared(
     :param names: put into the program's module.
     """
     register()
-    # The defaults first, so that what is given has the last word however it is written: -f x,
-    # --fold=x.
-    argv = [f"sb3-pmpo {command}", *chain(*defaults), *arguments]
-    with patch.object(sys, "argv", argv), patch.multiple(program, StoreDict=KeyValues, **names):
+    argv = [f"sb3-pmpo {command}", *arguments]
+    ours: dict[str, Any] = {
+        "StoreDict": KeyValues,
+        "argparse": SimpleNamespace(ArgumentParser=partial(Parser, command)),
+    }
+    with patch.object(sys, "argv", argv), patch.multiple(program, **ours, **names):
         yield

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import ExitStack
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from pprint import pprint
-from typing import Any, NoReturn
+from tempfile import TemporaryDirectory
+from typing import Any
 
+import rl_zoo3
 from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
+from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_pmpo.files import WRITING, copy_whole
+from sb3_pmpo.online.persistence import Persistent
+from sb3_pmpo.tools.checkpoints import UNIT, Checkpoints, load, lock
+from sb3_pmpo.tools.evaluation import Evaluation
+from sb3_pmpo.tools.plain_yaml import read
+from sb3_pmpo.tools.saving import save_model, save_replay_buffer, save_vec_normalize
 from sb3_pmpo.tools.settings import (
     ALGORITHMS,
     config_path,
@@ -27,10 +36,9 @@ from sb3_pmpo.tools.settings import (
     to_arguments,
 )
 from sb3_pmpo.tools.tensorboard import TensorBoardLayout
+from sb3_pmpo.tools.zoo.resuming import CannotResumeError, NothingLeftError, run_of, unit_of
 from sb3_pmpo.tools.zoo.spaces import setting_of
-
-#: The exit status of a run that Ctrl-C or SIGTERM stopped.
-INTERRUPTED = 130
+from sb3_pmpo.tools.zoo.stopping import INTERRUPTED, close_in_time, sigterm_interrupts
 
 
 class Manager(ExperimentManager):
@@ -42,9 +50,11 @@ class Manager(ExperimentManager):
     - ``--trial-id 0`` loads trial 0; a trial's ``policy_kwargs`` are merged into the setting's.
     - ``env_kwargs`` of a setting reach the evaluation environment too.
     - ``-i`` goes on counting steps, and does not repeat the random warm-up.
+    - ``--save-freq`` also writes a checkpoint that ``-i FOLDER`` goes on from: our algorithms bit
+      for bit. The run goes on in its own folder.
     - TensorBoard's *Custom Scalars* tab groups our algorithms' diagnostics.
-    - With ``--save-freq`` and ``--save-replay-buffer``, checkpoints save the buffer too.
     - SIGTERM stops a run as Ctrl-C does; whatever stops it, the model so far is saved.
+    - Each file is written in one atomic step.
 
     :param learn: what trains the model, with the arguments of SB3's ``learn``; None for that.
     """
@@ -58,12 +68,31 @@ class Manager(ExperimentManager):
             self._borrowed = is_suite and not is_ours
             if is_ours or self._borrowed:
                 self.config = str(config_path())
-        self._interrupted = False
+        self._interrupted = self._came_to_end = False
+        self._held = ExitStack()
+        self._checkpoints: Checkpoints | None = None
+        self._found = unit_of(self.trained_agent) if self.trained_agent else None
+        #: The folder of the run that goes on; None for a new one.
+        self._run = None if self._found is None else run_of(self._found, self.env_name)
+        self._told_length = self.n_timesteps > 0
+        if self._run is not None:
+            self.save_path = str(self._run)
+            self.params_path = f"{self.save_path}/{self.env_name}"
 
     # ------------------------------------------------------------------ settings
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Merge the setting of the environment, the study's trial and the command line."""
+        if self._run is None:
+            hyperparams, saved = self._read_setting()
+        else:
+            hyperparams = merge(read(Path(self.params_path, "config.yml")), self._given())
+            saved = OrderedDict(sorted(deepcopy(hyperparams).items()))
+        if self._eval_env_kwargs_args is None and not self.env_kwargs:
+            self.eval_env_kwargs = hyperparams.get("env_kwargs", {})
+        return hyperparams, saved
+
+    def _read_setting(self) -> tuple[dict[str, Any], dict[str, Any]]:
         # The Zoo takes trial 0 for None, and what is given for the whole of a dictionary.
         trial_id, self.trial_id = self.trial_id, None
         given, self.custom_hyperparams = self.custom_hyperparams, None
@@ -85,9 +114,10 @@ class Manager(ExperimentManager):
             chosen = f"{which} of {self.study_name!r} and " if trial else ""
             print(f"With {chosen}the command line:")
             pprint(dict(saved))
-        if self._eval_env_kwargs_args is None and not self.env_kwargs:
-            self.eval_env_kwargs = hyperparams.get("env_kwargs", {})
         return hyperparams, saved
+
+    def _given(self) -> dict[str, Any]:
+        return self.custom_hyperparams or {}
 
     def _load_trial(self, trial_id: int | None) -> dict[str, Any]:
         if not (self.storage and self.study_name):
@@ -109,7 +139,10 @@ class Manager(ExperimentManager):
     def _preprocess_hyperparams(
         self, hyperparams: dict[str, Any]
     ) -> tuple[dict[str, Any], Callable | None, list[BaseCallback], Callable | None]:
-        return super()._preprocess_hyperparams(to_arguments(hyperparams))  # no text to evaluate
+        arguments = to_arguments(hyperparams)  # no text to evaluate
+        if "learning_rate" in hyperparams:  # the Zoo reads this one itself, and only as text
+            arguments["learning_rate"] = hyperparams["learning_rate"]
+        return super()._preprocess_hyperparams(arguments)
 
     # ------------------------------------------------------------------ training
 
@@ -120,17 +153,94 @@ class Manager(ExperimentManager):
         try:
             return super().setup_experiment()
         except Exception:
+            self._leave()
             if is_new:
                 shutil.rmtree(folder, ignore_errors=True)
             raise
 
+    def create_log_folder(self) -> None:
+        """Make the run's folder, or take the one that goes on, and hold it."""
+        super().create_log_folder()
+        if self._run is None and self.save_freq <= 0:
+            return
+        if not self._held.enter_context(lock(Path(self.save_path))):
+            raise CannotResumeError(f"another process trains {self.save_path}: stop it first")
+
     def create_callbacks(self) -> None:
-        """Add the layout of TensorBoard, and what lets training resume from a checkpoint."""
+        """Add the layout of TensorBoard, and checkpoints; take results of one that is resumed."""
+        save_freq = self.save_freq  # which the Zoo turns from steps into calls
         super().create_callbacks()
         if self.algo in ALGORITHMS:
             self.callbacks.append(TensorBoardLayout())
-        if self.save_freq > 0 and self.save_replay_buffer:
-            self.callbacks.append(SaveReplayBuffer(self.save_freq, self.save_path))
+        if save_freq > 0 or self._run is not None:
+            evaluations = (each for each in self.callbacks if isinstance(each, Evaluation))
+            self._checkpoints = Checkpoints(
+                Path(self.save_path), save_freq, next(evaluations, None), self._files_of_results()
+            )
+            if self._run is not None:
+                self._checkpoints.restore(self._found)
+            if save_freq > 0:
+                self.callbacks.append(self._checkpoints)
+
+    def _files_of_results(self) -> list[str]:
+        monitors = [f"{number}.monitor.csv" for number in range(self.n_envs)]
+        statistics = f"{self.env_name}/vecnormalize.pkl"
+        return ["evaluations.npz", "best_model.zip", statistics, *monitors]
+
+    def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
+        """Make environments; those of a run that goes on add to its files of episodes."""
+        goes_on = self._run is not None and not (eval_env or no_log)
+        if goes_on:
+            self.monitor_kwargs = {**self.monitor_kwargs, "override_existing": False}
+        env = super().create_envs(n_envs, eval_env, no_log)
+        self._held.callback(close_in_time, env)
+        first = Path(self.save_path, "0.monitor.csv")
+        if goes_on and first.exists():  # its clock goes on, by which the episodes are in order
+            try:
+                header = first.read_text().partition("\n")[0].removeprefix("#")
+                started = json.loads(header)["t_start"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{first} is empty or torn: {error}") from error
+            env.env_method("set_wrapper_attr", "t_start", started)
+        return env
+
+    def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
+        """Load a model as the Zoo does, or a checkpoint with what the command line changes."""
+        if self._found is None:
+            return super()._load_pretrained_agent(hyperparams, env)
+        print(f"Going on from step {self._found.step}, from {self._found.folder}")
+        fixed = {"policy", "policy_kwargs"}
+        changed = {key: hyperparams[key] for key in self._given() if key in {*hyperparams} - fixed}
+        model = load(
+            rl_zoo3.ALGOS[self.algo],
+            self._found,
+            env,
+            self.seed,
+            tensorboard_log=self.tensorboard_log,
+            verbose=self.verbose,
+            device=self.device,
+            **changed,
+        )
+        if not self._told_length:
+            self.n_timesteps = model._total_timesteps - model.num_timesteps
+            if self.n_timesteps <= 0:
+                raise NothingLeftError(
+                    f"The run in {self._found.folder.parent} has done its {model.num_timesteps} "
+                    "steps; -n says how many more."
+                )
+        return model
+
+    def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
+        folder = Path(self.params_path)
+        with TemporaryDirectory(dir=self.save_path, prefix=WRITING) as writing:
+            self.params_path = writing
+            try:
+                super()._save_config(saved_hyperparams)
+            finally:
+                self.params_path = str(folder)
+            # args.yml last, by which others know a run.
+            for path in sorted(Path(writing).iterdir(), reverse=True):
+                copy_whole(path, folder / path.name)
 
     def learn(self, model: BaseAlgorithm) -> None:
         """Train; if an error stops it, save the model so far, then raise it."""
@@ -149,6 +259,7 @@ class Manager(ExperimentManager):
                     reset_num_timesteps=not self.continue_training,
                     **log,
                 )
+            self._came_to_end = True
         except KeyboardInterrupt:
             self._interrupted = True
         except (Exception, SystemExit) as error:
@@ -163,12 +274,11 @@ class Manager(ExperimentManager):
                     callback.on_training_end()
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
-        """Save as the Zoo does, then close; end an interrupted run with its own exit status."""
+        """Save all that the Zoo does, then close; end an interrupted run with its exit status."""
         try:
-            super().save_trained_model(model)
+            self._save_all(model)
         finally:
-            if model.env is not None:
-                close_in_time(model.env)
+            self._leave()
         these = f"--algo {self.algo} --env {self.env_name.gym_id} -f {self.log_folder}"
         print(
             f"{'Stopped' if self._interrupted else 'Finished'} after {model.num_timesteps} steps."
@@ -179,63 +289,35 @@ class Manager(ExperimentManager):
         if self._interrupted:
             raise SystemExit(INTERRUPTED)
 
+    def _save_all(self, model: BaseAlgorithm) -> None:
+        """Save the model first and what is large last; then raise the first error, if any."""
+        folder, normaliser = Path(self.save_path), model.get_vec_normalize_env()
+        print(f"Saving to {folder}")
+        saving: dict[Path, Callable[[Path], Any]] = {
+            folder / f"{self.env_name}.zip": partial(save_model, model)
+        }
+        if normaliser is not None:
+            path = Path(self.params_path, "vecnormalize.pkl")
+            saving[path] = partial(save_vec_normalize, normaliser)
+        if self.save_replay_buffer and isinstance(model, OffPolicyAlgorithm):
+            saving[folder / "replay_buffer.pkl"] = partial(save_replay_buffer, model)
+        checkpoints = self._checkpoints
+        if checkpoints is not None and self.save_freq > 0 and self._is_whole(model):
+            saving[folder / UNIT] = lambda _: checkpoints.save()
+        errors = []
+        for path, save in saving.items():
+            try:
+                save(path)
+            except Exception as error:  # the others are saved all the same
+                error.add_note(f"{path} was not saved")
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
-#: Seconds that environments have for closing.
-PATIENCE = 10.0
+    def _leave(self) -> None:
+        """Close the environments, and leave the folder to others."""
+        self._held.close()
 
-
-def close_in_time(env: VecEnv, seconds: float = PATIENCE) -> None:
-    """Close an environment; end the processes of one that does not answer, or died before."""
-
-    def close() -> None:
-        with suppress(EOFError, OSError):  # a worker that Ctrl-C reached as well
-            env.close()
-
-    closing = threading.Thread(target=close, daemon=True)
-    closing.start()
-    closing.join(seconds)
-    inner = env.unwrapped
-    if isinstance(inner, SubprocVecEnv):
-        for process in inner.processes:
-            process.kill()  # no harm to one that has ended
-
-
-class SaveReplayBuffer(BaseCallback):
-    """Write the replay buffer where ``-i`` looks for it, each time a checkpoint is written.
-
-    :param save_freq: calls between two writes.
-    :param folder: the run's.
-    """
-
-    def __init__(self, save_freq: int, folder: str) -> None:
-        super().__init__()
-        self._save_freq = save_freq
-        self._path = f"{folder}/replay_buffer.pkl"
-
-    def _on_step(self) -> bool:
-        if self.n_calls % self._save_freq == 0 and isinstance(self.model, OffPolicyAlgorithm):
-            self.model.save_replay_buffer(self._path)
-        return True
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM came.
-
-    A class of its own, because CPython ends ``python -m`` by SIGINT, whatever status it was to
-    exit with, once a plain KeyboardInterrupt has left a string that was being exec'd (as imports
-    and dataclasses do).
-    """
-
-
-@contextmanager
-def sigterm_interrupts() -> Iterator[None]:
-    """Let SIGTERM do what Ctrl-C does."""
-
-    def interrupt(signum: int, frame: Any) -> NoReturn:
-        raise Terminated
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    def _is_whole(self, model: BaseAlgorithm) -> bool:
+        """Say whether training came to its end, where a checkpoint goes on exactly."""
+        return self._came_to_end and (not isinstance(model, Persistent) or model.is_between_steps)

@@ -1,7 +1,6 @@
 """The Zoo's own programs, with this package's algorithms, settings and environments in place.
 
-Each takes the Zoo's arguments; what is missing of ``--algo``, ``-f`` and ``--num-threads`` is
-filled in.
+Each takes the Zoo's arguments, with defaults of ours (:data:`sb3_pmpo.tools.zoo.launch.ARGUMENTS`).
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import rl_zoo3
@@ -18,16 +18,27 @@ import rl_zoo3.enjoy
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from sb3_pmpo.tools.zoo.launch import ALGO, LOGS, THREADS, prepared, run_train
+from sb3_pmpo.tools.zoo.launch import prepared, run_train
 from sb3_pmpo.tools.zoo.manager import Manager
+from sb3_pmpo.tools.zoo.resuming import CannotResumeError, NothingLeftError, filled_in
+from sb3_pmpo.tools.zoo.shipped import begin_from, unpacked
 from sb3_pmpo.tools.zoo.tune import tune
 
 
 def train(arguments: Sequence[str]) -> int:
-    """Run ``rl_zoo3.train``; see :class:`Manager`. Its ``-optimize`` is ``sb3-pmpo tune``."""
+    """Run ``rl_zoo3.train``; see :class:`Manager`. Its ``-optimize`` is ``sb3-pmpo tune``.
+
+    ``-i FOLDER`` goes on from the checkpoint in it, with what its run was called with.
+    """
     if {"-optimize", "--optimize-hyperparameters"} & set(arguments):
         return tune(arguments)
-    run_train("train", arguments, Manager)
+    rest, learn = begin_from(arguments)
+    try:
+        run_train("train", filled_in(rest), partial(Manager, learn=learn))
+    except NothingLeftError as done:
+        print(done)
+    except CannotResumeError as error:
+        raise SystemExit(f"sb3-pmpo train: error: {error}") from error
     return 0
 
 
@@ -42,10 +53,24 @@ def enjoy(arguments: Sequence[str]) -> int:
             "sb3-pmpo enjoy: error: there is no screen (DISPLAY is not set): pass --no-render for "
             "the scores alone, or make a video with sb3-pmpo record"
         )
-    program = prepared(rl_zoo3.enjoy, "enjoy", arguments, ALGO, LOGS, THREADS)
-    with program, _small_buffers():
-        rl_zoo3.enjoy.enjoy()
+    with unpacked("enjoy", arguments) as chosen:
+        _enjoy(chosen)
     return 0
+
+
+def _enjoy(arguments: Sequence[str]) -> None:
+    with prepared(rl_zoo3.enjoy, "enjoy", arguments, print=_print), _small_buffers():
+        try:
+            rl_zoo3.enjoy.enjoy()
+        except AssertionError as error:  # its answer where there is no such run
+            raise SystemExit(f"sb3-pmpo enjoy: error: {error}") from error
+
+
+def _print(*words: Any) -> None:
+    """Print what the Zoo does; its lengths of episodes are in decisions."""
+    if words and str(words[0]).startswith(("Episode Length", "Mean episode length")):
+        words = (*words, "decisions")
+    print(*words)
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import TrialState
 from optuna.visualization import matplotlib as plots
 
+from sb3_pmpo.files import whole
+from sb3_pmpo.pretrained.files import interval_apart
+from sb3_pmpo.tools.outputs import OutputError, check_output
 from sb3_pmpo.tools.settings import to_yaml
+from sb3_pmpo.tools.zoo.study import DEFAULT
+
+#: The first line of each setting that was found.
+MARK = "# Found by sb3-pmpo tune."
 
 
 def report(
@@ -23,6 +31,7 @@ def report(
     folder: Path,
     storage: str | None,
     *,
+    budget: str,
     with_plots: bool,
 ) -> None:
     """Print and write what a study found.
@@ -32,6 +41,7 @@ def report(
     :param setting_of: turns a trial's parameters into an entry.
     :param folder: where the files go.
     :param storage: as the user named it.
+    :param budget: what each trial was trained for, in words.
     :param with_plots: whether to draw history and importances.
     :raises SystemExit: with status 1, if no trial completed.
     """
@@ -45,10 +55,19 @@ def report(
     best = study.best_trial
     path = folder / f"{study.study_name}_best.yml"
     entry = to_yaml(setting_of(best.params), env_id)
-    text = f"# Trial {best.number} of {len(study.trials)}, value {best.value:.6g}.\n{entry}"
-    path.write_text(text)
+    text = (
+        f"{MARK}\n# Trial {best.number} of {len(study.trials)}, value {best.value:.6g}, found with "
+        f"{budget}.\n# {compare(study)}\n{entry}"
+    )
+    try:
+        check_output(path, MARK)
+    except OutputError as error:
+        raise SystemExit(f"sb3-pmpo tune: error: {error}; the best setting:\n\n{text}") from error
+    with whole(path) as writing:
+        writing.write_text(text)
     table = folder / f"{study.study_name}_trials.csv"
-    study.trials_dataframe().to_csv(table, index=False)
+    with whole(table) as writing:
+        study.trials_dataframe().to_csv(writing, index=False)
     print(f"\nThe best trial as a setting, to paste, or with --conf-file {path}:\n\n{text}")
     print(f"All trials:  {table}")
     if with_plots:
@@ -56,6 +75,37 @@ def report(
             print(f"{name + ':':12} {figure}")
     if storage is not None:
         print(f"Dashboard:   pip install optuna-dashboard && optuna-dashboard {storage}")
+
+
+def compare(study: optuna.Study) -> str:
+    """Say how far the best trial is from the setting that ships, with an interval where it can be.
+
+    :param study: with a complete trial.
+    """
+    best = study.best_trial
+    defaults = [
+        trial
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if trial.user_attrs.get(DEFAULT)
+    ]
+    if not defaults:
+        return "The setting that ships was not among the complete trials: nothing to compare with."
+    default = defaults[0]
+    if best.number == default.number:
+        return "It is the setting that ships (its trial): none that was tried is better."
+    apart = (best.value or 0.0) - (default.value or 0.0)  # complete ones have a value
+    said = f"{apart:+.6g} from the setting that ships (trial {default.number}"
+    ours, theirs = (trial.user_attrs.get("values", []) for trial in (best, default))
+    if min(len(ours), len(theirs)) < 2:
+        return (
+            f"{said}), of one seed each, so without an interval: --trial-seeds 3 gives one. The "
+            "best of many trials is partly luck."
+        )
+    low, high = interval_apart(np.array(ours), np.array(theirs))
+    return (
+        f"{said}), 95% interval [{low:.6g}, {high:.6g}] over the seeds. The best of many trials is "
+        "partly luck: train both on other seeds."
+    )
 
 
 def count_trials(study: optuna.Study) -> None:
@@ -93,5 +143,6 @@ def draw(study: optuna.Study, folder: Path) -> dict[str, Path]:
 
 def _save(axes: Any, path: Path) -> Path:
     axes.figure.set_layout_engine("constrained")
-    axes.figure.savefig(path, dpi=110)
+    with whole(path) as writing:
+        axes.figure.savefig(writing, dpi=110, format=path.suffix[1:])
     return path

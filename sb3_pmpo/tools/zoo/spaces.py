@@ -3,17 +3,23 @@
 A sampler suggests plain numbers and words, which the study stores; :func:`as_setting` turns them
 into what a YAML entry says, and a converter into the constructor's arguments. The ranges lie around
 the defaults, about a factor of ten wide for rates and half as much for what multiplies the cost.
+Every default can be drawn; :func:`default_params` is what a study begins with.
+
+What made no difference in benchmarks/trials.md and results/levers.md is not searched: the batch
+(128 or 256), how fast the reference moves (twice as fast), accepted samples alone or both kinds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import Any
 
 import optuna
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, sample_her_params
 
-from sb3_pmpo.tools.settings import to_arguments
+from sb3_pmpo.online.pmpo import ADVANTAGE_BETA, CATEGORICAL_BETA
+from sb3_pmpo.tools.settings import ALGORITHMS, to_arguments
 
 #: Share of the samples accepted, and as many rejected, by the word for it.
 _SHARES = {"half": 0.5, "quarter": 0.25}
@@ -25,10 +31,8 @@ def _suggest_shared(trial: optuna.Trial) -> None:
     trial.suggest_float("learning_rate", 1e-4, 3e-3, log=True)
     # Horizons of 20 to 300 decisions: the suite's episodes have 500 with an action repeat of 2.
     trial.suggest_float("one_minus_gamma", 0.003, 0.05, log=True)
-    trial.suggest_int("batch_size_pow", 6, 9)
-    # Half-lives of 35 to 350 updates for the critic target and for the reference policy.
+    # Half-lives of 35 to 350 updates of the critic target.
     trial.suggest_float("tau", 0.002, 0.02, log=True)
-    trial.suggest_float("reference_tau", 0.002, 0.02, log=True)
     # Longer returns are faster to learn and more off-policy; 1 is best on dense rewards.
     trial.suggest_int("n_steps", 1, 5)
     # TD targets from the critics' mean to the lowest: the tasks differ in what they want.
@@ -40,21 +44,19 @@ def _suggest_shared(trial: optuna.Trial) -> None:
 
 def _suggest_pmpo(trial: optuna.Trial, n_actions: int) -> None:
     _suggest_shared(trial)
-    trial.suggest_int("n_samples_pow", 2, 5)  # 4, the paper's, to 32
+    trial.suggest_int("n_samples", 4, 32, log=True)  # 4 is the paper's, 6 the default
     # The share accepted, and as many rejected, the rest between them left out; or all by weight,
     # for which a categorical's weights have not been measured.
     trial.suggest_categorical("labels", [*_SHARES, *(["advantage"] if n_actions else [])])
-    # Which feedback: alpha 0.5, 1 or 0.
-    trial.suggest_categorical("feedback", ["both", "accept", "reject"])
-    # beta above that at which the loss gets unsafe: the same range is the same pull to the
-    # reference for all three. The std's is the stiffer, or exploration is over too soon.
-    trial.suggest_float("beta_margin", 0.1, 4.0, log=True)
-    trial.suggest_float("beta_std_margin", 2.0, 50.0, log=True)
+    # beta above that at which the loss gets unsafe. The std's is the stiffer, or exploration is
+    # over too soon: 100 is the default.
+    trial.suggest_float("beta_margin", 0.1, 8.0, log=True)
+    trial.suggest_float("beta_std_margin", 2.0, 200.0, log=True)
 
 
 def _suggest_mpo(trial: optuna.Trial, n_actions: int) -> None:
     _suggest_shared(trial)
-    trial.suggest_int("n_samples_pow", 3, 5)  # 8 to 32: the E-step weighs a distribution
+    trial.suggest_int("n_samples", 8, 32, log=True)  # the E-step weighs a distribution
     trial.suggest_float("epsilon", 0.03, 0.3, log=True)  # 0.1 in the literature
     if n_actions:
         # From Acme's 0.0025 and 1e-6, made for millions of updates, to ten times the defaults.
@@ -67,7 +69,7 @@ def _suggest_mpo(trial: optuna.Trial, n_actions: int) -> None:
 def _suggest_dpo(trial: optuna.Trial, n_actions: int) -> None:
     _suggest_shared(trial)
     # More samples make the pair's best better and its worst worse.
-    trial.suggest_int("n_samples_pow", 1, 4)
+    trial.suggest_int("n_samples", 2, 16, log=True)
     trial.suggest_float("beta", 2.0, 80.0, log=True)  # 20 in the paper
 
 
@@ -88,10 +90,11 @@ def as_setting(params: dict[str, Any]) -> dict[str, Any]:
     setting["gamma"] = 1.0 - setting.pop("one_minus_gamma")
     setting["policy_delay"] = setting["gradient_steps"]
     setting["policy_kwargs"] = {"net_arch": list(NET_ARCH[setting.pop("net_arch")])}
-    for name in ("batch_size", "n_samples"):
-        setting[name] = 2 ** setting.pop(f"{name}_pow")
-    if "feedback" in setting:
-        alpha = {"both": 0.5, "accept": 1.0, "reject": 0.0}[setting.pop("feedback")]
+    for name in ("batch_size", "n_samples"):  # of studies of earlier versions
+        if f"{name}_pow" in setting:
+            setting[name] = 2 ** setting.pop(f"{name}_pow")
+    if "labels" in setting:
+        alpha = {"both": 0.5, "accept": 1.0, "reject": 0.0}[setting.pop("feedback", "both")]
         labels, safe = setting.pop("labels"), 2.0 * (1.0 - alpha)
         if labels == "advantage":
             setting["labeller"], safe_mean = "advantage()", max(0.0, 1.0 - 2.0 * alpha)
@@ -105,6 +108,42 @@ def as_setting(params: dict[str, Any]) -> dict[str, Any]:
     if her:
         setting["replay_buffer_kwargs"] = her
     return setting
+
+
+def default_params(
+    algorithm: str, n_actions: int, setting: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """Return the parameters that are the setting itself: what the search is compared with.
+
+    :param algorithm: what the Zoo calls it.
+    :param n_actions: the Box's number of dimensions, 0 for discrete actions.
+    :param setting: of the environment, as constructor's arguments; the rest are the defaults.
+    :return: None where the search has no such parameters: for the Zoo's own algorithms.
+    """
+    if algorithm not in ALGORITHMS:
+        return None
+    defaults = signature(ALGORITHMS[algorithm]).parameters
+    value = {name: parameter.default for name, parameter in defaults.items()} | dict(setting)
+    widths = (value["policy_kwargs"] or {}).get("net_arch", NET_ARCH["small"])
+    shared = ("learning_rate", "tau", "n_steps", "pessimism", "gradient_steps", "n_samples")
+    params = {name: value[name] for name in shared if isinstance(value[name], int | float)}
+    params["one_minus_gamma"] = 1.0 - value["gamma"]
+    if widths in NET_ARCH.values():
+        params["net_arch"] = next(name for name, known in NET_ARCH.items() if known == widths)
+    if algorithm == "pmpo":
+        # What None stands for in the constructor.
+        labels, beta = (
+            ("advantage", ADVANTAGE_BETA) if n_actions else ("half", (CATEGORICAL_BETA,) * 2)
+        )
+        safe_mean = 0.0 if labels == "advantage" else 1.0
+        params |= {"labels": labels, "beta_margin": beta[0] - safe_mean}
+        params["beta_std_margin"] = beta[1] - 1.0
+    elif algorithm == "mpo":
+        parts = ("epsilon_mean", "epsilon_std") if n_actions else ("epsilon_policy",)
+        params |= {name: value[name] for name in ("epsilon", *parts)}
+    else:
+        params["beta"] = value["beta"]
+    return params
 
 
 _HER = ("n_sampled_goal", "goal_selection_strategy")

@@ -15,8 +15,12 @@ from pathlib import Path
 import optuna
 from optuna.exceptions import StorageInternalError, TrialPruned, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
+
+from sb3_pmpo.tools.zoo.journal import Journal
+
+#: The attribute of the trial that is the setting that ships.
+DEFAULT = "default"
 
 #: How often a trial is taken up again whose worker died: a third death is the trial's own doing.
 MAX_RETRIES = 2
@@ -27,7 +31,7 @@ def open_storage(name: str | None) -> str | BaseStorage | None:
     if name is None or not name.endswith(".log"):
         return name
     Path(name).parent.mkdir(parents=True, exist_ok=True)
-    return JournalStorage(JournalFileBackend(name))
+    return JournalStorage(Journal(name))
 
 
 class Watch:
@@ -88,6 +92,7 @@ def fail_and_retry(study: optuna.Study, trial: FrozenTrial) -> None:
     retries = trial.user_attrs.get("retries", 0)
     if trial.params and retries < MAX_RETRIES:
         attributes = {"retried_from": trial.number, "retries": retries + 1}
+        attributes |= {key: trial.user_attrs[key] for key in (DEFAULT,) if key in trial.user_attrs}
         study.enqueue_trial(trial.params, attributes)
         print(f"Trial {trial.number} lost its worker; another trial will take up its parameters.")
 

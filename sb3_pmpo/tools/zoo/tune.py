@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 
 from sb3_pmpo.tools.zoo.launch import run_train
-from sb3_pmpo.tools.zoo.manager import INTERRUPTED, sigterm_interrupts
+from sb3_pmpo.tools.zoo.stopping import INTERRUPTED, sigterm_interrupts
 from sb3_pmpo.tools.zoo.tuning import Options, TuningManager
 
 

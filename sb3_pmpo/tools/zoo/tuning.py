@@ -18,14 +18,16 @@ from optuna.samplers import BaseSampler, TPESampler
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER
 from rl_zoo3.utils import get_callback_list
 from stable_baselines3 import HerReplayBuffer
-from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_pmpo.envs import action_repeat_of
+from sb3_pmpo.tools.evaluation import Evaluation
 from sb3_pmpo.tools.settings import merge
-from sb3_pmpo.tools.zoo.manager import INTERRUPTED, Manager, sigterm_interrupts
+from sb3_pmpo.tools.zoo.manager import Manager
 from sb3_pmpo.tools.zoo.report import report
-from sb3_pmpo.tools.zoo.spaces import setting_of
-from sb3_pmpo.tools.zoo.study import Watch, open_storage, run_trials
+from sb3_pmpo.tools.zoo.spaces import default_params, setting_of
+from sb3_pmpo.tools.zoo.stopping import INTERRUPTED, sigterm_interrupts
+from sb3_pmpo.tools.zoo.study import DEFAULT, Watch, open_storage, run_trials
 
 #: What bad hyperparameters cause: NaN and impossible arguments (ValueError), physics that diverge
 #: (dm_control's PhysicsError is a RuntimeError), memory. An error of ours is none of these.
@@ -89,6 +91,7 @@ class TuningManager(Manager):
             load_if_exists=True,
             direction="maximize",
         )
+        self._begin_with_default(study)
         watch = Watch(study, self._options.beat, self._options.grace)
         interrupted = False
         try:
@@ -105,16 +108,36 @@ class TuningManager(Manager):
                 self.setting_of,
                 folder,
                 self.storage,
+                budget=self._budget(),
                 with_plots=not self.no_optim_plots,
             )
         if interrupted:
             raise SystemExit(INTERRUPTED)
 
-    def setting_of(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Put a trial's parameters into the environment's setting, as YAML holds it."""
+    def _begin_with_default(self, study: optuna.Study) -> None:
+        """Let trial 0 of a new study be the setting that ships, with which the best is compared."""
+        params = default_params(self.algo, self.n_actions, self._hyperparams)
+        if params is None or self._options.only_report or study.get_trials(deepcopy=False):
+            return
+        study.enqueue_trial(params, {DEFAULT: True}, skip_if_exists=True)
+
+    def _budget(self) -> str:
+        """Say what each trial was trained for."""
+        repeat = action_repeat_of(self._setting().get("env_wrapper"))
+        seeds = self._options.trial_seeds
+        return (
+            f"{self.n_timesteps} decisions ({self.n_timesteps * repeat} environment steps) "
+            f"a trial, {seeds} {'seed' if seeds == 1 else 'seeds'}"
+        )
+
+    def _setting(self) -> dict[str, Any]:
         with contextlib.redirect_stdout(io.StringIO()):
             _, setting = self.read_hyperparameters()
-        return merge(dict(setting), setting_of(self.algo, params))
+        return dict(setting)
+
+    def setting_of(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Put a trial's parameters into the environment's setting, as YAML holds it."""
+        return merge(self._setting(), setting_of(self.algo, params))
 
     # ------------------------------------------------------------------ one trial
 
@@ -185,7 +208,7 @@ class TuningManager(Manager):
         return str(path if self._options.trial_seeds == 1 else path / f"seed_{seed}")
 
 
-class TrialEvaluation(EvalCallback):
+class TrialEvaluation(Evaluation):
     """Reports a seed's evaluations to the trial, and stops where the pruner says so.
 
     :param trial: the trial.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,49 +14,68 @@ from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_pmpo.tools.outputs import OutputError, check_output
 from sb3_pmpo.tools.zoo.agents import AgentError, acts_deterministically, find_agent, make_parser
+from sb3_pmpo.tools.zoo.shipped import unpacked
 
-#: What Gymnasium assumes of an environment that does not say.
-DEFAULT_FPS = 30.0
+#: Frames a second of a video, and what Gymnasium assumes of an environment that does not say.
+FPS = 30
+DEFAULT_RATE = 30.0
+#: In the metadata of each video.
+MARK = "sb3-pmpo record"
 
 
 class Video(NamedTuple):
     """A video that was made."""
 
     path: Path
+    n_decisions: int
     n_frames: int
-    fps: float
 
     def __str__(self) -> str:
-        seconds = self.n_frames / self.fps
-        return f"{self.path}: {self.n_frames} decisions, {seconds:.1f} s at {self.fps:g} fps"
+        seconds = self.n_frames / FPS
+        return f"{self.path}: {self.n_decisions} decisions, {seconds:.1f} s at {FPS} fps"
 
 
 def record(arguments: Sequence[str]) -> int:
     """Record an mp4 of a trained agent; the arguments are those of ``rl_zoo3.record_video``."""
-    parser = make_parser("record", "Record an mp4 of a trained agent, at the speed of its world.")
-    parser.add_argument(
-        "-n", "--n-timesteps", type=int, default=1000, help="decisions, a frame each (default 1000)"
+    with unpacked("record", arguments, "-o", "videos") as chosen:
+        return _record(chosen)
+
+
+def _record(arguments: Sequence[str]) -> int:
+    parser = make_parser(
+        "record",
+        "Record an mp4 of a trained agent: 480x480, 30 frames a second, at the speed of its world.",
+        pretrained=True,
     )
-    parser.add_argument("--n-envs", type=int, default=1, help="environments, in one picture")
     parser.add_argument(
-        "-o", "--output-folder", type=Path, help="default: the folder videos/ of the run"
+        "-n", "--n-timesteps", type=int, default=1000, help="decisions of the agent (default: 1000)"
     )
+    parser.add_argument(
+        "--n-envs", type=int, default=1, help="environments, in one picture (default: 1)"
+    )
+    parser.add_argument(
+        "-o", "--output-folder", type=Path, help="default: the folder videos/ of the run; with "
+        "--pretrained, videos/ here"
+    )  # fmt: skip
     args = parser.parse_args(arguments)
     try:
         agent = find_agent(args)
+        folder = args.output_folder or agent.folder / "videos"
+        path = folder / f"{agent.label}-step-0-to-step-{args.n_timesteps}.mp4"
+        check_output(path, MARK)
         env = agent.make_env(n_envs=args.n_envs, seed=args.seed, render=True)
         check_rendering(env)
-    except AgentError as error:
+    except (AgentError, OutputError) as error:
         parser.error(str(error))
     print(f"Loading {agent.model_path}")
     model = agent.load(env, seed=args.seed, device=args.device)
-    folder = args.output_folder or agent.folder / "videos"
     video = film(
         model,
         env,
-        folder / f"{agent.label}-step-0-to-step-{args.n_timesteps}.mp4",
-        n_frames=args.n_timesteps,
+        path,
+        n_decisions=args.n_timesteps,
         seed=args.seed,
         deterministic=acts_deterministically(args),
     )
@@ -69,44 +89,75 @@ def film(
     env: VecEnv,
     path: Path,
     *,
-    n_frames: int,
+    n_decisions: int,
     seed: int,
     deterministic: bool,
 ) -> Video:
-    """Let a model act and write what is seen before each decision; Ctrl-C ends it early.
+    """Let a model act and write an mp4 of what is seen; Ctrl-C ends it early.
 
     The frames go to the encoder one by one: a long video takes no more memory than a short one.
 
     :param env: with ``render_mode="rgb_array"``; it is left open. Several environments are
         shown in one picture.
     :param path: of the mp4; its folder is made.
-    :param n_frames: decisions, >= 1.
+    :param n_decisions: of the agent, >= 1.
     :param seed: of the first episode.
     :param deterministic: whether to act without noise.
     """
-    if n_frames < 1:
-        raise ValueError(f"a video needs at least one frame, got n_frames = {n_frames}")
+    if n_decisions < 1:
+        raise ValueError(f"a video needs at least one decision, got n_decisions = {n_decisions}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    fps = frames_per_second(env)
     env.seed(seed)
-    observations = env.reset()
+    env.reset()
     height, width, _ = _frame(env).shape
-    state, starts, written = None, np.ones(env.num_envs, dtype=bool), 0
-    with FFMPEG_VideoWriter(str(path), (width, height), fps) as writer:
+    written, decisions = 0, 0
+    marked = ["-metadata", f"comment={MARK}"]
+    seen = frames(model, env, n_decisions=n_decisions, seed=seed, deterministic=deterministic)
+    with FFMPEG_VideoWriter(str(path), (width, height), FPS, ffmpeg_params=marked) as writer:
         try:
-            while written < n_frames:
-                writer.write_frame(_frame(env))
-                written += 1
-                actions, state = model.predict(observations, state, starts, deterministic)  # type: ignore[arg-type]  # as SB3 annotates it, without Dict observations
-                observations, _, starts, _ = env.step(actions)
+            with closing(seen):
+                for decision, frame in seen:
+                    writer.write_frame(frame)
+                    written, decisions = written + 1, decision + 1
         except KeyboardInterrupt:
             print("Stopped.")
-    return Video(path, written, fps)
+    return Video(path, decisions, written)
 
 
-def frames_per_second(env: VecEnv) -> float:
-    """Return how many decisions the environment takes a second, for it renders one frame each."""
-    return float(env.get_attr("metadata")[0].get("render_fps") or DEFAULT_FPS)
+def frames(
+    model: BaseAlgorithm,
+    env: VecEnv,
+    *,
+    n_decisions: int,
+    seed: int,
+    deterministic: bool,
+    fps: int = FPS,
+) -> Generator[tuple[int, np.ndarray], None, None]:
+    """Let a model act; yield the number of the decision and what is seen before it.
+
+    The frames are as many a second of the world's time as asked for: a decision is shown in
+    several frames, or in none, where the agent decides less often, or more often.
+
+    :param fps: frames a second.
+    :return: the frames ``[height, width, 3]``; see :func:`film` for the rest.
+    """
+    each = fps / decisions_per_second(env)
+    env.seed(seed)
+    observations = env.reset()
+    state, starts, shown = None, np.ones(env.num_envs, dtype=bool), 0
+    for decision in range(n_decisions):
+        due = int((decision + 1) * each + 1e-6) - shown
+        frame = _frame(env) if due else None
+        for _ in range(due):
+            yield decision, frame  # type: ignore[misc]  # there is one if one is due
+        shown += due
+        actions, state = model.predict(observations, state, starts, deterministic)  # type: ignore[arg-type]  # as SB3 annotates it, without Dict observations
+        observations, _, starts, _ = env.step(actions)
+
+
+def decisions_per_second(env: VecEnv) -> float:
+    """Return how many decisions the environment takes a second of its own time."""
+    return float(env.get_attr("metadata")[0].get("render_fps") or DEFAULT_RATE)
 
 
 def check_rendering(env: VecEnv, otherwise: str = "") -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sb3_pmpo.core.labels import (
+    NOISE,
     Labeller,
     advantage,
     best_worst,
@@ -85,6 +86,18 @@ def test_advantage_labels_nothing_where_nothing_depends_on_the_action() -> None:
     assert not reject.any()
     with pytest.raises(ValueError, match="at least 2 samples, got 1"):
         advantage()(Candidates(th.ones(1, 3)))
+
+
+def test_advantage_labels_nothing_where_the_scores_differ_by_the_critics_noise_alone() -> None:
+    """Of a spread s the share ``1 - (NOISE * unit / s)^2`` counts, and none below the noise."""
+    scores = th.tensor([[1.0, -2.0], [-1.0, 2.0], [1.0, -2.0], [-1.0, 2.0]])  # spread 1.5
+    plain = advantage()(Candidates(scores))
+    for unit, share in ((1.5 / NOISE, 0.0), (9.0 / NOISE, 0.0), (0.75 / NOISE, 0.75), (0.0, 1.0)):
+        weighed = advantage()(Candidates(scores, unit=th.tensor(unit)))
+        th.testing.assert_close(weighed.accept, share * plain.accept)
+        th.testing.assert_close(weighed.reject, share * plain.reject)
+    for labels in advantage()(Candidates(th.ones(4, 2), unit=th.tensor(1.0))):
+        assert not labels.any()
 
 
 def test_advantage_moves_a_mean_by_the_covariance_of_score_and_action() -> None:

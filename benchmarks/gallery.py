@@ -1,0 +1,299 @@
+"""The policies that ship with the package, from the runs of the benchmarks, and their page.
+
+    python -m benchmarks.gallery pack --state runs/benchmarks --results benchmarks/results
+    MUJOCO_GL=egl python -m benchmarks.gallery page
+
+``pack`` takes the best seed of each task, by the run's last evaluation, scores it over 100 other
+episodes and writes ``sb3_pmpo/pretrained/<task>.safetensors``. A policy that is there and scores
+higher stays. ``page`` writes ``docs/gallery.md`` with a moving picture and a curve of each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import records
+from benchmarks.models import algorithm_class, env_id_of, make_task
+from benchmarks.records import Places
+from benchmarks.suites import SUITES, Run
+from sb3_pmpo import pretrained
+from sb3_pmpo.pretrained import PretrainedFile, Score
+from sb3_pmpo.storage.checkpoints import read_checkpoint
+
+#: Seeds of the episodes of a score. Those that chose the seed and the step are others.
+SCORE_SEED, EPISODES = 20_000, 100
+LARGEST = 150_000
+FOLDER = Path(pretrained.__file__).parent
+
+
+def pack(places: Places, suite: str, tasks: list[str] | None, output: Path) -> list[Path]:
+    """Write the best policy of each task for which there are runs.
+
+    :param places: of the runs' rows and checkpoints.
+    :param suite: by name.
+    :param tasks: None for all of the suite's.
+    :param output: folder of the policies.
+    :return: the files that were written.
+    """
+    written = []
+    runs = [x for x in SUITES[suite].runs(suite) if x.algorithm == "PMPO" and "@" not in x.task]
+    for task in dict.fromkeys(run.task for run in runs):
+        if tasks is not None and task not in tasks:
+            continue
+        there = [run for run in runs if run.task == task and last_model(places.checkpoints(run))]
+        if not there:
+            continue
+        best = max(there, key=lambda run: _last_return(run, places))
+        path = output / f"{task}.safetensors"
+        chosen = f"best of {len(there)} seeds by their last evaluation"
+        if pack_run(best, places, path, chosen if len(there) > 1 else "the only seed that ran"):
+            written.append(path)
+    return written
+
+
+def last_model(folder: Path) -> Path | None:
+    """Return the model of the last checkpoint in a run's folder, None if there is none."""
+    with contextlib.suppress(FileNotFoundError):
+        return read_checkpoint(folder / "checkpoint").path("model")
+    found = folder.glob("checkpoint_*/model.zip")
+    return max(found, key=lambda path: int(path.parent.name.partition("_")[2]), default=None)
+
+
+def _last_return(run: Run, places: Places) -> float:
+    rows = records.read(places.rows(run))
+    return float(rows[-1]["return_mean"]) if rows else float("-inf")
+
+
+def pack_run(run: Run, places: Places, path: Path, chosen: str) -> bool:
+    """Score the last checkpoint of a run and write its policy, unless a better one is there.
+
+    :param chosen: how the run was chosen, for the header.
+    :return: whether it was written.
+    """
+    rows = records.read(places.rows(run))
+    found = last_model(places.checkpoints(run))
+    model = algorithm_class(run.algorithm).load(found, device="cpu", buffer_size=1)
+    steps = model.num_timesteps * run.action_repeat
+    score = measure(model, run)
+    if path.exists():
+        there = pretrained.read(path).score
+        if there is not None and there.mean >= score.mean:
+            print(f"{path.name}: {there} stays, the run has {score}")
+            return False
+    command = f"python -m benchmarks.learning run {run.suite} --tasks {run.task}"
+    told = _environment(run) | {
+        "score": score._asdict(),
+        "curve": [[int(row["steps"]), float(row["return_mean"])] for row in rows],
+        "steps": steps,
+        "seed": run.seed,
+        "chosen": chosen,
+        "command": f"{command} --algorithms {run.algorithm} --seeds {run.seed} --steps {steps}",
+        "versions": rows[-1]["versions"],
+        "commit": rows[-1]["commit"],
+    }
+    pretrained.save(model, path, told)
+    if path.stat().st_size > LARGEST:
+        _round(model, run, score, told, path)
+    print(f"{path.name}: {score}, {path.stat().st_size / 1000:.0f} kB", flush=True)
+    return True
+
+
+def measure(model: Any, run: Run) -> Score:
+    """Score a model over :data:`EPISODES` episodes of seeds of their own, all at once."""
+    episodes = EPISODES
+    envs = [make_task(run.task, run.action_repeat, run.algorithm) for _ in range(episodes)]
+    try:
+        seen = [env.reset(seed=SCORE_SEED + i)[0] for i, env in enumerate(envs)]
+        returns, open_ones = np.zeros(episodes), list(range(episodes))
+        while open_ones:
+            actions, _ = model.predict(np.stack([seen[i] for i in open_ones]), deterministic=True)
+            for i, action in zip(tuple(open_ones), actions, strict=True):
+                seen[i], reward, terminated, truncated, _ = envs[i].step(action)
+                returns[i] += float(reward)
+                if terminated or truncated:
+                    open_ones.remove(i)
+        return pretrained.scored(returns, SCORE_SEED)
+    finally:
+        for env in envs:
+            env.close()
+
+
+def _environment(run: Run) -> dict[str, Any]:
+    env_id, wrapper = env_id_of(run.task), []
+    if env_id.startswith("dm_control/"):
+        wrapper = [{"sb3_pmpo.envs.control_suite": {"action_repeat": run.action_repeat}}]
+    elif run.action_repeat > 1:
+        wrapper = [{"sb3_pmpo.envs.ActionRepeat": {"n_repeats": run.action_repeat}}]
+    return {"env": env_id, "env_wrapper": wrapper}
+
+
+def _round(model: Any, run: Run, score: Score, told: dict[str, Any], path: Path) -> None:
+    """Write the weights as float16, with the score of these.
+
+    :raises ValueError: if they score lower than the whole ones' interval, or are too large yet.
+    """
+    pretrained.save(model, path, told, half=True)
+    rounded = measure(pretrained.load(path, "cpu"), run)
+    if rounded.mean < score.low or path.stat().st_size > LARGEST:
+        size = path.stat().st_size
+        path.unlink()
+        raise ValueError(f"{run.name} in float16 has {size} bytes and {rounded}, was {score}")
+    pretrained.save(model, path, told | {"score": rounded._asdict()}, half=True)
+
+
+# ---------------------------------------------------------------------- the page
+
+DOCS = Path(__file__).parent.parent / "docs"
+IMAGES = Path("images/gallery")
+#: A moving picture: its edge in pixels, seconds, frames a second, and its bytes at most.
+EDGE, SECONDS, FPS, LARGEST_PICTURE = 240, 6, 15, 300_000
+
+
+def page(docs: Path) -> Path:
+    """Write the gallery's page, and the pictures that are missing or older than their policies."""
+    (docs / IMAGES).mkdir(parents=True, exist_ok=True)
+    for name in pretrained.names():
+        file = pretrained.read(name)
+        picture, curve = docs / IMAGES / f"{name}.webp", docs / IMAGES / f"{name}.svg"
+        for path, make in ((picture, draw_moving), (curve, draw_curve)):
+            if (
+                not path.exists()
+                or path.stat().st_mtime < pretrained.files.find(name).stat().st_mtime
+            ):
+                make(name, file, path)
+    (docs / "gallery.md").write_text(text())
+    return docs / "gallery.md"
+
+
+def text() -> str:
+    """Write the page, without the pictures."""
+    found = pretrained.names()
+    entries = "\n".join(_entry(name, pretrained.read(name)) for name in found)
+    return _HEAD.replace("{first}", found[0]) + entries
+
+
+_HEAD = """# Gallery
+
+These policies ship with the package. Each is a file of numbers of at most 150 kB, without a pickle.
+
+```python
+from sb3_pmpo import pretrained
+
+model = pretrained.load("{first}")
+env = pretrained.make_env("{first}")
+observation, _ = env.reset(seed=0)
+action, _ = model.predict(observation, deterministic=True)
+```
+
+```sh
+sb3-pmpo enjoy --pretrained {first} --no-render
+sb3-pmpo evaluate {first} -n 100
+MUJOCO_GL=egl sb3-pmpo record --pretrained {first} -n 500
+sb3-pmpo export --pretrained {first}
+sb3-pmpo train --from-pretrained {first} -n 20000
+```
+
+`train --from-pretrained` begins with the policy and with new critics. The policy is held until the
+critics have seen `learning_starts` decisions of it. Its return may fall after that, until the
+critics know more: on cartpole-swingup one seed went from 871 to 333 at 1200 decisions. A larger
+number, `-params learning_starts:5000`, holds it longer.
+
+The score is the mean return over 100 episodes with a 95% bootstrap interval of the episodes. The
+seed of the training run was the best of those that ran; the score's episodes took no part in that.
+The page is made by `python -m benchmarks.gallery page`, the policies by
+`python -m benchmarks.gallery pack`. `pretrained.about("{first}")` has versions, seed and command.
+
+"""
+
+
+def _entry(name: str, file: PretrainedFile) -> str:
+    told = file.about
+    return f"""## {name}
+
+| | |
+|---|---|
+| ![{name}, acting]({IMAGES}/{name}.webp) | ![return by environment steps]({IMAGES}/{name}.svg) |
+
+Return **{file.score}** after {told["steps"]:,} environment steps of `{told["env"]}`,
+seed {told["seed"]} ({told["chosen"]}):
+
+```sh
+{told["command"]}
+```
+"""
+
+
+def draw_moving(name: str, file: PretrainedFile, path: Path) -> None:
+    """Write an animated WebP of the policy at the speed of its world."""
+    from PIL import Image
+    from stable_baselines3.common.vec_env import DummyVecEnv
+
+    from sb3_pmpo.tools.zoo.video import decisions_per_second, frames
+
+    size = {"height": EDGE, "width": EDGE}
+    is_suite = file.about["env"].startswith("dm_control/")
+    size = {"render_kwargs": size} if is_suite else size  # type: ignore[dict-item]  # as each takes it
+    env = DummyVecEnv([lambda: pretrained.make_env(name, render_mode="rgb_array", **size)])
+    try:
+        n_decisions = int(SECONDS * decisions_per_second(env))
+        options: Any = {"n_decisions": n_decisions, "seed": 0, "deterministic": True, "fps": FPS}
+        seen = frames(pretrained.load(name, "cpu"), env, **options)
+        pictures = [Image.fromarray(frame).resize((EDGE, EDGE)) for _, frame in seen]
+    finally:
+        env.close()
+    for quality in (80, 60, 40, 20):
+        pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=1000 // FPS,
+                         loop=0, quality=quality, method=6)  # fmt: skip
+        if path.stat().st_size <= LARGEST_PICTURE:
+            return
+    raise ValueError(
+        f"{path} has {path.stat().st_size} bytes, at most {LARGEST_PICTURE} are allowed"
+    )
+
+
+def draw_curve(name: str, file: PretrainedFile, path: Path) -> None:
+    """Draw the training run's evaluations, and the score with its interval."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.4, 2.4), layout="constrained")
+    axis = figure.subplots()
+    steps, returns = zip(*file.about["curve"], strict=True)
+    axis.plot(steps, returns, marker=".")
+    score = file.score
+    assert score is not None  # pack gives each one
+    errors = [[score.mean - score.low], [score.high - score.mean]]
+    axis.errorbar(file.about["steps"], score.mean, yerr=errors, fmt="k_", capsize=3)
+    axis.set(title=name, xlabel="environment steps", ylabel="return")
+    axis.grid(alpha=0.3)
+    figure.savefig(path, metadata={"Date": None})
+
+
+# ---------------------------------------------------------------------- command line
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Pack, or write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    packing = commands.add_parser("pack", help="write the best policy of each task")
+    packing.add_argument("--suite", default="development", choices=list(SUITES))
+    packing.add_argument("--tasks", nargs="+", help="only these (default: all with runs)")
+    packing.add_argument("--results", type=Path, default=Places().results)
+    packing.add_argument("--state", type=Path, default=Places().state)
+    packing.add_argument("--output", type=Path, default=FOLDER, help="default: the package")
+    paging = commands.add_parser("page", help="write docs/gallery.md and its pictures")
+    paging.add_argument("--docs", type=Path, default=DOCS)
+    options = parser.parse_args(arguments)
+    if options.command == "pack":
+        pack(Places(options.results, options.state), options.suite, options.tasks, options.output)
+    else:
+        print(page(options.docs))
+
+
+if __name__ == "__main__":
+    main()

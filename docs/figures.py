@@ -1,0 +1,143 @@
+"""Draw the figures of the documentation: ``python docs/figures.py``.
+
+``alpha.png`` and ``beta.png`` are computed by the package's own losses, ``beside-sac.png`` from the
+committed rows of the development set and of the peers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch as th
+from matplotlib.figure import Figure
+
+from sb3_pmpo import Candidates, top_k
+from sb3_pmpo.distributions import DiagGaussian
+from sb3_pmpo.learner import policy_step
+from sb3_pmpo.objectives import PMPOObjective
+
+ROOT = Path(__file__).parent.parent
+IMAGES = ROOT / "docs" / "images"
+RUNS = ROOT / "benchmarks" / "results" / "runs"
+#: alpha and beta of the three settings that have one expected gradient.
+SETTINGS = {
+    "accepted only: alpha 1, beta 0": (1.0, 0.0, "C0"),
+    "rejected only: alpha 0, beta 2": (0.0, 2.0, "C3"),
+    "both: alpha 0.5, beta 1": (0.5, 1.0, "C2"),
+}
+BETAS = (0.5, 1.0, 1.5, 2.0, 4.0)
+
+
+def gradients(alpha: float, beta: float, n_states: int = 20_000) -> np.ndarray:
+    """Estimate a Gaussian's gradient of the mean from 4 samples of a state, many times.
+
+    The policy has moved half a std away from its reference, so that the KL has a gradient.
+    """
+    mean = th.full((n_states, 1), 0.5, requires_grad=True)
+    policy = DiagGaussian(mean, th.ones(n_states, 1))
+    reference = DiagGaussian(th.zeros(n_states, 1), th.ones(n_states, 1))
+    actions = reference.sample(4)
+    candidates = Candidates(scores=actions[..., 0], actions=actions)
+    objective = PMPOObjective(alpha, beta, beta, top_k(2), decoupled=False)
+    objective(policy, reference, candidates).loss.sum().backward()
+    assert mean.grad is not None  # backward has just filled it
+    return -mean.grad[:, 0].numpy()
+
+
+def draw_alpha(path: Path) -> None:
+    """Show one expected gradient and three noises."""
+    figure = Figure(figsize=(7.2, 3.2), layout="constrained")
+    axis = figure.subplots()
+    for label, (alpha, beta, colour) in SETTINGS.items():
+        drawn = gradients(alpha, beta)
+        text = f"{label}; mean {drawn.mean():.2f}, std {drawn.std():.2f}"
+        bins = np.linspace(-2.5, 3.5, 90).tolist()
+        axis.hist(drawn, bins=bins, density=True, histtype="step", color=colour, label=text)
+        axis.axvline(drawn.mean(), color=colour, linestyle=":", linewidth=1)
+    axis.set(xlabel="step of the mean towards better actions, from 4 samples", yticks=[])
+    axis.legend(fontsize="small", loc="upper left")
+    axis.set_ylim(top=1.45 * axis.get_ylim()[1])
+    figure.savefig(path, dpi=110)
+
+
+def path_of(beta: float, n_updates: int = 400) -> tuple[list[float], list[float]]:
+    """Return std and mean of a Gaussian that learns from rejected samples alone.
+
+    Its reference is held at mean 0 and std 1. The better a sample, the larger its action.
+    """
+    mean = th.zeros(1, requires_grad=True)
+    log_std = th.zeros(1, requires_grad=True)
+    optimizer = th.optim.Adam([mean, log_std], lr=0.02)
+    reference = DiagGaussian(th.zeros(1024, 1), th.ones(1024, 1))
+    objective = PMPOObjective(0.0, beta, beta, top_k(2), decoupled=False)
+    stds, means = [], []
+    for _ in range(n_updates):
+        policy = DiagGaussian(mean.expand(1024, 1), log_std.exp().expand(1024, 1))
+        actions = reference.sample(4)
+        candidates = Candidates(scores=actions[..., 0], actions=actions)
+        policy_step(objective, [optimizer], policy, reference, candidates)
+        with th.no_grad():
+            log_std.clamp_(min=float(np.log(0.1)))  # a floor, as the policy's std_min
+        stds.append(float(log_std.detach().exp()))
+        means.append(float(mean.detach()))
+    return stds, means
+
+
+def draw_beta(path: Path) -> None:
+    """Show which weights of the KL hold a policy that is only pushed away."""
+    figure = Figure(figsize=(7.2, 3.0), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for number, beta in enumerate(BETAS):
+        stds, means = path_of(beta)
+        colour = f"C{number}"
+        left.plot(stds, color=colour, label=f"beta {beta:g}")
+        right.plot(means, color=colour, label=f"beta {beta:g}")
+    left.set(xlabel="updates", ylabel="std", yscale="log")
+    right.set(xlabel="updates", ylabel="mean (higher is better)")
+    right.legend(fontsize="small")
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+
+
+def draw_beside_sac(path: Path) -> None:
+    """Draw the mean return of the six tasks against steps and minutes, of all that ran them."""
+    files = [file for folder in ("development", "peers") for file in (RUNS / folder).glob("*.csv")]
+    data = pd.concat([pd.read_csv(file) for file in sorted(files)])
+    tasks = data[data.algorithm == "SAC"].task.unique()
+    figure = Figure(figsize=(7.2, 2.9), layout="constrained")
+    axes: Any = figure.subplots(1, 2, sharey=True)
+    for number, name in enumerate(sorted(data.algorithm.unique())):
+        part = data[data.algorithm == name]
+        if len(part.task.unique()) < len(tasks):
+            continue  # its mean would be of other tasks
+        by = part.groupby(["seed", "steps"])
+        whole = by.task.nunique() == len(tasks)
+        returns = by.return_mean.mean()[whole].unstack("seed").dropna()
+        minutes = by.train_seconds.mean()[whole].unstack("seed").dropna().mean(axis=1) / 60
+        label = "SB3 SAC" if name == "SAC" else name
+        for axis, x in zip(axes, (returns.index / 1000, minutes), strict=True):
+            axis.plot(x, returns.mean(axis=1), color=f"C{number}", label=label)
+            low, high = returns.min(axis=1), returns.max(axis=1)
+            axis.fill_between(x, low, high, color=f"C{number}", alpha=0.2, linewidth=0)
+            axis.grid(alpha=0.3)
+    axes[0].set(xlabel="environment steps, thousands", ylabel="return, mean of six tasks")
+    axes[1].set(xlabel="minutes of training, one thread", ylim=(0, 1000))
+    axes[0].legend(loc="upper left")
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    """Draw all."""
+    th.manual_seed(0)
+    IMAGES.mkdir(exist_ok=True)
+    draw_alpha(IMAGES / "alpha.png")
+    draw_beta(IMAGES / "beta.png")
+    draw_beside_sac(IMAGES / "beside-sac.png")
+
+
+if __name__ == "__main__":
+    main()

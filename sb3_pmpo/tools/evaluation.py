@@ -1,0 +1,68 @@
+"""Evaluations while learning: written whole, and the same ones in a run that goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.callbacks import EvalCallback
+
+from sb3_pmpo.files import whole
+from sb3_pmpo.tools.saving import save_model
+
+#: What SB3's EvalCallback keeps from one evaluation to the next.
+_KEPT = ("n_calls", "best_mean_reward", "evaluations_timesteps", "evaluations_results",
+         "evaluations_length", "evaluations_successes")  # fmt: skip
+
+
+class Evaluation(EvalCallback):
+    """SB3's EvalCallback, with these differences.
+
+    - ``evaluations.npz`` and ``best_model.zip`` are each written in one atomic step.
+    - The seed of an evaluation follows from the model's and the step. So a run that goes on from a
+      checkpoint is evaluated on the episodes that it would have met.
+
+    :param args: SB3's.
+    :param best_model_save_path: folder of the best model; None to save none.
+    :param kwargs: SB3's.
+    """
+
+    def __init__(
+        self, *args: Any, best_model_save_path: str | Path | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        folder = best_model_save_path
+        self._best_model = None if folder is None else Path(folder, "best_model.zip")
+
+    def _on_step(self) -> bool:
+        if self.eval_freq <= 0 or self.n_calls % self.eval_freq != 0:
+            return True
+        if self.model.seed is not None:
+            drawn = np.random.SeedSequence([self.model.seed, self.num_timesteps])
+            self.eval_env.seed(int(drawn.generate_state(1)[0] >> 1))
+        best = self.best_mean_reward
+        goes_on = self._evaluate()
+        if self._best_model is not None and self.best_mean_reward > best:
+            save_model(self.model, self._best_model)
+        return goes_on
+
+    def _evaluate(self) -> bool:
+        if self.log_path is None:
+            return super()._on_step()
+        path = self.log_path
+        with whole(Path(f"{path}.npz")) as writing:
+            self.log_path = str(writing)
+            try:
+                return super()._on_step()
+            finally:
+                self.log_path = path
+
+    def state(self) -> dict[str, Any]:
+        """Return the counter and the results."""
+        return {name: getattr(self, name) for name in _KEPT}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        for name in _KEPT:
+            setattr(self, name, state[name])

@@ -1,0 +1,72 @@
+"""The pictures of ``sb3-pmpo plot``: a panel an environment, a line with a band an algorithm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import seaborn
+from matplotlib.figure import Figure
+
+from sb3_pmpo.files import whole
+
+#: In the metadata of each picture.
+MARK = "sb3-pmpo plot"
+#: Kinds of pictures, and where they say who made them.
+CREATED_BY = {".png": "Software", ".svg": "Creator", ".pdf": "Creator"}
+#: What is drawn of the runs: seaborn's estimator and error bars.
+BANDS: dict[str, dict[str, Any]] = {
+    "interval": {"estimator": "mean", "errorbar": ("ci", 95), "seed": 0},
+    "range": {"estimator": "median", "errorbar": ("pi", 100)},
+}
+
+
+def counted(number: int) -> str:
+    """Say how many runs."""
+    return "1 run" if number == 1 else f"{number} runs"
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a picture in one step, with who made it in its metadata."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as writing:
+        about = {CREATED_BY[path.suffix]: MARK}
+        figure.savefig(writing, dpi=110, format=path.suffix[1:], metadata=about)
+
+
+def draw(data: pd.DataFrame, x_label: str, y_label: str, *, band: str = "interval") -> Figure:
+    """Draw a panel for each environment, and a line with a band for each algorithm.
+
+    :param data: columns :data:`COLUMNS`.
+    :param x_label: what ``steps`` counts.
+    :param y_label: what ``return`` is.
+    :param band: one of :data:`BANDS`.
+    """
+    envs = sorted(data.env.unique())
+    columns = min(3, len(envs))
+    rows = -(-len(envs) // columns)
+    figure = Figure(figsize=(5.2 * columns, 3.6 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    named = data.assign(
+        algorithm=data.algorithm.map(
+            lambda name: f"{name} ({counted(data[data.algorithm == name].run.nunique())})"
+        )
+    )
+    order = sorted(named.algorithm.unique())
+    for axis, env in zip(axes, envs, strict=False):
+        seaborn.lineplot(
+            named[named.env == env],
+            x="steps",
+            y="return",
+            hue="algorithm",
+            hue_order=order,
+            ax=axis,
+            **BANDS[band],
+        )
+        axis.set(title=env, xlabel=x_label, ylabel=y_label)
+        axis.grid(alpha=0.3)
+        axis.legend(title=None)
+    for axis in axes[len(envs) :]:
+        axis.set_visible(False)
+    return figure

@@ -1,0 +1,32 @@
+"""What any of SB3's algorithms saves, in one atomic step: a crash leaves what was there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_pmpo.files import whole_file, whole_stream
+
+
+def save_model(model: BaseAlgorithm, path: Path) -> None:
+    """Save a model."""
+    with whole_stream(path, "zip") as file:
+        model.save(file)
+
+
+def save_replay_buffer(model: OffPolicyAlgorithm, path: Path) -> None:
+    """Save a model's replay buffer."""
+    with whole_stream(path, "pkl") as file:
+        model.save_replay_buffer(file)
+
+
+def save_vec_normalize(env: VecNormalize, path: Path) -> None:
+    """Save VecNormalize's statistics for the Zoo's programs, which unpickle them.
+
+    The pickle names nothing that :mod:`sb3_pmpo.storage.pickles` does not know as harmless.
+    """
+    with whole_file(path, "pkl") as file:
+        env.save(str(file))

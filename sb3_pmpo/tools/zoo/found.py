@@ -1,0 +1,95 @@
+"""Which of the Zoo's runs is the latest that can be used; what is torn or empty is left out."""
+
+from __future__ import annotations
+
+import warnings
+import zipfile
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from huggingface_sb3 import EnvironmentName
+from rl_zoo3.utils import get_model_path
+
+from sb3_pmpo.tools.checkpoints import UNIT
+from sb3_pmpo.tools.plain_yaml import read
+
+
+def find_model(
+    exp_id: int, folder: str, algo: str, env_name: EnvironmentName, *which: Any, **options: Any
+) -> tuple[str, str, str]:
+    """Find a model as the Zoo's ``get_model_path`` does; the latest run is one that has it whole.
+
+    :param exp_id: number of the run; 0 for the latest, -1 for no number.
+    :param folder: that ``train`` wrote.
+    :param algo: the Zoo's name.
+    :param env_name: of the environment.
+    :param which: of the models, as the Zoo has it.
+    :param options: the same by name.
+    :return: label, path of the model, folder of the run.
+    :raises ValueError: if there is none; of a run that was named, if it is torn.
+    """
+    if exp_id != 0:
+        found = get_model_path(exp_id, folder, algo, env_name, *which, **options)
+        check_whole(found[1], found[2], env_name)
+        return found
+    reasons: list[str] = []
+    for number in _numbers(Path(folder, algo), env_name):
+        try:
+            found = find_model(number, folder, algo, env_name, *which, **options)
+        except ValueError as error:
+            reasons.append(f"run {number} is left out: {error}")
+            continue
+        for reason in reasons:
+            warnings.warn(reason, stacklevel=2)
+        print(f"The latest run is {number}: {found[2]}")
+        return found
+    if reasons:
+        raise ValueError("; ".join(reasons))
+    return get_model_path(exp_id, folder, algo, env_name, *which, **options)  # which says so
+
+
+def _numbers(folder: Path, env_name: str) -> list[int]:
+    """Return the numbers of an environment's runs, the latest first."""
+    ends = [path.name.removeprefix(f"{env_name}_") for path in folder.glob("*") if path.is_dir()]
+    return sorted((int(end) for end in ends if end.isdigit()), reverse=True)
+
+
+def check_whole(model: str, folder: str, env_name: str) -> None:
+    """Check what is read of a run to use its model.
+
+    :raises ValueError: naming a file that is torn or empty.
+    """
+    if not is_archive(Path(model)):
+        raise ValueError(f"{model} is empty or torn{_remedy(Path(folder))}")
+    settings = Path(folder, env_name)
+    for name in ("config.yml", "args.yml"):
+        if (settings / name).exists():
+            try:
+                read(settings / name)
+            except ValueError as error:
+                raise ValueError(f"its settings cannot be read: {error}") from error
+
+
+def _remedy(folder: Path) -> str:
+    unit = folder / UNIT
+    return f"; sb3-pmpo train -i {folder} goes on from its checkpoint" if unit.is_dir() else ""
+
+
+def is_archive(path: Path) -> bool:
+    """Say whether a model or evaluations are a whole archive.
+
+    What is left of a torn model may end with its weights, which are an archive within it.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            begin = min((entry.header_offset for entry in archive.infolist()), default=-1)
+            return begin == 0 and archive.testzip() is None
+    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError):
+        return False
+
+
+def find_whole(*modules: ModuleType) -> None:
+    """Let programs of the Zoo find models by :func:`find_model`."""
+    for module in modules:
+        vars(module)["get_model_path"] = find_model

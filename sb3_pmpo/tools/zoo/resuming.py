@@ -1,0 +1,104 @@
+"""``train -i FOLDER``: the checkpoint that is meant, and what its run was called with."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sb3_pmpo.storage.checkpoints import Checkpoint, find_checkpoint
+from sb3_pmpo.tools.checkpoints import UNIT
+from sb3_pmpo.tools.plain_yaml import read
+
+#: Arguments of a run that hold for it when it goes on: with a value, a list, or without one.
+_VALUES = ("algo", "env", "seed", "eval_freq", "eval_episodes", "n_eval_envs", "save_freq",
+           "vec_env", "log_interval", "device", "num_threads", "verbose")  # fmt: skip
+_TEXTS = ("tensorboard_log",)
+_LISTS = ("gym_packages",)
+_MAPPINGS = ("env_kwargs", "eval_env_kwargs")
+_FLAGS = ("save_replay_buffer",)
+
+
+class CannotResumeError(ValueError):
+    """There is nothing to go on from; the message is for the one who asked."""
+
+
+class NothingLeftError(ValueError):
+    """The run is finished; the message says so."""
+
+
+def find_unit(folder: Path) -> Checkpoint:
+    """Return the newest whole checkpoint of a folder: a run's, or a checkpoint's own.
+
+    :raises CannotResumeError: if there is none.
+    """
+    for place in (folder / UNIT, folder):
+        try:
+            found = find_checkpoint(place)
+        except ValueError as error:
+            raise CannotResumeError(str(error)) from error
+        if found is not None:
+            missing = [name for name in found.files.values() if not (place / name).is_file()]
+            if missing:
+                raise CannotResumeError(f"{place} is damaged: {missing[0]} is not there")
+            return found
+    models = sorted(path.name for path in folder.glob("*.zip"))
+    instead = f"; -i {folder / models[0]} goes on from that model alone" if models else ""
+    raise CannotResumeError(
+        f"-i {folder}: it holds no checkpoint (train writes them with --save-freq){instead}"
+    )
+
+
+def unit_of(model: str) -> Checkpoint | None:
+    """Return the checkpoint that a model's file is part of; None for a file of its own."""
+    path = Path(model).absolute()
+    try:
+        found = find_checkpoint(path.parent)
+    except ValueError:
+        return None
+    return found if found is not None and found.files["model"] == path.name else None
+
+
+def run_of(checkpoint: Checkpoint, env_name: str) -> Path | None:
+    """Return the folder of the run that a checkpoint is of, if ``train`` wrote it."""
+    folder = checkpoint.folder.parent
+    is_run = checkpoint.folder.name == UNIT and (folder / env_name / "config.yml").is_file()
+    return folder if is_run else None
+
+
+def filled_in(arguments: Sequence[str]) -> list[str]:
+    """Replace ``-i FOLDER`` by its checkpoint's model, after what its run was called with.
+
+    :raises CannotResumeError: if there is no checkpoint in the folder.
+    """
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("-i", "--trained-agent", default="")
+    agent = parser.parse_known_args(arguments)[0].trained_agent
+    if not Path(agent).is_dir() or not agent:
+        return list(arguments)
+    found = find_unit(Path(agent))
+    before: list[str] = []
+    saved = next(iter(sorted(found.folder.parent.glob("*/args.yml"))), None)
+    if found.folder.name == UNIT and saved is not None:
+        try:
+            before = _as_given(read(saved))
+        except ValueError as error:
+            raise CannotResumeError(f"-i {agent}: {error}") from error
+    return [*before, *arguments, "--trained-agent", str(found.path("model"))]
+
+
+def _as_given(saved: Mapping[str, Any]) -> list[str]:
+    given: list[str] = []
+    for name in _VALUES:
+        if saved.get(name) is not None:
+            given.append(f"--{name.replace('_', '-')}={saved[name]}")
+    given += [f"--{name.replace('_', '-')}={saved[name]}" for name in _TEXTS if saved.get(name)]
+    for name in _LISTS:
+        if saved.get(name):
+            given += [f"--{name.replace('_', '-')}", *map(str, saved[name])]
+    for name in _MAPPINGS:
+        if saved.get(name):
+            pairs = [f"{key}:{value!r}" for key, value in saved[name].items()]
+            given += [f"--{name.replace('_', '-')}", *pairs]
+    return given + [f"--{name.replace('_', '-')}" for name in _FLAGS if saved.get(name)]

@@ -1,0 +1,140 @@
+"""Pretrained policies in the Zoo's programs: ``--pretrained NAME`` stands for a run's folder."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_sb3 import EnvironmentName
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_pmpo import pretrained
+from sb3_pmpo.online.off_policy import OffPolicyMPO
+from sb3_pmpo.pretrained import PretrainedError
+
+PRETRAINED = "--pretrained"
+HELP = "a policy that ships with the package (sb3_pmpo.pretrained.names()), or a *.safetensors file"
+
+
+def unpack(name: str | Path, logs: Path) -> list[str]:
+    """Write a pretrained policy as the folder of a run that ``train`` left.
+
+    :param name: of the policy, or its file.
+    :param logs: where to put the folder.
+    :return: the arguments that choose it: ``--algo``, ``--env`` and ``-f``.
+    """
+    told = pretrained.about(name)
+    env, algorithm = EnvironmentName(told["env"]), told["algorithm"].lower()
+    folder = logs / algorithm / f"{env}_1"
+    settings = folder / env
+    settings.mkdir(parents=True)
+    pretrained.load(name, "cpu").save(folder / f"{env}.zip")
+    kept = {"policy": told["policy"], "env_wrapper": told["env_wrapper"]}
+    arguments = {"env": told["env"], "env_kwargs": told["env_kwargs"], "seed": told.get("seed", -1)}
+    (settings / "config.yml").write_text(yaml.safe_dump(kept))
+    (settings / "args.yml").write_text(yaml.safe_dump(arguments))
+    return ["--algo", algorithm, "--env", told["env"], "-f", str(logs)]
+
+
+@contextmanager
+def unpacked(command: str, arguments: Sequence[str], *more: str) -> Iterator[list[str]]:
+    """Put a run's folder in the place of ``--pretrained NAME``, for as long as the body runs.
+
+    :param command: for the message.
+    :param arguments: of the command line.
+    :param more: arguments that go before them if there is a ``--pretrained``.
+    :return: the arguments that the Zoo understands.
+    """
+    name, rest = _taken(PRETRAINED, arguments)
+    if name is None:
+        yield rest
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            chosen = unpack(name, Path(folder))
+        except PretrainedError as error:
+            raise SystemExit(f"sb3-pmpo {command}: error: {PRETRAINED}: {error}") from error
+        yield [*more, *rest, *chosen]
+
+
+def _taken(option: str, arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(option, dest="name")
+    found, rest = parser.parse_known_args(arguments)
+    return found.name, rest
+
+
+# ---------------------------------------------------------------------- training goes on from one
+
+
+def begin_from(
+    arguments: Sequence[str],
+) -> tuple[list[str], Callable[..., Any] | None]:
+    """Read ``--from-pretrained NAME`` of ``train``'s arguments.
+
+    :return: the arguments, with algorithm and environment of the policy where none are given; and
+        what learns in the place of the model's ``learn``, None without such a policy.
+    """
+    name, _ = _taken("--from-pretrained", arguments)
+    if name is None:
+        return [*arguments], None
+    try:
+        told = pretrained.about(name)
+    except PretrainedError as error:
+        raise SystemExit(f"sb3-pmpo train: error: --from-pretrained: {error}") from error
+    first = ["--algo", told["algorithm"].lower(), "--env", told["env"]]
+
+    def learn(model: BaseAlgorithm, total_timesteps: int, callback: Any = None, **more: Any) -> Any:
+        if not isinstance(model, OffPolicyMPO):
+            raise SystemExit("sb3-pmpo train: error: --from-pretrained needs pmpo, mpo or dpo")
+        try:
+            pretrained.load_into(model, name)
+        except PretrainedError as error:
+            raise SystemExit(f"sb3-pmpo train: error: --from-pretrained: {error}") from error
+        callbacks = [*(callback or []), CriticFirst(model.learning_starts)]
+        model.learning_starts = 0  # its own actions are better than random ones
+        return model.learn(total_timesteps, callback=callbacks, **more)
+
+    print(f"Begins with the policy {name}, and with new critics.", file=sys.stderr)
+    return [*first, *arguments], learn
+
+
+class CriticFirst(BaseCallback):
+    """Holds a pretrained policy until the critics, which are new, have learned what it does.
+
+    :param steps: decisions to hold it for.
+    """
+
+    #: More critic updates than any run has before the next one of the policy.
+    NEVER = 2**40
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self._steps = steps
+        self._delay: int | None = None
+
+    def _on_training_start(self) -> None:
+        self._delay = self.model.policy_delay  # type: ignore[attr-defined]  # one of ours
+        self.model.policy_delay = self.NEVER  # type: ignore[attr-defined]
+
+    def _on_rollout_start(self) -> None:
+        if self._delay is not None and self.num_timesteps >= self._steps:
+            self._release()
+
+    def _on_training_end(self) -> None:
+        self._release()
+
+    def _release(self) -> None:
+        if self._delay is not None:
+            self.model.policy_delay = self._delay  # type: ignore[attr-defined]
+            self._delay = None
+
+    def _on_step(self) -> bool:
+        return True

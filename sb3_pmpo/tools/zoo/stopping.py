@@ -1,0 +1,56 @@
+"""Stopping a run: signals, and environments that do not answer."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn
+
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
+
+#: The exit status of a run that Ctrl-C or SIGTERM stopped.
+INTERRUPTED = 130
+
+#: Seconds that environments have for closing.
+PATIENCE = 10.0
+
+
+def close_in_time(env: VecEnv, seconds: float = PATIENCE) -> None:
+    """Close an environment; end the processes of one that does not answer, or died before."""
+
+    def close() -> None:
+        with suppress(EOFError, OSError):  # a worker that Ctrl-C reached as well
+            env.close()
+
+    closing = threading.Thread(target=close, daemon=True)
+    closing.start()
+    closing.join(seconds)
+    inner = env.unwrapped
+    if isinstance(inner, SubprocVecEnv):
+        for process in inner.processes:
+            process.kill()  # no harm to one that has ended
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came.
+
+    A class of its own, because CPython ends ``python -m`` by SIGINT, whatever status it was to
+    exit with, once a plain KeyboardInterrupt has left a string that was being exec'd (as imports
+    and dataclasses do).
+    """
+
+
+@contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM do what Ctrl-C does."""
+
+    def interrupt(signum: int, frame: Any) -> NoReturn:
+        raise Terminated
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,215 @@
+"""Policies that ship: files without a pickle, and the commands that take them by name."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import safetensors.torch
+import torch as th
+from runs import run
+from scipy import stats
+
+from sb3_pmpo import DPO, MPO, PMPO, pretrained
+from sb3_pmpo.pretrained import PretrainedError, scored
+from sb3_pmpo.tools.cli import main
+
+PENDULUM = "Pendulum-v1"
+
+
+def trained(cls: Any = PMPO, env_id: str = PENDULUM, **kwargs: Any) -> Any:
+    """Make a policy with weights and statistics of its own; it is quick, and good for nothing."""
+    model = cls("MlpPolicy", env_id, seed=3, buffer_size=10, **kwargs)
+    with th.no_grad():
+        for parameter in model.actor.head.parameters():
+            parameter.add_(0.5 * th.randn_like(parameter))
+    seen = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    model.policy.update_statistics(seen, np.ones(40))
+    model.policy.reference_actor.load_state_dict(model.policy.actor.state_dict())
+    return model
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("policies") / "swing.safetensors"
+    pretrained.save(trained(policy_kwargs={"net_arch": [16]}), path, {"env": PENDULUM, "seed": 3})
+    return path
+
+
+def observations(n: int = 100) -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(n, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("cls", [PMPO, MPO, DPO])
+def test_a_saved_policy_acts_the_same(cls: Any, tmp_path: Path) -> None:
+    model = trained(cls, policy_kwargs={"net_arch": [16], "n_bins": 5})
+    pretrained.save(model, tmp_path / "a.safetensors", {"env": PENDULUM})
+    loaded = pretrained.load(tmp_path / "a.safetensors")
+    assert type(loaded) is cls
+    expected, _ = model.predict(observations(), deterministic=True)
+    np.testing.assert_array_equal(loaded.predict(observations(), deterministic=True)[0], expected)
+    for part in (loaded.policy.actor, loaded.policy.reference_actor):
+        assert part.state_dict().keys() == model.policy.actor.state_dict().keys()
+    assert loaded.policy.statistics_count == 40
+
+
+def test_half_precision_halves_the_file_and_keeps_the_statistics(tmp_path: Path) -> None:
+    model = trained()
+    whole, half = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
+    pretrained.save(model, whole, {"env": PENDULUM})
+    pretrained.save(model, half, {"env": PENDULUM}, half=True)
+    assert half.stat().st_size < 0.6 * whole.stat().st_size
+    kept = safetensors.torch.load_file(half)
+    assert {x.dtype for name, x in kept.items() if "moments" in name} == {th.float32}
+    expected, _ = model.predict(observations(), deterministic=True)
+    found, _ = pretrained.load(half).predict(observations(), deterministic=True)
+    np.testing.assert_allclose(found, expected, atol=5e-3)
+
+
+def test_the_header_says_what_one_asks(tmp_path: Path) -> None:
+    score = scored([1.0, 2.0, 6.0], seed=5)
+    told = {"env": PENDULUM, "score": score._asdict(), "steps": 50, "command": "sb3-pmpo train"}
+    path = tmp_path / "a.safetensors"
+    pretrained.save(trained(), path, told)
+    assert pretrained.read(path).score == score
+    assert pretrained.about(path)["command"] == "sb3-pmpo train"
+    raw = path.read_bytes()
+    header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])  # all else is numbers
+    assert header["__metadata__"].keys() == {"sb3_pmpo"}
+
+
+def test_the_interval_is_that_of_a_bootstrap() -> None:
+    values = np.random.default_rng(0).normal(size=50)
+    theirs = stats.bootstrap((values,), np.mean, method="percentile", random_state=1)
+    ours = scored(values, seed=0)
+    assert (ours.low, ours.high) == pytest.approx(theirs.confidence_interval, abs=0.02)
+    assert scored([4.0], seed=0)[:3] == (4.0, 4.0, 4.0)
+
+
+def test_what_cannot_be_loaded_is_said(policy: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(policy.read_bytes()[:500])
+    foreign = tmp_path / "foreign.safetensors"
+    safetensors.torch.save_file({"x": th.zeros(1)}, foreign)
+    for name, message in [
+        ("cartpole-swimgup", "did you mean 'cartpole-swingup'"),
+        (tmp_path / "no.safetensors", "there is no file"),
+        (broken, "damaged"),
+        (foreign, r"must be a policy that sb3_pmpo.pretrained.save wrote"),
+    ]:
+        with pytest.raises(PretrainedError, match=message):
+            pretrained.load(name)
+    with pytest.raises(PretrainedError, match="observation_space"):
+        pretrained.load_into(PMPO("MlpPolicy", "CartPole-v1", buffer_size=10), policy)
+    with pytest.raises(PretrainedError, match=r"policy_kwargs.*16"):
+        pretrained.load_into(PMPO("MlpPolicy", PENDULUM, buffer_size=10), policy)
+
+
+@pytest.mark.parametrize("name", pretrained.names())
+def test_each_policy_that_ships_is_small_and_predicts(name: str) -> None:
+    file = pretrained.read(name)
+    assert pretrained.files.find(name).stat().st_size <= 150_000
+    assert file.score is not None
+    assert file.score.episodes == 100
+    assert file.score.low <= file.score.mean <= file.score.high
+    assert {"steps", "seed", "command", "versions", "curve"} <= file.about.keys()
+    model = pretrained.load(name)
+    action, _ = model.predict(model.observation_space.sample(), deterministic=True)
+    assert model.action_space.contains(action)
+
+
+# ---------------------------------------------------------------------- the commands
+
+
+def test_enjoy_takes_a_policy(policy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["enjoy", "--pretrained", str(policy), "--no-render", "-n", "200"]) == 0
+    assert "Mean reward" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="no pretrained policy is called 'nobody'"):
+        main(["enjoy", "--pretrained", "nobody", "--no-render"])
+
+
+def test_training_begins_with_a_policy(policy: Path, tmp_path: Path) -> None:
+    small = ["--from-pretrained", str(policy), "-n", "40", "--eval-freq", "-1", "--seed", "0"]
+    small += ["-params", "policy_kwargs:dict(net_arch=[16])", "batch_size:4"]
+    held = ["learning_starts:50"]  # longer than the run: the policy is held
+    for extra, folder in ((held, "held"), (["learning_starts:20"], "free")):
+        assert main(["train", *small, *extra, "-f", str(tmp_path / folder)]) == 0
+    given = pretrained.load(policy).policy.actor.head.state_dict()
+    apart = {}
+    for folder in ("held", "free"):
+        (path,) = (tmp_path / folder).glob("pmpo/*/Pendulum-v1.zip")
+        model = PMPO.load(path)
+        assert model.n_updates == 4 * 40  # type: ignore[call-overload]  # a property
+        assert model.policy_delay == 4
+        now = model.policy.actor.head.state_dict()
+        apart[folder] = max(float((now[key] - given[key]).abs().max()) for key in given)
+    assert apart["held"] < 2e-3 < apart["free"]  # one step of Adam at the most
+
+
+def test_agents_are_evaluated_side_by_side(
+    policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run(tmp_path / "logs", PENDULUM, policy_kwargs={"net_arch": [8]})
+    table = tmp_path / "scores.csv"
+    arguments = ["evaluate", str(policy), str(folder), "-n", "3", "--seed", "7", "-o", str(table)]
+    capsys.readouterr()
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["seed"] for row in rows] == ["7", "8", "9"] * 2
+    returns = [float(row["return"]) for row in rows[:3]]
+    model, env = pretrained.load(policy), gym.make(PENDULUM)
+    observation, _ = env.reset(seed=8)
+    total, over = 0.0, False
+    while not over:
+        action, _ = model.predict(observation, deterministic=True)
+        observation, reward, _, over, _ = env.step(action)
+        total += float(reward)
+    assert returns[1] == pytest.approx(total, rel=1e-5)
+    score = scored(returns, seed=7)
+    assert f"{score.mean:.1f}" in printed
+    assert f"[{score.low:.1f}, {score.high:.1f}]" in printed
+    assert f"{policy} above {folder}: " in printed
+    # Again, which it may write over; then over a file of the user's, which it may not.
+    assert main(arguments) == 0
+    table.write_text("my notes")
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert "this command did not write it" in capsys.readouterr().err
+    assert table.read_text() == "my notes"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name agents, or give --env"),
+        (["nobody"], "no pretrained policy is called 'nobody'"),
+        (["."], "is no run of train or sweep"),
+        ([".", "-n", "0"], "--episodes must be at least 1, got 0"),
+        ([".", "--confidence", "95"], "--confidence must be between 0 and 1, got 95.0"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_said(
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        main(["evaluate", *arguments])
+    assert message in capsys.readouterr().err
+
+
+def test_a_policy_is_exported(policy: Path, tmp_path: Path) -> None:
+    files = [tmp_path / "p.onnx", tmp_path / "p.pt"]
+    arguments = ["export", "--pretrained", str(policy), "--observations", "20"]
+    assert main([*arguments, "-o", *map(str, files)]) == 0
+    assert all(file.stat().st_size > 1000 for file in files)
