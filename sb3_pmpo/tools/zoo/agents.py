@@ -22,6 +22,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
+from sb3_pmpo.tools.loading import load_model
 from sb3_pmpo.tools.plain_yaml import read
 from sb3_pmpo.tools.settings import KeyValues
 from sb3_pmpo.tools.zoo import register
@@ -92,7 +93,8 @@ class Agent:
         options: dict[str, Any] = {"seed": seed}
         if issubclass(self.algorithm_class, OffPolicyAlgorithm):
             options |= {"buffer_size": 1, "optimize_memory_usage": False}
-        return self.algorithm_class.load(
+        return load_model(
+            self.algorithm_class,
             self.model_path,
             env=env,
             device=device,

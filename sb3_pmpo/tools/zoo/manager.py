@@ -13,6 +13,7 @@ from pathlib import Path
 from pprint import pprint
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import rl_zoo3
 from rl_zoo3.exp_manager import ExperimentManager
@@ -25,6 +26,7 @@ from sb3_pmpo.files import WRITING, copy_whole
 from sb3_pmpo.online.persistence import Persistent
 from sb3_pmpo.tools.checkpoints import UNIT, Checkpoints, load, lock
 from sb3_pmpo.tools.evaluation import Evaluation
+from sb3_pmpo.tools.loading import Loader, buffers_as_data
 from sb3_pmpo.tools.plain_yaml import read
 from sb3_pmpo.tools.saving import save_model, save_replay_buffer, save_vec_normalize
 from sb3_pmpo.tools.settings import (
@@ -207,7 +209,10 @@ class Manager(ExperimentManager):
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
         """Load a model as the Zoo does, or a checkpoint with what the command line changes."""
         if self._found is None:
-            return super()._load_pretrained_agent(hyperparams, env)
+            theirs = rl_zoo3.ALGOS[self.algo]
+            loader: Any = Loader(theirs)  # all that the Zoo uses here is load
+            with buffers_as_data(), patch.dict(rl_zoo3.ALGOS, {self.algo: loader}):
+                return super()._load_pretrained_agent(hyperparams, env)
         print(f"Going on from step {self._found.step}, from {self._found.folder}")
         fixed = {"policy", "policy_kwargs"}
         changed = {key: hyperparams[key] for key in self._given() if key in {*hyperparams} - fixed}
