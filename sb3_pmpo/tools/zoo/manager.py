@@ -24,6 +24,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pmpo.files import WRITING, copy_whole
 from sb3_pmpo.online.persistence import Persistent
+from sb3_pmpo.storage.strangers import are_own, check_settings, sign_settings
 from sb3_pmpo.tools.checkpoints import UNIT, Checkpoints, load, lock
 from sb3_pmpo.tools.evaluation import Evaluation
 from sb3_pmpo.tools.loading import Loader, buffers_as_data
@@ -88,7 +89,11 @@ class Manager(ExperimentManager):
         if self._run is None:
             hyperparams, saved = self._read_setting()
         else:
-            hyperparams = merge(read(Path(self.params_path, "config.yml")), self._given())
+            path = Path(self.params_path, "config.yml")
+            theirs = read(path)
+            if not are_own(path.parent):
+                check_settings(theirs, str(path))
+            hyperparams = merge(theirs, self._given())
             saved = OrderedDict(sorted(deepcopy(hyperparams).items()))
         if self._eval_env_kwargs_args is None and not self.env_kwargs:
             self.eval_env_kwargs = hyperparams.get("env_kwargs", {})
@@ -243,8 +248,9 @@ class Manager(ExperimentManager):
                 super()._save_config(saved_hyperparams)
             finally:
                 self.params_path = str(folder)
+            sign_settings(Path(writing))
             # args.yml last, by which others know a run.
-            for path in sorted(Path(writing).iterdir(), reverse=True):
+            for path in sorted(Path(writing).iterdir(), key=lambda path: path.name == "args.yml"):
                 copy_whole(path, folder / path.name)
 
     def learn(self, model: BaseAlgorithm) -> None:

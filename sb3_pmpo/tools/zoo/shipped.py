@@ -18,6 +18,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from sb3_pmpo import pretrained
 from sb3_pmpo.online.off_policy import OffPolicyMPO
 from sb3_pmpo.pretrained import PretrainedError
+from sb3_pmpo.tools.settings import ALGORITHMS
 
 PRETRAINED = "--pretrained"
 HELP = "a policy that ships with the package (sb3_pmpo.pretrained.names()), or a *.safetensors file"
@@ -29,9 +30,11 @@ def unpack(name: str | Path, logs: Path) -> list[str]:
     :param name: of the policy, or its file.
     :param logs: where to put the folder.
     :return: the arguments that choose it: ``--algo``, ``--env`` and ``-f``.
+    :raises UntrustedFileError: for a file that names what would run code.
     """
     told = pretrained.about(name)
-    env, algorithm = EnvironmentName(told["env"]), told["algorithm"].lower()
+    pretrained.check_harmless(name, told)
+    env, algorithm = EnvironmentName(told["env"]), _algorithm(told, name)
     folder = logs / algorithm / f"{env}_1"
     settings = folder / env
     settings.mkdir(parents=True)
@@ -41,6 +44,14 @@ def unpack(name: str | Path, logs: Path) -> list[str]:
     (settings / "config.yml").write_text(yaml.safe_dump(kept))
     (settings / "args.yml").write_text(yaml.safe_dump(arguments))
     return ["--algo", algorithm, "--env", told["env"], "-f", str(logs)]
+
+
+def _algorithm(told: dict[str, Any], name: str | Path) -> str:
+    """Return what the Zoo calls the algorithm of a header."""
+    algorithm = str(told.get("algorithm")).lower()
+    if algorithm not in ALGORITHMS:
+        raise PretrainedError(f"{name}: algorithm must be PMPO, MPO or DPO, got {algorithm!r}")
+    return algorithm
 
 
 @contextmanager
@@ -87,9 +98,11 @@ def begin_from(
         return [*arguments], None
     try:
         told = pretrained.about(name)
+        pretrained.check_harmless(name, told)
+        algorithm = _algorithm(told, name)
     except PretrainedError as error:
         raise SystemExit(f"sb3-pmpo train: error: --from-pretrained: {error}") from error
-    first = ["--algo", told["algorithm"].lower(), "--env", told["env"]]
+    first = ["--algo", algorithm, "--env", told["env"]]
 
     def learn(model: BaseAlgorithm, total_timesteps: int, callback: Any = None, **more: Any) -> Any:
         if not isinstance(model, OffPolicyMPO):
