@@ -18,6 +18,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from sb3_pmpo import pretrained
 from sb3_pmpo.online.off_policy import OffPolicyMPO
 from sb3_pmpo.pretrained import PretrainedError
+from sb3_pmpo.storage.pickles import UntrustedFileError
 from sb3_pmpo.tools.settings import ALGORITHMS
 
 PRETRAINED = "--pretrained"
@@ -70,7 +71,7 @@ def unpacked(command: str, arguments: Sequence[str], *more: str) -> Iterator[lis
     with tempfile.TemporaryDirectory() as folder:
         try:
             chosen = unpack(name, Path(folder))
-        except PretrainedError as error:
+        except (PretrainedError, UntrustedFileError) as error:
             raise SystemExit(f"sb3-pmpo {command}: error: {PRETRAINED}: {error}") from error
         yield [*more, *rest, *chosen]
 
@@ -100,7 +101,7 @@ def begin_from(
         told = pretrained.about(name)
         pretrained.check_harmless(name, told)
         algorithm = _algorithm(told, name)
-    except PretrainedError as error:
+    except (PretrainedError, UntrustedFileError) as error:
         raise SystemExit(f"sb3-pmpo train: error: --from-pretrained: {error}") from error
     first = ["--algo", algorithm, "--env", told["env"]]
 
