@@ -228,7 +228,9 @@ def find_checkpoint(folder: str | Path) -> Checkpoint | None:
         raise ValueError(f"{folder / MANIFEST} is damaged: {error}") from error
     if not isinstance(told, dict) or told.get("sb3_pmpo") != _KIND:
         raise ValueError(f"{folder / MANIFEST} is not of a checkpoint of sb3_pmpo")
-    files, pieces, step = told.get("files"), told.get("pieces"), told.get("step")
+    files: Any = told.get("files")
+    pieces: Any = told.get("pieces")
+    step: Any = told.get("step")
     problem = _problem(files, pieces, step)
     if problem:
         raise ValueError(
