@@ -24,7 +24,7 @@ from toys import Toy, small, toys
 from sb3_pmpo import PMPO
 from sb3_pmpo.core.labels import top_k
 from sb3_pmpo.policies import MlpPolicy
-from sb3_pmpo.storage import environment_state, pickles
+from sb3_pmpo.storage import containers, environment_state, pickles
 from sb3_pmpo.storage.checkpoints import MANIFEST, read_checkpoint
 from sb3_pmpo.storage.pickles import Pickled, UntrustedFileError
 from sb3_pmpo.storage.statistics import load_statistics, save_statistics
@@ -313,3 +313,39 @@ def test_plain_files_of_todays_need_no_key(model: PMPO, tmp_path: Path, key: Pat
     for path in tmp_path.rglob("*"):
         if path.is_file():
             assert b":serialized:" not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({}, "files must name a model and a state, got None"),
+        ({"files": []}, r"files must name a model and a state, got \[\]"),
+        ({"files": {"state": "000000005-01234567-x"}}, "files must name a model"),
+        ({"files": {"model": 3, "state": "000000005-01234567-x"}}, "it names 3"),
+        ({"pieces": None}, "pieces must be a list of files, got None"),
+        ({"pieces": [None]}, "it names None"),
+        ({"pieces": ["../x"]}, "it names '../x'"),
+        ({"step": None}, "step must be a whole number"),
+        ({"step": -1}, "step must be a whole number"),
+        ({"step": True}, "step must be a whole number"),
+    ],
+)
+def test_a_damaged_manifest_is_named(told: dict[str, Any], said: str, tmp_path: Path) -> None:
+    files = {"model": "000000005-01234567-m", "state": "000000005-01234567-s"}
+    whole = {"sb3_pmpo": "checkpoint", "step": 5, "files": files, "pieces": []}
+    (tmp_path / MANIFEST).write_text(json.dumps(whole))
+    assert read_checkpoint(tmp_path).step == 5
+    changed = whole | told if told else {"sb3_pmpo": "checkpoint"}
+    (tmp_path / MANIFEST).write_text(json.dumps(changed))
+    with pytest.raises(ValueError, match=f"{MANIFEST} is damaged: .*{said}.*; resume from another"):
+        PMPO.load_checkpoint(tmp_path, Toy())
+
+
+def test_pieces_need_a_buffer_of_known_size(model: PMPO, tmp_path: Path) -> None:
+    model.save_checkpoint(tmp_path)
+    found = read_checkpoint(tmp_path)
+    state = containers.read(io.BytesIO(found.path("state").read_bytes()), "checkpoint", "it")
+    state.items.pop("buffer")
+    containers.write(found.path("state"), state)
+    with pytest.raises(ValueError, match="does not say how large the replay buffer is"):
+        PMPO.load_checkpoint(tmp_path, Toy())

@@ -391,8 +391,8 @@ def test_an_unfinished_save_does_not_touch_the_old_file(
     before = file.read_bytes()
 
     def broken(*args: Any, **kwargs: Any) -> None:
-        (path,) = (each for each in args if isinstance(each, Path))
-        path.write_bytes(b"half")
+        (target,) = (each for each in args if isinstance(each, io.IOBase))
+        target.write(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(persistence, f"save_{what}", broken)

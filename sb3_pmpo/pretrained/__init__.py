@@ -72,11 +72,40 @@ def make_env(name: str | Path, **kwargs: Any) -> gym.Env:
 
     :param name: as of :func:`load`.
     :param kwargs: of ``gymnasium.make``, such as ``render_mode``.
+    :raises sb3_pmpo.storage.pickles.UntrustedFileError: for a file that names what would run code.
     """
     from sb3_pmpo import envs
 
     told = read(name).about
+    check_harmless(name, told)
     return envs.make_env(told["env"], told["env_wrapper"], **told["env_kwargs"] | kwargs)
+
+
+def check_harmless(name: str | Path, told: dict[str, Any]) -> None:
+    """Check that the environment in a header runs nothing of a stranger's.
+
+    :param name: as of :func:`load`; what ships with the package is trusted.
+    :param told: the header.
+    :raises sb3_pmpo.storage.pickles.UntrustedFileError: for wrappers that are not known to be
+        harmless, and for ids that import a module, without ``trusting()``.
+    :raises PretrainedError: for a header that says no environment.
+    """
+    from sb3_pmpo.storage import strangers
+    from sb3_pmpo.storage.pickles import UntrustedFileError
+
+    try:
+        if str(name) not in names():
+            strangers.check_env_id(told["env"], str(name))
+            strangers.check_called(told["env_wrapper"], f"{name}: env_wrapper")
+        kwargs = told["env_kwargs"]
+        if not isinstance(kwargs, dict) or not strangers.is_plain(kwargs):
+            raise ValueError(f"{name}: env_kwargs must be a dictionary, got {kwargs!r}")
+    except KeyError as error:
+        raise PretrainedError(f"the header of {name} has no {error}: save it again") from error
+    except UntrustedFileError:
+        raise
+    except ValueError as error:
+        raise PretrainedError(str(error)) from error
 
 
 def save(

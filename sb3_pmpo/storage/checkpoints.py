@@ -9,6 +9,7 @@ buffer are cut into pieces of rows, and only pieces with new rows are written an
 from __future__ import annotations
 
 import json
+import operator
 import os
 import re
 import shutil
@@ -227,11 +228,30 @@ def find_checkpoint(folder: str | Path) -> Checkpoint | None:
         raise ValueError(f"{folder / MANIFEST} is damaged: {error}") from error
     if not isinstance(told, dict) or told.get("sb3_pmpo") != _KIND:
         raise ValueError(f"{folder / MANIFEST} is not of a checkpoint of sb3_pmpo")
-    names = [*told["files"].values(), *told["pieces"]]
-    strange = [name for name in names if not _OURS.fullmatch(name) or Path(name).name != name]
-    if strange:
-        raise ValueError(f"{folder / MANIFEST} names {strange[0]!r}, which is no file of its own")
-    return Checkpoint(folder.resolve(), int(told["step"]), told["files"], told["pieces"])
+    files: Any = told.get("files")
+    pieces: Any = told.get("pieces")
+    step: Any = told.get("step")
+    problem = _problem(files, pieces, step)
+    if problem:
+        raise ValueError(
+            f"{folder / MANIFEST} is damaged: {problem}; resume from another checkpoint, or load "
+            "the model's own .zip file"
+        )
+    return Checkpoint(folder.resolve(), step, files, pieces)
+
+
+def _problem(files: Any, pieces: Any, step: Any) -> str:
+    """Say what is wrong with what a manifest has; empty if nothing is."""
+    if not isinstance(files, dict) or not {"model", "state"} <= files.keys():
+        return f"files must name a model and a state, got {files!r}"
+    if not isinstance(pieces, list):
+        return f"pieces must be a list of files, got {pieces!r}"
+    if not isinstance(step, int) or isinstance(step, bool) or step < 0:
+        return f"step must be a whole number, at least 0, got {step!r}"
+    for name in (*files.values(), *pieces):
+        if not isinstance(name, str) or not _OURS.fullmatch(name) or Path(name).name != name:
+            return f"it names {name!r}, which is no file of its own"
+    return ""
 
 
 def read_checkpoint(folder: str | Path) -> Checkpoint:
@@ -285,7 +305,14 @@ def _join_pieces(checkpoint: Checkpoint, items: dict[str, Any]) -> dict[str, np.
     """Put the pieces of the large columns together, with zeros for what was never written."""
     if not checkpoint.pieces:
         return {}
-    size = items["buffer"][":object:"][1]["buffer_size"]
+    try:
+        size = operator.index(items["buffer"][":object:"][1]["buffer_size"])
+    except (KeyError, IndexError, TypeError) as error:
+        raise ValueError(
+            f"{checkpoint.path('state')} is damaged: it does not say how large the replay buffer "
+            "is, of which the checkpoint has pieces; resume from another checkpoint, or load the "
+            "model's own .zip file"
+        ) from error
     length, joined = _piece_length(size), {}
     for i, piece in enumerate(checkpoint.pieces):
         for name, array in _read_container(checkpoint.folder / piece).columns.items():

@@ -12,7 +12,7 @@ import json
 import pickle
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -138,13 +138,29 @@ def _without(content: bytes, names: set[str]) -> bytes:
     """Leave out items that could not be loaded: SB3 would try again."""
     if not names:
         return content
+    return _changed(content, lambda told: {k: x for k, x in told.items() if k not in names})
+
+
+def signed(content: bytes) -> bytes:
+    """Sign the pickles in a model that SB3 has just saved for this user."""
+
+    def sign(told: dict[str, Any]) -> dict[str, Any]:
+        for item in told.values():
+            if isinstance(item, dict) and _SERIALIZED in item:
+                item[_DIGEST] = pickles.sign_pickle(base64.b64decode(item[_SERIALIZED]))
+        return told
+
+    return _changed(content, sign)
+
+
+def _changed(content: bytes, change: Callable[[dict[str, Any]], dict[str, Any]]) -> bytes:
+    """Return a model with other items."""
     result = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(result, "w") as new:
         for name in dict.fromkeys(old.namelist()):
             entry = old.read(name)
             if name == "data":
-                told = {key: item for key, item in json.loads(entry).items() if key not in names}
-                entry = json.dumps(told).encode()
+                entry = json.dumps(change(json.loads(entry))).encode()
             new.writestr(name, entry)
     return result.getvalue()
 

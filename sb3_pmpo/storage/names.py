@@ -35,7 +35,17 @@ _NAMED = {
     "torch.optim.sgd": "SGD",
     f"{_SPACES}.sb2_compat.rmsprop_tf_like": "RMSpropTFLike",
     f"{_SPACES}.torch_layers": "CombinedExtractor FlattenExtractor NatureCNN",
-    f"{_SPACES}.policies": "BasePolicy._dummy_schedule",
+    f"{_SPACES}.policies": (
+        "ActorCriticCnnPolicy ActorCriticPolicy BasePolicy._dummy_schedule "
+        "MultiInputActorCriticPolicy"
+    ),
+    "stable_baselines3.dqn.policies": "CnnPolicy DQNPolicy MultiInputPolicy",
+    "stable_baselines3.sac.policies": "CnnPolicy MultiInputPolicy SACPolicy",
+    "stable_baselines3.td3.policies": "CnnPolicy MultiInputPolicy TD3Policy",
+    "sb3_contrib.ars.policies": "ARSLinearPolicy ARSPolicy",
+    "sb3_contrib.crossq.policies": "CrossQPolicy",
+    "sb3_contrib.qrdqn.policies": "CnnPolicy MultiInputPolicy QRDQNPolicy",
+    "sb3_contrib.tqc.policies": "CnnPolicy MultiInputPolicy TQCPolicy",
     "sb3_pmpo.policies": "CnnPolicy MultiInputPolicy PMPOPolicy",
     "sb3_pmpo.critics": "QuantileCritic",
     "sb3_pmpo.core.losses": "dpo_loss ipo_loss",
@@ -61,7 +71,9 @@ _STATEFUL = {
     "gymnasium.spaces.multi_binary": "MultiBinary",
     "gymnasium.spaces.multi_discrete": "MultiDiscrete",
     "gymnasium.spaces.tuple": "Tuple",
-    f"{_SPACES}.buffers": "DictReplayBuffer NStepReplayBuffer ReplayBuffer",
+    f"{_SPACES}.buffers": (
+        "DictReplayBuffer DictRolloutBuffer NStepReplayBuffer ReplayBuffer RolloutBuffer"
+    ),
     f"{_SPACES}.noise": "NormalActionNoise OrnsteinUhlenbeckActionNoise VectorizedActionNoise",
     f"{_SPACES}.running_mean_std": "RunningMeanStd",
     f"{_SPACES}.type_aliases": "TrainFreq TrainFrequencyUnit",
@@ -124,6 +136,11 @@ def register(thing: T) -> T:
     """
     _REGISTERED[name_of(thing)] = thing
     return thing
+
+
+def is_registered(name: str) -> bool:
+    """Say whether the user has registered what is called ``module:name``."""
+    return name in _REGISTERED
 
 
 def name_of(thing: Any) -> str:

@@ -95,6 +95,10 @@ def _make_key() -> bytes | None:
     return _read_key()
 
 
+#: Before what :func:`sign` signs, so that its digest is of no pickle: none begins so.
+_NO_PICKLE = b"sb3_pmpo, no pickle: "
+
+
 def _digest(key: bytes, content: bytes) -> str:
     return hmac.new(key, content, hashlib.sha256).hexdigest()
 
@@ -105,14 +109,32 @@ def _digest(key: bytes, content: bytes) -> str:
 def dump(value: Any) -> Pickled:
     """Pickle a value and sign the pickle with the user's key."""
     content = cloudpickle.dumps(value)
+    return Pickled(content, sign_pickle(content))
+
+
+def sign_pickle(content: bytes) -> str:
+    """Return the digest of a pickle that this user has just made; empty where there is no key."""
     key = _make_key()
-    return Pickled(content, "" if key is None else _digest(key, content))
+    return "" if key is None else _digest(key, content)
 
 
 def is_own(pickled: Pickled) -> bool:
     """Say whether this user wrote the pickle, and nobody has changed it since."""
     key = _read_key()
     return key is not None and hmac.compare_digest(_digest(key, pickled.content), pickled.digest)
+
+
+def sign(content: bytes) -> str:
+    """Return a digest of what is no pickle under the user's key; empty where there is no key."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is about pickles
+        key = _make_key()
+    return "" if key is None else _digest(key, _NO_PICKLE + content)
+
+
+def is_signed(content: bytes, digest: str) -> bool:
+    """Say whether this user gave the content this digest by :func:`sign`."""
+    return is_own(Pickled(_NO_PICKLE + content, digest))
 
 
 #: Whether everything is trusted: a program was called with ``--trust``.
@@ -127,6 +149,11 @@ def trusting(trust: bool = True) -> Iterator[None]:
         yield
     finally:
         _TRUSTING.reset(token)
+
+
+def is_trusting() -> bool:
+    """Say whether a program was called with ``--trust``."""
+    return _TRUSTING.get()
 
 
 def load(pickled: Pickled, where: str, *, trust: bool = False) -> Any:

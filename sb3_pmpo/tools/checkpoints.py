@@ -30,6 +30,7 @@ from sb3_pmpo.storage.checkpoints import (
     write_checkpoint,
 )
 from sb3_pmpo.tools.evaluation import Evaluation
+from sb3_pmpo.tools.loading import load_model
 from sb3_pmpo.tools.saving import save_model
 
 #: Where in a run's folder its checkpoint is.
@@ -78,13 +79,24 @@ def find(folder: Path) -> Checkpoint | None:
 
 def _of_0_1(folder: Path) -> Checkpoint | None:
     """Return the checkpoint of a sweep that version 0.1 began: a folder of its own."""
-    found = [path for path in folder.glob("checkpoint_*") if (path / _PROGRESS).is_file()]
+    found = _folders_of_0_1(folder)
     if not found:
         return None
     last = max(found, key=_steps)
     parts = {"model.zip": "model", "replay_buffer.pkl": "buffer"}
     files = {parts.get(path.name, path.name): path.name for path in last.iterdir()}
     return Checkpoint(last, _steps(last), files, [])
+
+
+def _folders_of_0_1(folder: Path) -> list[Path]:
+    """Return what is a checkpoint of 0.1; another folder of that name is somebody's own."""
+    return [
+        path
+        for path in folder.glob("checkpoint_*")
+        if path.name.removeprefix("checkpoint_").isdecimal()
+        and not path.is_symlink()
+        and (path / _PROGRESS).is_file()
+    ]
 
 
 def _state_of_0_1(found: Checkpoint) -> dict[str, Any]:
@@ -128,10 +140,11 @@ def load(
     :param env: made as the one that it was saved with.
     :param seed: of what begins anew, for SB3's: with the run's, its first episodes came again.
     :param arguments: of ``algorithm.load``.
+    :raises UntrustedFileError: for a pickle that is neither this user's nor harmless.
     """
     if issubclass(algorithm, Persistent) and "state" in found.files:
         return algorithm.load_checkpoint(found.folder, env, **arguments)
-    model = algorithm.load(found.path("model"), env=env, seed=seed, **arguments)
+    model = load_model(algorithm, found.path("model"), env=env, seed=seed, **arguments)
     state = read_state(found) if "state" in found.files else _state_of_0_1(found)
     buffer = state.get("buffer")
     if buffer is not None:
@@ -232,7 +245,7 @@ class Checkpoints(BaseCallback):
             progress = {"steps": self._saved} | self.state()
             files[_PROGRESS].write_text(json.dumps(progress, default=float) + "\n")
             save(self.model, self._folder / UNIT, files)
-        for old in self._folder.glob("checkpoint_*"):
+        for old in _folders_of_0_1(self._folder):
             shutil.rmtree(old)
         self.saved()
 
@@ -247,6 +260,6 @@ def clean(folder: Path) -> None:
 
 def forget(folder: Path) -> None:
     """Delete the checkpoint of a run that is finished."""
-    for path in (folder / UNIT, *folder.glob("checkpoint_*")):
+    for path in (folder / UNIT, *_folders_of_0_1(folder)):
         if path.is_dir():
             shutil.rmtree(path)

@@ -40,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="sb3-pmpo",
         description="PMPO, MPO and DPO for Stable-Baselines3, over the RL Zoo's programs.",
         epilog="sb3-pmpo <command> --help lists a command's own arguments. Every command takes "
-        "--trust: load the pickles in models that somebody else made, which can run any code.",
+        "--trust: load the pickles in models that somebody else made, and import what settings of "
+        "theirs name; both can run any code.",
     )
     parser.add_argument("--version", action="version", version=f"sb3_pmpo {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")

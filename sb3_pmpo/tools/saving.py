@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -9,12 +10,19 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_pmpo.files import whole_file, whole_stream
+from sb3_pmpo.online.persistence import Persistent
+from sb3_pmpo.storage.models import signed
 
 
 def save_model(model: BaseAlgorithm, path: Path) -> None:
-    """Save a model."""
+    """Save a model; the pickles in one of SB3's are signed as ours are."""
     with whole_stream(path, "zip") as file:
-        model.save(file)
+        if isinstance(model, Persistent):
+            model.save(file)
+            return
+        theirs = io.BytesIO()
+        model.save(theirs)
+        file.write(signed(theirs.getvalue()))
 
 
 def save_replay_buffer(model: OffPolicyAlgorithm, path: Path) -> None:

@@ -16,16 +16,19 @@ import yaml
 from huggingface_sb3 import EnvironmentName
 from rl_zoo3 import ALGOS
 from rl_zoo3.exp_manager import ExperimentManager
-from rl_zoo3.utils import create_test_env, get_saved_hyperparams
+from rl_zoo3.utils import create_test_env
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
+from sb3_pmpo.storage.pickles import UntrustedFileError
+from sb3_pmpo.storage.strangers import are_own, check_modules
+from sb3_pmpo.tools.loading import load_model
 from sb3_pmpo.tools.plain_yaml import read
 from sb3_pmpo.tools.settings import KeyValues
 from sb3_pmpo.tools.zoo import register
-from sb3_pmpo.tools.zoo.found import find_model
+from sb3_pmpo.tools.zoo.found import find_model, saved_settings
 from sb3_pmpo.tools.zoo.shipped import HELP, PRETRAINED
 
 
@@ -92,7 +95,8 @@ class Agent:
         options: dict[str, Any] = {"seed": seed}
         if issubclass(self.algorithm_class, OffPolicyAlgorithm):
             options |= {"buffer_size": 1, "optimize_memory_usage": False}
-        return self.algorithm_class.load(
+        return load_model(
+            self.algorithm_class,
             self.model_path,
             env=env,
             device=device,
@@ -160,11 +164,19 @@ def find_agent(args: argparse.Namespace) -> Agent:
             f"{error}; -f names the folder that train wrote, now {args.folder!r}"
         ) from error
     try:
-        settings, _ = get_saved_hyperparams(str(Path(folder) / args.env), test_mode=True)
+        settings, _ = saved_settings(str(Path(folder) / args.env), test_mode=True)
         arguments = _saved_arguments(Path(folder) / args.env / "args.yml")
+        modules = check_modules(
+            arguments.get("gym_packages"),
+            str(Path(folder) / args.env / "args.yml"),
+            given=args.gym_packages,
+            is_own=are_own(Path(folder) / args.env),
+        )
+    except UntrustedFileError as error:
+        raise AgentError(str(error)) from error
     except (TypeError, ValueError, yaml.YAMLError) as error:
         raise AgentError(f"the settings in {folder} cannot be read: {error}") from error
-    for module in (*arguments.get("gym_packages", ()), *args.gym_packages):
+    for module in (*modules, *args.gym_packages):
         importlib.import_module(module)
     # As enjoy has it: what train was called with replaces the configuration's.
     saved = arguments.get("env_kwargs")

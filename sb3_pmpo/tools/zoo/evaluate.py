@@ -20,6 +20,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_pmpo.files import whole
 from sb3_pmpo.pretrained import PretrainedError, Score, names, scored
 from sb3_pmpo.pretrained.files import SUFFIX, interval
+from sb3_pmpo.storage.pickles import UntrustedFileError
 from sb3_pmpo.tools.outputs import OutputError, check_output
 from sb3_pmpo.tools.plain_yaml import read
 from sb3_pmpo.tools.settings import KeyValues
@@ -72,7 +73,7 @@ def evaluate(arguments: Sequence[str]) -> int:
             check_output(args.output, ",".join(FIELDS))
         with tempfile.TemporaryDirectory() as folder:
             found = [_evaluate(*chosen, args) for chosen in _choose(args, Path(folder))]
-    except (AgentError, OutputError, PretrainedError) as error:
+    except (AgentError, OutputError, PretrainedError, UntrustedFileError) as error:
         parser.error(str(error))
     _print(found, args.seed, args.confidence)
     if args.output is not None:

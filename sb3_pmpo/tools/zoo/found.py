@@ -9,8 +9,9 @@ from types import ModuleType
 from typing import Any
 
 from huggingface_sb3 import EnvironmentName
-from rl_zoo3.utils import get_model_path
+from rl_zoo3.utils import get_model_path, get_saved_hyperparams
 
+from sb3_pmpo.storage.strangers import are_own, check_settings
 from sb3_pmpo.tools.checkpoints import UNIT
 from sb3_pmpo.tools.plain_yaml import read
 
@@ -89,7 +90,21 @@ def is_archive(path: Path) -> bool:
         return False
 
 
+def saved_settings(folder: str, **options: Any) -> tuple[dict[str, Any], str | None]:
+    """Read a run's settings as the Zoo does; a stranger's call nothing but what is listed.
+
+    :param folder: with ``config.yml``.
+    :param options: of the Zoo's ``get_saved_hyperparams``.
+    :raises UntrustedFileError: for a wrapper that is not known to be harmless.
+    """
+    found = get_saved_hyperparams(folder, **options)
+    if not are_own(Path(folder)):
+        check_settings(found[0], str(Path(folder, "config.yml")))
+    return found
+
+
 def find_whole(*modules: ModuleType) -> None:
-    """Let programs of the Zoo find models by :func:`find_model`."""
+    """Let programs of the Zoo find models by :func:`find_model`, settings by the above."""
     for module in modules:
         vars(module)["get_model_path"] = find_model
+        vars(module)["get_saved_hyperparams"] = saved_settings

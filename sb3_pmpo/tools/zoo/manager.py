@@ -13,6 +13,7 @@ from pathlib import Path
 from pprint import pprint
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import rl_zoo3
 from rl_zoo3.exp_manager import ExperimentManager
@@ -23,8 +24,10 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pmpo.files import WRITING, copy_whole
 from sb3_pmpo.online.persistence import Persistent
+from sb3_pmpo.storage.strangers import are_own, check_settings, sign_settings
 from sb3_pmpo.tools.checkpoints import UNIT, Checkpoints, load, lock
 from sb3_pmpo.tools.evaluation import Evaluation
+from sb3_pmpo.tools.loading import Loader, buffers_as_data
 from sb3_pmpo.tools.plain_yaml import read
 from sb3_pmpo.tools.saving import save_model, save_replay_buffer, save_vec_normalize
 from sb3_pmpo.tools.settings import (
@@ -86,7 +89,11 @@ class Manager(ExperimentManager):
         if self._run is None:
             hyperparams, saved = self._read_setting()
         else:
-            hyperparams = merge(read(Path(self.params_path, "config.yml")), self._given())
+            path = Path(self.params_path, "config.yml")
+            theirs = read(path)
+            if not are_own(path.parent):
+                check_settings(theirs, str(path))
+            hyperparams = merge(theirs, self._given())
             saved = OrderedDict(sorted(deepcopy(hyperparams).items()))
         if self._eval_env_kwargs_args is None and not self.env_kwargs:
             self.eval_env_kwargs = hyperparams.get("env_kwargs", {})
@@ -207,7 +214,10 @@ class Manager(ExperimentManager):
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
         """Load a model as the Zoo does, or a checkpoint with what the command line changes."""
         if self._found is None:
-            return super()._load_pretrained_agent(hyperparams, env)
+            theirs = rl_zoo3.ALGOS[self.algo]
+            loader: Any = Loader(theirs)  # all that the Zoo uses here is load
+            with buffers_as_data(), patch.dict(rl_zoo3.ALGOS, {self.algo: loader}):
+                return super()._load_pretrained_agent(hyperparams, env)
         print(f"Going on from step {self._found.step}, from {self._found.folder}")
         fixed = {"policy", "policy_kwargs"}
         changed = {key: hyperparams[key] for key in self._given() if key in {*hyperparams} - fixed}
@@ -238,8 +248,9 @@ class Manager(ExperimentManager):
                 super()._save_config(saved_hyperparams)
             finally:
                 self.params_path = str(folder)
+            sign_settings(Path(writing))
             # args.yml last, by which others know a run.
-            for path in sorted(Path(writing).iterdir(), reverse=True):
+            for path in sorted(Path(writing).iterdir(), key=lambda path: path.name == "args.yml"):
                 copy_whole(path, folder / path.name)
 
     def learn(self, model: BaseAlgorithm) -> None:

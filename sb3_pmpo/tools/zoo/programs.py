@@ -9,15 +9,14 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import rl_zoo3
 import rl_zoo3.enjoy
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from sb3_pmpo.tools.loading import Loader
 from sb3_pmpo.tools.zoo.launch import prepared, run_train
 from sb3_pmpo.tools.zoo.manager import Manager
 from sb3_pmpo.tools.zoo.resuming import CannotResumeError, NothingLeftError, filled_in
@@ -59,7 +58,7 @@ def enjoy(arguments: Sequence[str]) -> int:
 
 
 def _enjoy(arguments: Sequence[str]) -> None:
-    with prepared(rl_zoo3.enjoy, "enjoy", arguments, print=_print), _small_buffers():
+    with prepared(rl_zoo3.enjoy, "enjoy", arguments, print=_print), _loaders():
         try:
             rl_zoo3.enjoy.enjoy()
         except AssertionError as error:  # its answer where there is no such run
@@ -73,31 +72,16 @@ def _print(*words: Any) -> None:
     print(*words)
 
 
-@dataclass(frozen=True)
-class Loader:
-    """Loads an off-policy algorithm with a replay buffer of one transition.
-
-    The Zoo does so for the algorithms on a list of its own, which has no room for others.
-    """
-
-    algorithm: type[BaseAlgorithm]
-
-    @property
-    def __name__(self) -> str:
-        return self.algorithm.__name__
-
-    def load(self, path: str, **kwargs: Any) -> BaseAlgorithm:
-        """Load, with the Zoo's arguments."""
-        return self.algorithm.load(
-            path, **kwargs | {"buffer_size": 1, "optimize_memory_usage": False}
-        )
-
-
 @contextmanager
-def _small_buffers() -> Iterator[None]:
-    theirs = dict(rl_zoo3.ALGOS)
+def _loaders() -> Iterator[None]:
+    """Load models that run nothing, off-policy ones with a replay buffer of one transition.
+
+    The Zoo does the latter for the algorithms on a list of its own, which has no room for others.
+    """
+    theirs, small = dict(rl_zoo3.ALGOS), {"buffer_size": 1, "optimize_memory_usage": False}
     loaders = {
-        name: Loader(cls) for name, cls in theirs.items() if issubclass(cls, OffPolicyAlgorithm)
+        name: Loader(cls, small if issubclass(cls, OffPolicyAlgorithm) else {})
+        for name, cls in theirs.items()
     }
     rl_zoo3.ALGOS.update(loaders)  # type: ignore[arg-type]  # all that the programs use is load
     try:

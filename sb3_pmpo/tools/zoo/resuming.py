@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sb3_pmpo.storage.checkpoints import Checkpoint, find_checkpoint
+from sb3_pmpo.storage.strangers import are_own, check_env_id, check_modules, is_plain
 from sb3_pmpo.tools.checkpoints import UNIT
 from sb3_pmpo.tools.plain_yaml import read
 
@@ -15,7 +16,6 @@ from sb3_pmpo.tools.plain_yaml import read
 _VALUES = ("algo", "env", "seed", "eval_freq", "eval_episodes", "n_eval_envs", "save_freq",
            "vec_env", "log_interval", "device", "num_threads", "verbose")  # fmt: skip
 _TEXTS = ("tensorboard_log",)
-_LISTS = ("gym_packages",)
 _MAPPINGS = ("env_kwargs", "eval_env_kwargs")
 _FLAGS = ("save_replay_buffer",)
 
@@ -39,7 +39,8 @@ def find_unit(folder: Path) -> Checkpoint:
         except ValueError as error:
             raise CannotResumeError(str(error)) from error
         if found is not None:
-            missing = [name for name in found.files.values() if not (place / name).is_file()]
+            names = (*found.files.values(), *found.pieces)
+            missing = [name for name in names if not (place / name).is_file()]
             if missing:
                 raise CannotResumeError(f"{place} is damaged: {missing[0]} is not there")
             return found
@@ -70,11 +71,14 @@ def run_of(checkpoint: Checkpoint, env_name: str) -> Path | None:
 def filled_in(arguments: Sequence[str]) -> list[str]:
     """Replace ``-i FOLDER`` by its checkpoint's model, after what its run was called with.
 
-    :raises CannotResumeError: if there is no checkpoint in the folder.
+    :raises CannotResumeError: if there is no checkpoint in the folder, or if its arguments need the
+        user's word.
     """
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("-i", "--trained-agent", default="")
-    agent = parser.parse_known_args(arguments)[0].trained_agent
+    parser.add_argument("--gym-packages", nargs="+", default=[])
+    asked = parser.parse_known_args(arguments)[0]
+    agent = asked.trained_agent
     if not Path(agent).is_dir() or not agent:
         return list(arguments)
     found = find_unit(Path(agent))
@@ -82,23 +86,56 @@ def filled_in(arguments: Sequence[str]) -> list[str]:
     saved = next(iter(sorted(found.folder.parent.glob("*/args.yml"))), None)
     if found.folder.name == UNIT and saved is not None:
         try:
-            before = _as_given(read(saved))
+            before = _as_given(saved, asked.gym_packages)
         except ValueError as error:
             raise CannotResumeError(f"-i {agent}: {error}") from error
     return [*before, *arguments, "--trained-agent", str(found.path("model"))]
 
 
-def _as_given(saved: Mapping[str, Any]) -> list[str]:
-    given: list[str] = []
-    for name in _VALUES:
-        if saved.get(name) is not None:
-            given.append(f"--{name.replace('_', '-')}={saved[name]}")
-    given += [f"--{name.replace('_', '-')}={saved[name]}" for name in _TEXTS if saved.get(name)]
-    for name in _LISTS:
-        if saved.get(name):
-            given += [f"--{name.replace('_', '-')}", *map(str, saved[name])]
+def _as_given(path: Path, given: Sequence[str]) -> list[str]:
+    """Return a run's arguments as a command line has them; none of them can be another option.
+
+    :param path: of ``args.yml``.
+    :param given: the modules that the user names.
+    :raises ValueError: naming what is not as ``train`` writes it, or needs the user's word.
+    """
+    saved, is_own = read(path), are_own(path.parent)
+    if saved.get("env") is not None and not is_own:
+        check_env_id(saved["env"], str(path))
+    found: list[str] = []
+    for name in (*_VALUES, *_TEXTS):
+        if saved.get(name) not in (None, ""):
+            found.append(f"{_option(name)}={_checked(name, saved[name], path)}")
+    modules = check_modules(saved.get("gym_packages"), str(path), given=given, is_own=is_own)
+    if modules:
+        found += ["--gym-packages", *modules]
     for name in _MAPPINGS:
         if saved.get(name):
-            pairs = [f"{key}:{value!r}" for key, value in saved[name].items()]
-            given += [f"--{name.replace('_', '-')}", *pairs]
-    return given + [f"--{name.replace('_', '-')}" for name in _FLAGS if saved.get(name)]
+            found += [_option(name), *_pairs(name, saved[name], path)]
+    return found + [_option(name) for name in _FLAGS if saved.get(name)]
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _checked(name: str, value: Any, path: Path) -> Any:
+    text = isinstance(value, str) and not value.startswith("-")
+    if text or isinstance(value, (int, float)):
+        return value
+    raise ValueError(
+        f"{path}: {name} must be a number, or a text that does not begin with -, got {value!r}: "
+        "repair the file"
+    )
+
+
+def _pairs(name: str, values: Any, path: Path) -> list[str]:
+    strange: Any = values
+    if isinstance(values, Mapping):
+        strange = next((key for key in values if not str(key).isidentifier()), None)
+        if strange is None and is_plain(values):
+            return [f"{key}:{value!r}" for key, value in values.items()]
+    raise ValueError(
+        f"{path}: {name} must be a dictionary of arguments with numbers, texts and lists, got "
+        f"{values if strange is None else strange!r}: repair the file"
+    )

@@ -17,6 +17,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from sb3_pmpo import pretrained
 from sb3_pmpo.online.off_policy import OffPolicyMPO
 from sb3_pmpo.pretrained import PretrainedError
+from sb3_pmpo.storage.pickles import UntrustedFileError
+from sb3_pmpo.tools.settings import ALGORITHMS
 
 PRETRAINED = "--pretrained"
 HELP = "a policy that ships with the package (sb3_pmpo.pretrained.names()), or a *.safetensors file"
@@ -28,9 +30,11 @@ def unpack(name: str | Path, logs: Path) -> list[str]:
     :param name: of the policy, or its file.
     :param logs: where to put the folder.
     :return: the arguments that choose it: ``--algo``, ``--env`` and ``-f``.
+    :raises UntrustedFileError: for a file that names what would run code.
     """
     told = pretrained.about(name)
-    env, algorithm = EnvironmentName(told["env"]), told["algorithm"].lower()
+    pretrained.check_harmless(name, told)
+    env, algorithm = EnvironmentName(told["env"]), _algorithm(told, name)
     folder = logs / algorithm / f"{env}_1"
     settings = folder / env
     model = pretrained.load(name, "cpu")  # what it refuses leaves no folder
@@ -41,6 +45,14 @@ def unpack(name: str | Path, logs: Path) -> list[str]:
     (settings / "config.yml").write_text(yaml.safe_dump(kept))
     (settings / "args.yml").write_text(yaml.safe_dump(arguments))
     return ["--algo", algorithm, "--env", told["env"], "-f", str(logs)]
+
+
+def _algorithm(told: dict[str, Any], name: str | Path) -> str:
+    """Return what the Zoo calls the algorithm of a header."""
+    algorithm = str(told.get("algorithm")).lower()
+    if algorithm not in ALGORITHMS:
+        raise PretrainedError(f"{name}: algorithm must be PMPO, MPO or DPO, got {algorithm!r}")
+    return algorithm
 
 
 @contextmanager
@@ -59,7 +71,7 @@ def unpacked(command: str, arguments: Sequence[str], *more: str) -> Iterator[lis
     with tempfile.TemporaryDirectory() as folder:
         try:
             chosen = unpack(name, Path(folder))
-        except PretrainedError as error:
+        except (PretrainedError, UntrustedFileError) as error:
             raise SystemExit(f"sb3-pmpo {command}: error: {PRETRAINED}: {error}") from error
         yield [*more, *rest, *chosen]
 
@@ -87,9 +99,11 @@ def begin_from(
         return [*arguments], None
     try:
         told = pretrained.about(name)
-    except PretrainedError as error:
+        pretrained.check_harmless(name, told)
+        algorithm = _algorithm(told, name)
+    except (PretrainedError, UntrustedFileError) as error:
         raise SystemExit(f"sb3-pmpo train: error: --from-pretrained: {error}") from error
-    first = ["--algo", told["algorithm"].lower(), "--env", told["env"]]
+    first = ["--algo", algorithm, "--env", told["env"]]
 
     def learn(model: BaseAlgorithm, total_timesteps: int, callback: Any = None, **more: Any) -> Any:
         if not isinstance(model, OffPolicyMPO):
