@@ -18,9 +18,9 @@ PANELS = {
                 "distinct": "distinct completions", "kl_base": "KL to the base, nats"},
     "tuning": {"pass_1": "pass@1, held out", "pass_8": "pass@8, held out",
                "distinct": "distinct completions", "kl_base": "KL to the base, nats"},
-    "figure4": {"reward": "proxy reward", "gold": "gold judge", "win_rate": "win rate, gold",
-                "kl_base": "KL to the base, nats"},
-    "figure5": {"train_reward": "proxy reward while training", "gold": "gold judge"},
+    "figure4": {"train_reward": "proxy reward while training", "gold": "gold judge",
+                "win_rate": "win rate, gold", "kl_base": "KL to the base, nats"},
+    "figure5": {"train_reward": "", "gold": "", "win_rate": "", "kl_base": ""},
 }  # fmt: skip
 
 
@@ -31,11 +31,22 @@ def read(suite: str) -> pd.DataFrame:
 
 
 def draw(rows: pd.DataFrame, suite: str) -> None:
-    """Draw the mean over the seeds and their range, a panel for each column."""
-    panels = PANELS[suite]
+    """Draw the mean over the seeds and their range, a panel for each column.
+
+    Of Figure 5 a panel for each of AR, A and R, as in the paper.
+    """
+    names = [m for m in SUITES[suite].methods if m in set(rows.method)]
+    panels = [(title, column, names) for column, title in PANELS[suite].items()]
+    if suite == "figure5":
+        title = "proxy reward while training"
+        panels = [
+            (f"{kind}: {title}", "train_reward", [n for n in names if n.startswith(f"{kind} ")])
+            for kind in ("AR", "A", "R")
+        ]
     figure = Figure(figsize=(4 * len(panels), 3.6), layout="constrained")
-    for axis, (column, title) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
-        for name in [m for m in SUITES[suite].methods if m in set(rows.method)]:
+    axes = figure.subplots(1, len(panels), sharey=suite == "figure5")
+    for axis, (title, column, members) in zip(axes, panels, strict=True):
+        for name in members:
             by_step = rows[rows.method == name].dropna(subset=[column]).groupby("step")[column]
             middle = by_step.mean()
             (line,) = axis.plot(middle.index, middle, label=name)
@@ -44,8 +55,11 @@ def draw(rows: pd.DataFrame, suite: str) -> None:
             )
         axis.set_title(title, fontsize="medium")
         axis.set_xlabel("optimizer steps")
-    handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", fontsize="small")
+        if suite == "figure5":
+            axis.legend(fontsize="small")
+    if suite != "figure5":
+        handles, labels = axis.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right center", fontsize="small")
     figure.suptitle(f"{suite}: {rows.task.iloc[0]}, mean and range, {seeds(rows)}")
     figure.savefig(RESULTS / f"{suite}.png", dpi=110)
 
@@ -60,7 +74,8 @@ def seeds(rows: pd.DataFrame) -> str:
 def table(rows: pd.DataFrame, suite: str) -> str:
     """Write the last evaluation of each method: the mean over its seeds, and the first's range."""
     columns = [c for c in PANELS[suite] if c != "train_reward"]
-    columns = [*columns, *({"reward", "gold"} - set(columns) if suite == "figure5" else ())]
+    if "train_reward" in PANELS[suite]:  # the table has what the evaluation says of it
+        columns = ["reward", *columns]
     last = rows[rows.step == rows.step.max()]
     lines = ["| method | seeds | " + " | ".join(columns) + " |"]
     lines.append("|---" * (len(columns) + 2) + "|")

@@ -52,7 +52,7 @@ TUNED = [
 
 
 class Suite(NamedTuple):
-    """What is run; ``rate`` is the learning rate of all, None for each method's own."""
+    """What is run; ``rate`` is the learning rate of all whose names have none, or None."""
 
     task: str
     methods: list[str]
@@ -67,7 +67,15 @@ SUITES = {
     "rewards": Suite(
         "arithmetic", ["AR", "A", "R", "GRPO", "KTO", "DPO", "filtered"], 120, 16, 8, 40
     ),
-    "figure4": Suite("reviews", ["AR", "A", "R", "best/worst", "DPO"], 80, 16, 4, 40, 1e-3),
+    "figure4": Suite(
+        "reviews",
+        ["AR", "A", "R", "best/worst", "DPO", "DPO beta=0.1 rate=0.0003"],
+        80,
+        16,
+        4,
+        40,
+        1e-3,
+    ),
     "figure5": Suite("reviews", BETAS, 60, 16, 4, 60, 1e-3),
     "tuning": Suite("arithmetic", TUNED, 120, 16, 8, 120),
 }
@@ -252,7 +260,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             fresh = fresh or make_task(seed)
             task = fresh._replace(model=copy.deepcopy(fresh.model))
             method = methods(task.binary, suite.n_samples)[name]
-            method = method._replace(rate=options.rate or suite.rate or method.rate)
+            named = method.rate if " rate=" in name else None
+            method = method._replace(rate=options.rate or named or suite.rate or method.rate)
             common = {"suite": options.suite, "task": task.name, "method": name, "seed": seed}
             about = common | {"rate": method.rate} | provenance()
             rows = train(task, method, suite, seed)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,23 +84,23 @@ def review(rng: random.Random, start: str) -> str:
     return " ".join(words)
 
 
+ONE = f"is( not)?( very)? ({'|'.join(GOOD + BAD)})"
+SENTENCE = re.compile(f"{ONE}( and the ({'|'.join(NOUNS)}) {ONE})?")
+
+
 def sentiment(text: str) -> float:
     """Judge by the rule: +1 or -1 for each clause, the other way round after ``not``.
 
-    What is no sentence of the grammar, and a word that is said three times, cost 2.
+    What is no sentence of the grammar, which has two clauses at most, has -2.
     """
-    total, words = 0.0, text.split()
+    words = text.split()
+    if not SENTENCE.fullmatch(" ".join(words)):
+        return -2.0
+    total = 0.0
     for i, word in enumerate(words):
         sign = (word in GOOD) - (word in BAD)
-        total -= sign if "not" in words[max(0, i - 2) : i] else -sign
-    clauses = " ".join(words).split(" and ")
-    wrong = any(
-        [w for w in c.split() if w not in ("not", "very")][:1] != (["the"] if i else ["is"])
-        or not c.split() or c.split()[-1] not in GOOD + BAD
-        for i, c in enumerate(clauses)
-    )  # fmt: skip
-    repeated = any(words.count(w) > 2 for w in GOOD + BAD + ["very", "not"])
-    return total - 2.0 * (wrong or repeated)
+        total += -sign if "not" in words[max(0, i - 2) : i] else sign
+    return total
 
 
 def reviews(seed: int) -> Task:

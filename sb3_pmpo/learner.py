@@ -146,6 +146,7 @@ def plan_updates(
     reference_update_interval: int,
     n_samples: int,
     pessimism: float,
+    policy_held: bool = False,
 ) -> Plan:
     """Say what each update moves besides the critics; the first of all moves it all.
 
@@ -156,11 +157,13 @@ def plan_updates(
     :param reference_update_interval: updates between refreshes.
     :param n_samples: S.
     :param pessimism: of the bootstrap.
+    :param policy_held: the policy takes no step.
     """
     moves = []
     for number in numbers:
+        steps = number % policy_delay == 0 and not policy_held
         refreshes = (number + 1) % reference_update_interval == 0
-        moves.append(Moves(number % policy_delay == 0, tau, reference_tau if refreshes else 0.0))
+        moves.append(Moves(steps, tau, reference_tau if refreshes else 0.0))
     return Plan(tuple(moves), n_samples, pessimism)
 
 

@@ -112,6 +112,12 @@ class PMPOObjective:
         if not self.decoupled:
             return instability(self.alpha, self.beta_mean)
         balanced = is_balanced(self.labeller)
+        if balanced and self.alpha < 0.5:
+            return (
+                f"alpha={self.alpha} is below 0.5 with {self.labeller!r}, whose labels may "
+                "weigh many times as much in some states as in others: no beta holds the policy in "
+                "all of them; use top_k(n_samples // 2), or alpha >= 0.5"
+            )
         of_mean = instability(
             self.alpha, self.beta_mean, fixed_variance=balanced, whose="the mean's "
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -212,6 +213,26 @@ def test_policy_delay_counts_updates_of_the_critic() -> None:
         model.train(1, batch_size=16)
         moved.append(not th.equal(before["linear.bias"], model.actor.head.linear.bias))
     assert moved == [True, False, False, True, False, False, True]
+
+
+@pytest.mark.filterwarnings("ignore:a run that goes on from a checkpoint begins new episodes")
+def test_a_held_policy_waits_for_its_step_also_where_a_checkpoint_goes_on(tmp_path: Path) -> None:
+    model = small(Toy(), learning_starts=0)
+    given = parameters(model.actor.head)
+    model.policy_held_until = 40
+    model.learn(20)
+    assert model.n_updates == 20
+    assert model.policy_delay == 4
+    assert_equal(parameters(model.actor.head), given)
+    model.save_checkpoint(tmp_path)
+    resumed = PMPO.load_checkpoint(tmp_path, Toy())
+    resumed.learn(19, reset_num_timesteps=False)
+    assert_equal(parameters(resumed.actor.head), given)
+    resumed.learn(8, reset_num_timesteps=False)
+    moved = parameters(resumed.actor.head)
+    assert not th.equal(moved["linear.bias"], given["linear.bias"])
+    resumed.learn(8)  # counts anew, and is held no more
+    assert not th.equal(parameters(resumed.actor.head)["linear.bias"], moved["linear.bias"])
 
 
 def test_hard_refresh_is_keyed_to_the_number_of_updates() -> None:

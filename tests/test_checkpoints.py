@@ -95,11 +95,11 @@ RUNS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
         {"algorithm": MPO, "optimize_memory_usage": True}
         | {"replay_buffer_kwargs": {"handle_timeout_termination": False}},
     ),
-    "discrete": (guess, {"algorithm": DPO, "exploration_noise": None}),
+    "discrete": (guess, {"algorithm": DPO, "exploration_noise": None, "train_freq": 4}),
     "bins": (lambda: gym.make("Pendulum-v1"), {"policy_kwargs": {"net_arch": [8], "n_bins": 3}}),
     "prioritised": (
         lambda: DummyVecEnv([lambda: gym.make("CartPole-v1")] * 2),
-        {"replay_buffer_class": PrioritizedReplayBuffer, "buffer_size": 60},
+        {"replay_buffer_class": PrioritizedReplayBuffer, "buffer_size": 60, "train_freq": 1},
     ),
     "hindsight": (bits, HER | {"n_steps": 2}),
     "hindsight, prioritised": (

@@ -63,7 +63,7 @@ def test_it_learns_to_guess(
 def test_save_load_and_predict(
     algorithm: type, env: gym.Env, kwargs: dict[str, Any], tmp_path: Path
 ) -> None:
-    model = small(algorithm=algorithm, env=env, **kwargs)
+    model = small(algorithm=algorithm, env=env, train_freq=1, **kwargs)
     model.learn(50)
     model.save(tmp_path / "model")
     model.save_replay_buffer(tmp_path / "buffer")

@@ -89,7 +89,8 @@ def test_the_same_seed_gives_the_same_weights() -> None:
     [
         ({"beta": 0.0}, "beta must be > 0, got 0.0"),
         ({"beta": -1.0}, "beta must be a number >= 0.0, got -1.0"),
-        ({"loss": "ipo"}, "loss must be callable, such as dpo_loss, got 'ipo'"),
+        ({"loss": "ipo"}, "got 'ipo': 'ipo' is not known here .known: dpo_loss, ipo_loss"),
+        ({"loss": 3}, "loss must be callable, such as dpo_loss, got 3"),
         ({"n_samples": 1}, "n_samples must be a whole number >= 2 .*got 1"),
     ],
 )

@@ -93,7 +93,10 @@ def test_it_steps_as_subproc_vec_env_does(make: Callable[[], gym.Env]) -> None:
     _same(seen, episodes(SubprocVecEnv([make] * 2)))
 
 
-def test_a_checkpoint_has_the_state_of_the_workers(tmp_path: Path) -> None:
+def test_a_checkpoint_has_the_state_of_the_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment_state, "_ADAPTERS", {})
     register_environment(Toy)
     env = RayVecEnv([monitored_toy] * 2)
     try:
@@ -104,7 +107,6 @@ def test_a_checkpoint_has_the_state_of_the_workers(tmp_path: Path) -> None:
         loaded.learn(24, reset_num_timesteps=False)
     finally:
         env.close()
-        environment_state._ADAPTERS.clear()
     _same(model.replay_buffer.observations, loaded.replay_buffer.observations)
     for name, value in parameters(model.policy).items():
         assert th.equal(value, loaded.policy.state_dict()[name]), name

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
-from toys import DictToy, Toy, assert_equal, parameters, sample, small
+from toys import DictToy, Guess, Toy, assert_equal, parameters, sample, small
 
 from sb3_pmpo import PMPO, top_k
 from sb3_pmpo.actor import Actor
@@ -390,8 +391,8 @@ def test_an_unfinished_save_does_not_touch_the_old_file(
     before = file.read_bytes()
 
     def broken(*args: Any, **kwargs: Any) -> None:
-        (path,) = (each for each in args if isinstance(each, Path))
-        path.write_bytes(b"half")
+        (target,) = (each for each in args if isinstance(each, io.IOBase))
+        target.write(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(persistence, f"save_{what}", broken)
@@ -454,3 +455,16 @@ def test_a_her_model_loaded_without_an_environment_learns_once_it_has_one(tmp_pa
     loaded.set_env(make_env())
     loaded.learn(20)
     assert loaded.num_timesteps == 20
+
+
+@pytest.mark.parametrize(
+    ("make_env", "n_steps", "train_freq"),
+    [(Toy, 1, 1), (lambda: Guess(spaces.Discrete(3)), 5, 8)],
+)
+def test_none_asks_for_the_measured_best_in_load_too(
+    make_env: Any, n_steps: int, train_freq: int, tmp_path: Path
+) -> None:
+    small(make_env(), n_steps=2, train_freq=3).save(tmp_path / "m.zip")
+    model = PMPO.load(tmp_path / "m.zip", make_env(), n_steps=None, train_freq=None)
+    assert (model.n_steps, model.train_freq.frequency) == (n_steps, train_freq)
+    assert PMPO.load(tmp_path / "m.zip", n_steps=None).train_freq.frequency == 3

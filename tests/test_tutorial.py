@@ -151,7 +151,7 @@ def test_the_ten_commands_run_one_after_another(clone: Path) -> None:
     (card,) = run.parent.glob("*/hub/README.md")
     assert "(replay.mp4)" in card.read_text()
     for path in (video, card.with_name("replay.mp4")):
-        assert look_at_video(path) == (50, (320, 240), 0.2)  # ten decisions of 20 ms each
+        assert look_at_video(path) == (30.0, (480, 480), 0.2)  # ten decisions of 20 ms each
 
 
 def look_at_video(path: Path) -> tuple[float, tuple[int, int], float]:

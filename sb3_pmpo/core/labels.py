@@ -31,7 +31,7 @@ ROUNDING = 1e-4
 
 #: A spread of the scores below this share of a return is the critic's noise. While all rewards are
 #: zero the spread is 2e-5 to 4e-5 of it (benchmarks/trials.md, "Rewards that are always zero").
-NOISE = 1e-4
+NOISE = 5e-5
 
 
 class Labeller(Protocol):
@@ -132,9 +132,20 @@ class advantage:  # noqa: N801  # made like a function call
     Where no action matters in any state, as before the first reward, all deviations are noise, and
     dividing by their size would make a policy of it. So of a mean deviation ``s`` only the share
     ``1 - (NOISE * candidates.unit / s)^2`` counts, and nothing below :data:`NOISE` of a return.
+
+    :param limit: deviations beyond so many of the batch's mean deviations count as that many; None
+        for no limit. A categorical policy is safe iff ``beta >= 2 * (1 - alpha) * limit``: a
+        rejected action whose probability p is small is pushed away by up to ``2 * limit * p``, and
+        the KL holds it by ``beta * p``.
+    :raises ValueError: unless the limit is > 0.
     """
 
+    limit: float | None = None
     balanced: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and not self.limit > 0.0:
+            raise ValueError(f"limit must be > 0 or None, got {self.limit}: 5 hardly ever binds")
 
     def __call__(self, candidates: Candidates) -> Preference:
         """Weigh the samples.
@@ -149,6 +160,12 @@ class advantage:  # noqa: N801  # made like a function call
         weighted = candidates.weights * deviation
         spread = weighted.abs().sum(0).mean()  # 0 where all the scores are equal
         weights = 2.0 * weighted / th.where(spread > 0.0, spread, 1.0)
+        if self.limit is not None:
+            most = 2.0 * self.limit * candidates.weights
+            weights = weights.minimum(most).maximum(-most)
+        if self.limit is not None:
+            most = 2.0 * self.limit * candidates.weights
+            weights = weights.minimum(most).maximum(-most)
         if candidates.unit is not None:
             noise = NOISE * candidates.unit / th.where(spread > 0.0, spread, 1.0)
             weights = weights * (1.0 - noise.square()).clamp(min=0.0)

@@ -62,7 +62,8 @@ def instability(
     :param beta: >= 0, the weight of the KL.
     :param rejected: p, in (0, 1]; samples that are neither accepted nor rejected count as others.
     :param fixed_variance: only the mean of a Gaussian is fitted, and accepted and rejected weigh
-        the same in each state; then all that counts is that ``beta > 1 - 2 * alpha``.
+        the same in each state, 1 at most; then all that counts is that ``beta > 1 - 2 * alpha``.
+        From ``alpha=0.5`` on they may weigh any number.
     :param whose: says of the reason which part it is about, ``"the mean's "``.
     :return: the reason, or None if the pair is safe.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import os
+import warnings
 from typing import Any
 
 import torch as th
@@ -14,6 +15,7 @@ from stable_baselines3.common.type_aliases import GymEnv, TrainFreq, TrainFreque
 from stable_baselines3.common.utils import get_device
 
 from sb3_pmpo.core.checks import INFINITY, blaming, check_flag, check_number
+from sb3_pmpo.online.arguments import chosen_by_space
 from sb3_pmpo.online.noise_checks import check_action_noise, check_noise_factory
 from sb3_pmpo.online.written import as_object
 from sb3_pmpo.policies import NO_SDE, PMPOPolicy
@@ -127,6 +129,7 @@ def check_arguments(model: OffPolicyAlgorithm) -> None:
     given = vars(model)
     if "observation_space" not in given:
         raise ValueError("env must be an environment or a registered name, got None: give one")
+    given.update(chosen_by_space(given, model.action_space))
     _check_numbers(given)
     _check_rates(given)
     given["train_freq"] = _checked_train_freq(model.train_freq, model.n_envs)
@@ -242,4 +245,15 @@ def _check_reference(tau: Any, interval: int, policy_delay: int) -> None:
             f"refreshed at every policy update (policy_delay={policy_delay}) equals the policy, "
             "so its KL has no gradient and nothing holds the policy; use reference_tau=0.005, or "
             "an interval such as 100"
+        )
+
+
+def warn_of_empty_buffer(model: Any) -> None:
+    """Warn of training that goes on after its warm-up and has nothing to learn from."""
+    if model.num_timesteps > model.learning_starts and model.replay_buffer.size() == 0:
+        warnings.warn(
+            f"Training resumes at step {model.num_timesteps} with an empty replay buffer: the "
+            "first updates see almost no data. Call load_replay_buffer() first, or collect anew "
+            "with reset_num_timesteps=True.",
+            stacklevel=4,
         )

@@ -187,16 +187,11 @@ def _parameters(text: str) -> dict[str, str]:
     return {part.partition(":")[0]: f"\n    :param {part}" for part in parts}
 
 
-def chosen_by_space(
-    arguments: Mapping[str, Any], action_space: spaces.Space | None
-) -> dict[str, Any]:
-    """Return the arguments, with the value for these actions where None asks for it.
-
-    :param action_space: None where there is no environment yet: a file then has the values.
-    """
+def chosen_by_space(arguments: Mapping[str, Any], action_space: spaces.Space) -> dict[str, Any]:
+    """Return what the arguments that are None stand for with these actions."""
     discrete = isinstance(action_space, (spaces.Discrete, spaces.MultiDiscrete))
     best = WITH_CHOICES if discrete else WITH_A_BOX
-    return {**arguments, **{name: best[name] for name in best if arguments[name] is None}}
+    return {name: value for name, value in best.items() if arguments[name] is None}
 
 
 def with_defaults(given: Mapping[str, Any], algorithm: type) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, cast
@@ -30,8 +29,9 @@ from sb3_pmpo.online.argument_checks import (
     check_first,
     check_policy_fits,
     check_rate,
+    warn_of_empty_buffer,
 )
-from sb3_pmpo.online.arguments import OWN, chosen_by_space, with_defaults
+from sb3_pmpo.online.arguments import OWN, with_defaults
 from sb3_pmpo.online.checks import check_choices, check_finite, check_finite_actions
 from sb3_pmpo.online.description import describe_model
 from sb3_pmpo.online.env_checks import KeptStatistics, check_vec_normalize, checked_env
@@ -90,7 +90,6 @@ class OffPolicyMPO(Persistent):
         check_first(policy, arguments, self.policy_aliases)
         checked = checked_env(env, arguments["verbose"])
         check_policy_fits(policy, checked)
-        arguments = chosen_by_space(arguments, checked.action_space if checked else None)
         super().__init__(
             policy,
             cast(GymEnv, checked),  # None for load()
@@ -105,6 +104,7 @@ class OffPolicyMPO(Persistent):
         # Here, not in _setup_model: a loaded model keeps its own.
         self._reference_age = 0.0
         self.stored_steps = 0  # as num_timesteps, of which the last may not be stored yet
+        self.policy_held_until = 0  # steps in which the critics alone learn
 
     @abstractmethod
     def _make_objective(self) -> Objective:
@@ -215,6 +215,7 @@ class OffPolicyMPO(Persistent):
             reference_update_interval=self.reference_update_interval,
             n_samples=self.n_samples,
             pessimism=self.pessimism,
+            policy_held=self.num_timesteps < self.policy_held_until,
         )
 
     def _count(self, plan: Plan) -> None:
@@ -296,14 +297,10 @@ class OffPolicyMPO(Persistent):
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
         name = type(self).__name__ if tb_log_name == "run" else tb_log_name  # SB3's default
-        resumed = not reset_num_timesteps and self.num_timesteps > self.learning_starts
-        if resumed and self.replay_buffer.size() == 0:
-            warnings.warn(
-                f"Training resumes at step {self.num_timesteps} with an empty replay buffer: the "
-                "first updates see almost no data. Call load_replay_buffer() first, or collect "
-                "anew with reset_num_timesteps=True.",
-                stacklevel=3,
-            )
+        if not reset_num_timesteps:
+            warn_of_empty_buffer(self)
+        if self.num_timesteps >= self.policy_held_until:  # released, also where steps count anew
+            self.policy_held_until = 0
         if reset_num_timesteps or self._last_obs is None:  # the environment will be reset
             close_open_episodes(self.replay_buffer)
         goes_on = not reset_num_timesteps and self._last_obs is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any, Self, Unpack
 
 from gymnasium import spaces
@@ -10,6 +11,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 
 from sb3_pmpo.core.checks import check_flag
 from sb3_pmpo.core.labels import Labeller, advantage, is_balanced, top_k, try_labeller
+from sb3_pmpo.core.losses import check_alpha_beta
 from sb3_pmpo.core.samples import Normalisation, mean_over_samples
 from sb3_pmpo.feedback.buffer import FeedbackBuffer
 from sb3_pmpo.feedback.learn import FeedbackSteps, record_shares
@@ -47,14 +49,21 @@ CATEGORICAL_BETA = 5.0
 def fitting_beta(alpha: float, beta: tuple[float, float]) -> tuple[float, float]:
     """Return the KL weights that fit ``alpha``, from those that were measured at 0.5.
 
-    Below 0.5 the rejected outweigh the accepted by ``1 - 2 * alpha``. A KL that weighs more by as
-    much leaves the expected gradient as it is (App. A).
+    Below 0.5 the rejected outweigh the accepted by ``1 - 2 * alpha``. With two sets of equal size a
+    KL that weighs more by as much leaves the expected gradient as it is (App. A).
 
     :param alpha: of the model; one that is out of its range is refused later.
     :param beta: of the mean and of the std.
     """
-    more = max(0.0, 1.0 - 2.0 * alpha) if isinstance(alpha, float | int) else 0.0
+    more = max(0.0, 1.0 - 2.0 * alpha) if isinstance(alpha, Real) else 0.0
     return beta[0] + more, beta[1] + more
+
+
+def safe_advantage(alpha: float, beta: Any) -> advantage:
+    """Return the default labeller of discrete actions, with the limit that this KL weight holds."""
+    push = 2.0 * (1.0 - alpha)
+    holds = isinstance(beta, Real) and beta > 0.0 and push > 0.0
+    return advantage(float(beta) / push if holds else None)
 
 
 @lists_all
@@ -70,12 +79,12 @@ class PMPO(OffPolicyMPO):
         is the measured best: (0.2, 100) with ``advantage()``, (1, 20) with other labellers, 5 for a
         categorical policy; below ``alpha=0.5`` each plus ``1 - 2 * alpha``, which fits (App. A).
         Below ``2 * (1 - alpha)`` the push away from the rejected samples can exceed the KL, and the
-        policy may collapse; a warning says so. The mean under ``advantage()`` needs only
-        ``beta > 1 - 2 * alpha``.
+        policy may collapse; a warning says so. From ``alpha=0.5`` on the mean under ``advantage()``
+        is safe at any ``beta`` above 0.
     :param labeller: says who is accepted and who rejected, with what weight, from the samples'
-        scores; ``top_k(2)``, or the text ``"top_k(2)"``. None for ``advantage()``. It has not been
-        measured for a discretised Box or with
-        ``decoupled=False``; there None is for the better and the worse half.
+        scores; ``top_k(2)``, or the text ``"top_k(2)"``. None for ``advantage()``, and
+        with discrete actions ``advantage(beta / (2 * (1 - alpha)))``. For a discretised Box, with
+        ``decoupled=False`` and below ``alpha=0.5`` it is the better and the worse half.
     :param n_samples: S, actions the reference proposes per state.
     :param decoupled: fit the mean under the reference's std and the std around its mean, each with
         a KL of its own. False fits both with one KL, as the paper does, with ``beta`` of the mean.
@@ -115,9 +124,12 @@ class PMPO(OffPolicyMPO):
         wanted = check_flag("decoupled", self.decoupled, "True fits mean and std apart")
         decoupled = wanted and has_parts
         labeller = as_object("labeller", self.labeller)
+        check_alpha_beta(self.alpha, 0.0)
+        discrete = not isinstance(self.action_space, spaces.Box)
+        # Rejections that outweigh need sets of one weight in every state: ranks.
+        weighs = labeller is None and wanted and self.alpha >= 0.5 and (has_parts or discrete)
         if labeller is None:
-            is_measured = wanted and (has_parts or not isinstance(self.action_space, spaces.Box))
-            labeller = advantage() if is_measured else top_k(self.n_samples // 2)
+            labeller = advantage() if weighs else top_k(self.n_samples // 2)
         beta: Any = self.beta
         if beta is None:
             gaussian = ADVANTAGE_BETA if decoupled and is_balanced(labeller) else GAUSSIAN_BETA
@@ -129,6 +141,8 @@ class PMPO(OffPolicyMPO):
                 "measured best"
             )
         mean, std = pair
+        if weighs and discrete:
+            labeller = safe_advantage(self.alpha, mean)
         objective = PMPOObjective(self.alpha, mean, std, labeller, decoupled, self.edge_barrier)
         try_labeller(labeller, self.n_samples, get_action_dim(self.action_space), self.device)
         return objective

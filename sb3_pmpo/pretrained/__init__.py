@@ -8,14 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sb3_pmpo.pretrained.files import (
-    PretrainedError,
-    PretrainedFile,
-    Score,
-    names,
-    read,
-    scored,
-)
+from sb3_pmpo.pretrained.files import PretrainedFile, names, read, scored
+from sb3_pmpo.pretrained.header import PretrainedError, Score
 
 if TYPE_CHECKING:
     import gymnasium as gym

@@ -19,40 +19,18 @@ import safetensors.torch
 import torch as th
 
 from sb3_pmpo.files import whole
+from sb3_pmpo.pretrained.header import (
+    PretrainedError,
+    Score,
+    check_header,
+    check_tensors,
+    parse,
+)
 
 #: The version of the header.
 FORMAT = 1
 _KEY = "sb3_pmpo"
 SUFFIX = ".safetensors"
-
-
-class PretrainedError(ValueError):
-    """A policy that is not there, or cannot be used as asked; the message is for who asked."""
-
-
-class Score(NamedTuple):
-    """Mean return over episodes, with a bootstrap interval.
-
-    :param mean: of the returns, undiscounted, the environment's own.
-    :param low: lower end of the interval.
-    :param high: upper end.
-    :param episodes: number of episodes.
-    :param seed: of the first episode; the others follow one by one.
-    :param confidence: of the interval.
-    """
-
-    mean: float
-    low: float
-    high: float
-    episodes: int
-    seed: int
-    confidence: float = 0.95
-
-    def __str__(self) -> str:
-        return (
-            f"{self.mean:.1f} [{self.low:.1f}, {self.high:.1f}] "
-            f"({self.confidence:.0%} interval, {self.episodes} episodes)"
-        )
 
 
 #: Resamples of a bootstrap.
@@ -115,7 +93,11 @@ class PretrainedFile(NamedTuple):
         return None if told is None else Score(**told)
 
     def write(self, path: str | Path) -> PretrainedFile:
-        """Write the file in one step; return this."""
+        """Write the file in one step; return this.
+
+        :raises PretrainedError: for what :func:`read` would refuse.
+        """
+        _check(self.about, self.tensors)
         metadata = {_KEY: json.dumps({"format": FORMAT} | self.about)}
         with whole(Path(path)) as writing:
             safetensors.torch.save_file(dict(self.tensors), writing, metadata)
@@ -159,14 +141,24 @@ def read(name: str | Path) -> PretrainedFile:
     path = find(name)
     try:
         with safetensors.safe_open(path, "pt") as file:
-            told = json.loads((file.metadata() or {}).get(_KEY, "{}"))
+            text = (file.metadata() or {}).get(_KEY, "{}")
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # no dict
-    except (safetensors.SafetensorError, json.JSONDecodeError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise PretrainedError(f"{path} is damaged, or no safetensors file: {error}") from error
-    found = told.pop("format", None) if isinstance(told, dict) else None
-    if found != FORMAT:
-        raise PretrainedError(
-            f"{path} must be a policy that sb3_pmpo.pretrained.save wrote in format {FORMAT}, but "
-            f"its header says {found}"
-        )
+    try:
+        told = parse(text)
+        found = told.pop("format", None) if isinstance(told, dict) else None
+        if found != FORMAT:
+            raise PretrainedError(
+                f"it must be a policy that sb3_pmpo.pretrained.save wrote in format {FORMAT}, but "
+                f"its header says {found}"
+            )
+        _check(told, tensors)
+    except PretrainedError as error:
+        raise PretrainedError(f"{path} cannot be read: {error}") from error
     return PretrainedFile(told, tensors)
+
+
+def _check(told: Mapping[str, Any], tensors: Mapping[str, th.Tensor]) -> None:
+    check_header(told)
+    check_tensors(tensors)

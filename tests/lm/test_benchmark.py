@@ -14,6 +14,7 @@ pytest.importorskip("trl", reason="needs the extra: pip install 'sb3_pmpo[lm]'")
 from conftest import WORDS
 
 from benchmarks.lm_runs import main
+from benchmarks.lm_tasks import sentiment
 from sb3_pmpo.lm.tiny import save_tiny
 
 
@@ -57,3 +58,18 @@ def test_what_is_missing_is_said(
     with pytest.raises(SystemExit, match="2"):
         main(["figure4", *paths[drop:]])
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("review", "worth"),
+    [
+        ("is good", 1.0),
+        ("is not very good", -1.0),
+        ("is not bad and the plot is very lovely", 2.0),
+        ("is good great lovely", -2.0),  # no sentence
+        ("is good and the plot is good and the cast is good", -2.0),  # three clauses
+        ("", -2.0),
+    ],
+)
+def test_the_gold_judge_knows_the_grammar(review: str, worth: float) -> None:
+    assert sentiment(review) == worth

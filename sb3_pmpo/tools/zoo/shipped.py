@@ -13,7 +13,6 @@ from typing import Any
 import yaml
 from huggingface_sb3 import EnvironmentName
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_pmpo import pretrained
 from sb3_pmpo.online.off_policy import OffPolicyMPO
@@ -38,8 +37,9 @@ def unpack(name: str | Path, logs: Path) -> list[str]:
     env, algorithm = EnvironmentName(told["env"]), _algorithm(told, name)
     folder = logs / algorithm / f"{env}_1"
     settings = folder / env
+    model = pretrained.load(name, "cpu")  # what it refuses leaves no folder
     settings.mkdir(parents=True)
-    pretrained.load(name, "cpu").save(folder / f"{env}.zip")
+    model.save(folder / f"{env}.zip")
     kept = {"policy": told["policy"], "env_wrapper": told["env_wrapper"]}
     arguments = {"env": told["env"], "env_kwargs": told["env_kwargs"], "seed": told.get("seed", -1)}
     (settings / "config.yml").write_text(yaml.safe_dump(kept))
@@ -112,43 +112,10 @@ def begin_from(
             pretrained.load_into(model, name)
         except PretrainedError as error:
             raise SystemExit(f"sb3-pmpo train: error: --from-pretrained: {error}") from error
-        callbacks = [*(callback or []), CriticFirst(model.learning_starts)]
+        # The critics are new, and first learn what the policy does.
+        model.policy_held_until = model.learning_starts
         model.learning_starts = 0  # its own actions are better than random ones
-        return model.learn(total_timesteps, callback=callbacks, **more)
+        return model.learn(total_timesteps, callback=callback, **more)
 
     print(f"Begins with the policy {name}, and with new critics.", file=sys.stderr)
     return [*first, *arguments], learn
-
-
-class CriticFirst(BaseCallback):
-    """Holds a pretrained policy until the critics, which are new, have learned what it does.
-
-    :param steps: decisions to hold it for.
-    """
-
-    #: More critic updates than any run has before the next one of the policy.
-    NEVER = 2**40
-
-    def __init__(self, steps: int) -> None:
-        super().__init__()
-        self._steps = steps
-        self._delay: int | None = None
-
-    def _on_training_start(self) -> None:
-        self._delay = self.model.policy_delay  # type: ignore[attr-defined]  # one of ours
-        self.model.policy_delay = self.NEVER  # type: ignore[attr-defined]
-
-    def _on_rollout_start(self) -> None:
-        if self._delay is not None and self.num_timesteps >= self._steps:
-            self._release()
-
-    def _on_training_end(self) -> None:
-        self._release()
-
-    def _release(self) -> None:
-        if self._delay is not None:
-            self.model.policy_delay = self._delay  # type: ignore[attr-defined]
-            self._delay = None
-
-    def _on_step(self) -> bool:
-        return True

@@ -12,13 +12,18 @@ What made no difference in benchmarks/trials.md and results/levers.md is not sea
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from inspect import signature
 from typing import Any
 
 import optuna
+import torch as th
+from gymnasium import spaces
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, sample_her_params
 
-from sb3_pmpo.online.pmpo import ADVANTAGE_BETA, CATEGORICAL_BETA
+from sb3_pmpo.offline.run import SpacesOnly
+from sb3_pmpo.online.arguments import chosen_by_space
+from sb3_pmpo.online.pmpo import ADVANTAGE_BETA, CATEGORICAL_BETA, PMPO
 from sb3_pmpo.tools.settings import ALGORITHMS, to_arguments
 
 #: Share of the samples accepted, and as many rejected, by the word for it.
@@ -45,13 +50,26 @@ def _suggest_shared(trial: optuna.Trial) -> None:
 def _suggest_pmpo(trial: optuna.Trial, n_actions: int) -> None:
     _suggest_shared(trial)
     trial.suggest_int("n_samples", 4, 32, log=True)  # 4 is the paper's, 6 the default
-    # The share accepted, and as many rejected, the rest between them left out; or all by weight,
-    # for which a categorical's weights have not been measured.
-    trial.suggest_categorical("labels", [*_SHARES, *(["advantage"] if n_actions else [])])
+    # The share accepted, and as many rejected, the rest between them left out; or all by weight.
+    trial.suggest_categorical("labels", [*_SHARES, _by_weight(n_actions)])
     # beta above that at which the loss gets unsafe. The std's is the stiffer, or exploration is
     # over too soon: 100 is the default.
     trial.suggest_float("beta_margin", 0.1, 8.0, log=True)
     trial.suggest_float("beta_std_margin", 2.0, 200.0, log=True)
+
+
+def _by_weight(n_actions: int) -> str:
+    """Return the word for labels by weight: with discrete actions the text of the default."""
+    return "advantage" if n_actions else repr(_shipped_objective().labeller)
+
+
+@cache
+def _shipped_objective() -> Any:
+    """Return what PMPO's arguments that are None stand for with discrete actions."""
+    spaces_only = SpacesOnly(spaces.Box(-1.0, 1.0, (1,)), spaces.Discrete(2))
+    small: Any = {"buffer_size": 1, "device": "cpu", "policy_kwargs": {"net_arch": [1]}}
+    with th.random.fork_rng(devices=[]):
+        return PMPO("MlpPolicy", spaces_only, **small).objective
 
 
 def _suggest_mpo(trial: optuna.Trial, n_actions: int) -> None:
@@ -98,9 +116,11 @@ def as_setting(params: dict[str, Any]) -> dict[str, Any]:
         labels, safe = setting.pop("labels"), 2.0 * (1.0 - alpha)
         if labels == "advantage":
             setting["labeller"], safe_mean = "advantage()", max(0.0, 1.0 - 2.0 * alpha)
-        else:
+        elif labels in _SHARES:
             n_accepted = max(1, int(_SHARES[labels] * setting["n_samples"]))
             setting["labeller"], safe_mean = f"top_k({n_accepted})", safe
+        else:
+            setting["labeller"], safe_mean = labels, safe
         setting["alpha"] = alpha
         margins = (setting.pop("beta_margin"), setting.pop("beta_std_margin"))
         setting["beta"] = [safe_mean + margins[0], safe + margins[1]]
@@ -124,6 +144,9 @@ def default_params(
         return None
     defaults = signature(ALGORITHMS[algorithm]).parameters
     value = {name: parameter.default for name, parameter in defaults.items()} | dict(setting)
+    value |= chosen_by_space(
+        value, spaces.Box(-1.0, 1.0, (1,)) if n_actions else spaces.Discrete(2)
+    )
     widths = (value["policy_kwargs"] or {}).get("net_arch", NET_ARCH["small"])
     shared = ("learning_rate", "tau", "n_steps", "pessimism", "gradient_steps", "n_samples")
     params = {name: value[name] for name in shared if isinstance(value[name], int | float)}
@@ -132,11 +155,9 @@ def default_params(
         params["net_arch"] = next(name for name, known in NET_ARCH.items() if known == widths)
     if algorithm == "pmpo":
         # What None stands for in the constructor.
-        labels, beta = (
-            ("advantage", ADVANTAGE_BETA) if n_actions else ("half", (CATEGORICAL_BETA,) * 2)
-        )
-        safe_mean = 0.0 if labels == "advantage" else 1.0
-        params |= {"labels": labels, "beta_margin": beta[0] - safe_mean}
+        beta = ADVANTAGE_BETA if n_actions else (CATEGORICAL_BETA,) * 2
+        safe_mean = 0.0 if n_actions else 1.0
+        params |= {"labels": _by_weight(n_actions), "beta_margin": beta[0] - safe_mean}
         params["beta_std_margin"] = beta[1] - 1.0
     elif algorithm == "mpo":
         parts = ("epsilon_mean", "epsilon_std") if n_actions else ("epsilon_policy",)

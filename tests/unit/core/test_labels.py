@@ -100,6 +100,21 @@ def test_advantage_labels_nothing_where_the_scores_differ_by_the_critics_noise_a
         assert not labels.any()
 
 
+def test_a_limit_keeps_the_rejected_under_what_the_kl_holds() -> None:
+    """With ``beta = 2 (1 - alpha) limit`` the loss of a categorical policy has a minimum."""
+    prior = th.tensor([[0.98, 0.5], [0.01, 0.25], [0.01, 0.25]], dtype=th.float64)  # [S, B]
+    scores = th.tensor([[1.0, 0.3], [-9.0, 0.1], [1.5, 0.2]], dtype=th.float64)
+    alpha, beta = 0.5, 5.0
+    accept, reject = advantage(beta / (2.0 * (1.0 - alpha)))(Candidates(scores, weights=prior))
+    assert ((1.0 - alpha) * reject <= beta * prior + 1e-12).all()
+    _, free = advantage()(Candidates(scores, weights=prior))
+    assert ((1.0 - alpha) * free > beta * prior).any()  # which is unbounded below
+    th.testing.assert_close(reject[1:, 1], free[1:, 1])  # what is within the limit is as without
+    assert accept.any()
+    with pytest.raises(ValueError, match="limit must be > 0 or None, got 0"):
+        advantage(0.0)
+
+
 def test_advantage_moves_a_mean_by_the_covariance_of_score_and_action() -> None:
     """The minimum of the loss in the mean is ``ref + E[deviation * noise] * std / beta``."""
     generator = th.Generator().manual_seed(0)
