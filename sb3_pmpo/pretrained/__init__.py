@@ -97,9 +97,6 @@ def check_harmless(name: str | Path, told: dict[str, Any]) -> None:
         if str(name) not in names():
             strangers.check_env_id(told["env"], str(name))
             strangers.check_called(told["env_wrapper"], f"{name}: env_wrapper")
-        kwargs = told["env_kwargs"]
-        if not isinstance(kwargs, dict) or not strangers.is_plain(kwargs):
-            raise ValueError(f"{name}: env_kwargs must be a dictionary, got {kwargs!r}")
     except KeyError as error:
         raise PretrainedError(f"the header of {name} has no {error}: save it again") from error
     except UntrustedFileError:

@@ -270,9 +270,9 @@ def test_a_run_of_a_stranger_goes_on_with_nothing_called(
         ({"env_wrapper": [SHELL]}, "env_wrapper names pydoc.pipepager.*--trust"),
         ({"env_wrapper": [{"sb3_pmpo.envs.make_env": {}}]}, "names sb3_pmpo.envs.make_env"),
         ({"env": "evil_module:Env-v0"}, "names the environment 'evil_module:Env-v0'.*--trust"),
-        ({"env_wrapper": 3}, "env_wrapper must be a list of names"),
+        ({"env_wrapper": 3}, "env_wrapper must be a list"),
         ({"env_kwargs": 3}, "env_kwargs must be a dictionary"),
-        ({"env": "--conf-file"}, "env must be the id of an environment"),
+        ({"env": "--conf-file"}, "env must be the name of an environment"),
     ],
 )
 def test_a_policy_of_a_stranger_calls_nothing(

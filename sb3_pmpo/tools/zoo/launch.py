@@ -17,6 +17,7 @@ import rl_zoo3.train
 from sb3_pmpo.tools.settings import KeyValues
 from sb3_pmpo.tools.zoo import register
 from sb3_pmpo.tools.zoo.manager import Manager
+from sb3_pmpo.tools.zoo.resuming import NothingLeftError
 from sb3_pmpo.tools.zoo.shipped import HELP, PRETRAINED
 
 #: What is ours of the Zoo's arguments. More threads help little at these sizes, and stall on a busy
@@ -77,6 +78,8 @@ def run_train(command: str, arguments: Sequence[str], manager: Callable[..., Man
     with prepared(rl_zoo3.train, command, arguments, ExperimentManager=manager):
         try:
             rl_zoo3.train.train()
+        except NothingLeftError as done:
+            print(done)
         except (AssertionError, ValueError) as error:
             if _is_of_training(error):
                 raise

@@ -19,7 +19,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from sb3_pmpo.tools.loading import Loader
 from sb3_pmpo.tools.zoo.launch import prepared, run_train
 from sb3_pmpo.tools.zoo.manager import Manager
-from sb3_pmpo.tools.zoo.resuming import CannotResumeError, NothingLeftError, filled_in
+from sb3_pmpo.tools.zoo.resuming import CannotResumeError, filled_in
 from sb3_pmpo.tools.zoo.shipped import begin_from, unpacked
 from sb3_pmpo.tools.zoo.tune import tune
 
@@ -34,8 +34,6 @@ def train(arguments: Sequence[str]) -> int:
     rest, learn = begin_from(arguments)
     try:
         run_train("train", filled_in(rest), partial(Manager, learn=learn))
-    except NothingLeftError as done:
-        print(done)
     except CannotResumeError as error:
         raise SystemExit(f"sb3-pmpo train: error: {error}") from error
     return 0
