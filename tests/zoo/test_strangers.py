@@ -270,9 +270,6 @@ def test_a_run_of_a_stranger_goes_on_with_nothing_called(
         ({"env_wrapper": [SHELL]}, "env_wrapper names pydoc.pipepager.*--trust"),
         ({"env_wrapper": [{"sb3_pmpo.envs.make_env": {}}]}, "names sb3_pmpo.envs.make_env"),
         ({"env": "evil_module:Env-v0"}, "names the environment 'evil_module:Env-v0'.*--trust"),
-        ({"env_wrapper": 3}, "env_wrapper must be a list"),
-        ({"env_kwargs": 3}, "env_kwargs must be a dictionary"),
-        ({"env": "--conf-file"}, "env must be the name of an environment"),
     ],
 )
 def test_a_policy_of_a_stranger_calls_nothing(
@@ -288,9 +285,8 @@ def test_a_policy_of_a_stranger_calls_nothing(
     with pytest.raises((ValueError, SystemExit), match=said):
         begin_from(["--from-pretrained", str(path)])
     assert not evil.exists()
-    if "--trust" in said:
-        with trusting():
-            pretrained.check_harmless(path, pretrained.about(path))
+    with trusting():
+        pretrained.check_harmless(path, pretrained.about(path))
 
 
 # ---------------------------------------------------------------------- algorithms of SB3
