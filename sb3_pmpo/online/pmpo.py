@@ -55,15 +55,15 @@ def fitting_beta(alpha: float, beta: tuple[float, float]) -> tuple[float, float]
     :param alpha: of the model; one that is out of its range is refused later.
     :param beta: of the mean and of the std.
     """
-    more = max(0.0, 1.0 - 2.0 * alpha) if isinstance(alpha, Real) else 0.0
+    more = max(0.0, 1.0 - 2.0 * float(alpha)) if isinstance(alpha, Real) else 0.0
     return beta[0] + more, beta[1] + more
 
 
 def safe_advantage(alpha: float, beta: Any) -> advantage:
     """Return the default labeller of discrete actions, with the limit that this KL weight holds."""
     push = 2.0 * (1.0 - alpha)
-    holds = isinstance(beta, Real) and beta > 0.0 and push > 0.0
-    return advantage(float(beta) / push if holds else None)
+    held = float(beta) if isinstance(beta, Real) else 0.0
+    return advantage(held / push if held > 0.0 and push > 0.0 else None)
 
 
 @lists_all
