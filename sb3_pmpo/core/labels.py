@@ -133,10 +133,11 @@ class advantage:  # noqa: N801  # made like a function call
     dividing by their size would make a policy of it. So of a mean deviation ``s`` only the share
     ``1 - (NOISE * candidates.unit / s)^2`` counts, and nothing below :data:`NOISE` of a return.
 
-    :param limit: deviations beyond so many of the batch's mean deviations count as that many; None
-        for no limit. A categorical policy is safe iff ``beta >= 2 * (1 - alpha) * limit``: a
-        rejected action whose probability p is small is pushed away by up to ``2 * limit * p``, and
-        the KL holds it by ``beta * p``.
+    :param limit: a sample that is worse by more than so many of the batch's mean deviations is
+        rejected as if it were worse by that many; None for no limit. A categorical policy is safe
+        iff ``beta >= 2 * (1 - alpha) * limit``: a rejected action whose probability p is small is
+        pushed away by up to ``2 * limit * p``, and the KL holds it by ``beta * p``. A small limit
+        slows learning (benchmarks/trials.md).
     :raises ValueError: unless the limit is > 0.
     """
 
@@ -161,13 +162,10 @@ class advantage:  # noqa: N801  # made like a function call
         spread = weighted.abs().sum(0).mean()  # 0 where all the scores are equal
         weights = 2.0 * weighted / th.where(spread > 0.0, spread, 1.0)
         if self.limit is not None:
-            most = 2.0 * self.limit * candidates.weights
-            weights = weights.minimum(most).maximum(-most)
-        if self.limit is not None:
-            most = 2.0 * self.limit * candidates.weights
-            weights = weights.minimum(most).maximum(-most)
+            weights = weights.maximum(-2.0 * self.limit * candidates.weights)
         if candidates.unit is not None:
-            noise = NOISE * candidates.unit / th.where(spread > 0.0, spread, 1.0)
+            size = deviation.abs().mean()  # the spread, but for the probabilities of listed actions
+            noise = NOISE * candidates.unit / th.where(size > 0.0, size, 1.0)
             weights = weights * (1.0 - noise.square()).clamp(min=0.0)
         return Preference(weights.clamp(min=0.0), (-weights).clamp(min=0.0))
 

@@ -59,13 +59,6 @@ def fitting_beta(alpha: float, beta: tuple[float, float]) -> tuple[float, float]
     return beta[0] + more, beta[1] + more
 
 
-def safe_advantage(alpha: float, beta: Any) -> advantage:
-    """Return the default labeller of discrete actions, with the limit that this KL weight holds."""
-    push = 2.0 * (1.0 - alpha)
-    held = float(beta) if isinstance(beta, Real) else 0.0
-    return advantage(held / push if held > 0.0 and push > 0.0 else None)
-
-
 @lists_all
 class PMPO(OffPolicyMPO):
     """Learn from accepted and rejected actions, labelled by a TD-learned critic (Eq. 10).
@@ -82,9 +75,9 @@ class PMPO(OffPolicyMPO):
         policy may collapse; a warning says so. From ``alpha=0.5`` on the mean under ``advantage()``
         is safe at any ``beta`` above 0.
     :param labeller: says who is accepted and who rejected, with what weight, from the samples'
-        scores; ``top_k(2)``, or the text ``"top_k(2)"``. None for ``advantage()``, and
-        with discrete actions ``advantage(beta / (2 * (1 - alpha)))``. For a discretised Box, with
-        ``decoupled=False`` and below ``alpha=0.5`` it is the better and the worse half.
+        scores; ``top_k(2)``, or the text ``"top_k(2)"``. None for ``advantage()``, but for the
+        better and the worse half with a discretised Box, with ``decoupled=False`` and below
+        ``alpha=0.5``.
     :param n_samples: S, actions the reference proposes per state.
     :param decoupled: fit the mean under the reference's std and the std around its mean, each with
         a KL of its own. False fits both with one KL, as the paper does, with ``beta`` of the mean.
@@ -125,10 +118,10 @@ class PMPO(OffPolicyMPO):
         decoupled = wanted and has_parts
         labeller = as_object("labeller", self.labeller)
         check_alpha_beta(self.alpha, 0.0)
-        discrete = not isinstance(self.action_space, spaces.Box)
-        # Rejections that outweigh need sets of one weight in every state: ranks.
-        weighs = labeller is None and wanted and self.alpha >= 0.5 and (has_parts or discrete)
         if labeller is None:
+            measured = wanted and (has_parts or not isinstance(self.action_space, spaces.Box))
+            # Rejections that outweigh need sets of one weight in every state: ranks.
+            weighs = measured and self.alpha >= 0.5
             labeller = advantage() if weighs else top_k(self.n_samples // 2)
         beta: Any = self.beta
         if beta is None:
@@ -141,8 +134,6 @@ class PMPO(OffPolicyMPO):
                 "measured best"
             )
         mean, std = pair
-        if weighs and discrete:
-            labeller = safe_advantage(self.alpha, mean)
         objective = PMPOObjective(self.alpha, mean, std, labeller, decoupled, self.edge_barrier)
         try_labeller(labeller, self.n_samples, get_action_dim(self.action_space), self.device)
         return objective
