@@ -64,7 +64,9 @@ def test_alpha_alone_takes_a_beta_that_fits(alpha: float, env: str, labeller: An
         warnings.simplefilter("error")
         model = make(env=env, alpha=alpha, labeller=labeller)
     # With rejected samples alone the gradient is that of both kinds at a KL weight of one less.
-    both = make(env=env, labeller=labeller).objective
+    ranks = labeller or ("top_k(3)" if alpha < 0.5 else None)  # in the place of advantage()
+    both = make(env=env, labeller=ranks).objective
+    assert model.objective.labeller == both.labeller
     more = max(0.0, 1.0 - 2.0 * alpha)
     assert model.objective.beta_mean == pytest.approx(both.beta_mean + more)
     assert model.objective.beta_std == pytest.approx(both.beta_std + more)
@@ -72,8 +74,10 @@ def test_alpha_alone_takes_a_beta_that_fits(alpha: float, env: str, labeller: An
 
 
 def test_a_warning_names_the_part() -> None:
-    with pytest.warns(UserWarning, match=r"the mean's beta=0.2 is not above .*the mean's beta or"):
+    with pytest.warns(UserWarning, match=r"the mean's beta=0.2 is below .*the mean's beta or"):
         make(alpha=0.0, beta=(0.2, 100.0))
+    with pytest.warns(UserWarning, match=r"alpha=0.25 is below 0.5 with advantage.*use top_k"):
+        make(alpha=0.25, labeller="advantage()")
     with pytest.warns(UserWarning, match=r"the std's beta=0.5 is below"):
         make(alpha=0.0, beta=(2.0, 0.5))
     with pytest.warns(UserWarning, match=r"^beta=0.5 is below"):
