@@ -30,7 +30,7 @@ from sb3_pmpo.core.samples import (
 ROUNDING = 1e-4
 
 #: A spread of the scores below this share of a return is the critic's noise. While all rewards are
-#: zero the spread is 2e-5 to 4e-5 of it (benchmarks/trials.md, "Rewards that are always zero").
+#: zero the spread is 1e-5 to 5e-5 of it (benchmarks/trials.md, "Rewards that are always zero").
 NOISE = 5e-5
 
 
