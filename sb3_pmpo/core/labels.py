@@ -146,7 +146,7 @@ class advantage:  # noqa: N801  # made like a function call
 
     def __post_init__(self) -> None:
         if self.limit is not None and not self.limit > 0.0:
-            raise ValueError(f"limit must be > 0 or None, got {self.limit}: 5 hardly ever binds")
+            raise ValueError(f"limit must be > 0 or None, got {self.limit}: None is no limit")
 
     def __call__(self, candidates: Candidates) -> Preference:
         """Weigh the samples.

@@ -18,7 +18,6 @@ from sb3_pmpo import pretrained
 from sb3_pmpo.online.off_policy import OffPolicyMPO
 from sb3_pmpo.pretrained import PretrainedError
 from sb3_pmpo.storage.pickles import UntrustedFileError
-from sb3_pmpo.tools.settings import ALGORITHMS
 
 PRETRAINED = "--pretrained"
 HELP = "a policy that ships with the package (sb3_pmpo.pretrained.names()), or a *.safetensors file"
@@ -34,7 +33,7 @@ def unpack(name: str | Path, logs: Path) -> list[str]:
     """
     told = pretrained.about(name)
     pretrained.check_harmless(name, told)
-    env, algorithm = EnvironmentName(told["env"]), _algorithm(told, name)
+    env, algorithm = EnvironmentName(told["env"]), told["algorithm"].lower()
     folder = logs / algorithm / f"{env}_1"
     settings = folder / env
     model = pretrained.load(name, "cpu")  # what it refuses leaves no folder
@@ -45,14 +44,6 @@ def unpack(name: str | Path, logs: Path) -> list[str]:
     (settings / "config.yml").write_text(yaml.safe_dump(kept))
     (settings / "args.yml").write_text(yaml.safe_dump(arguments))
     return ["--algo", algorithm, "--env", told["env"], "-f", str(logs)]
-
-
-def _algorithm(told: dict[str, Any], name: str | Path) -> str:
-    """Return what the Zoo calls the algorithm of a header."""
-    algorithm = str(told.get("algorithm")).lower()
-    if algorithm not in ALGORITHMS:
-        raise PretrainedError(f"{name}: algorithm must be PMPO, MPO or DPO, got {algorithm!r}")
-    return algorithm
 
 
 @contextmanager
@@ -100,10 +91,9 @@ def begin_from(
     try:
         told = pretrained.about(name)
         pretrained.check_harmless(name, told)
-        algorithm = _algorithm(told, name)
     except (PretrainedError, UntrustedFileError) as error:
         raise SystemExit(f"sb3-pmpo train: error: --from-pretrained: {error}") from error
-    first = ["--algo", algorithm, "--env", told["env"]]
+    first = ["--algo", told["algorithm"].lower(), "--env", told["env"]]
 
     def learn(model: BaseAlgorithm, total_timesteps: int, callback: Any = None, **more: Any) -> Any:
         if not isinstance(model, OffPolicyMPO):
