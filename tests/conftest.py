@@ -18,7 +18,7 @@ UNIT = Path(__file__).parent / "unit"
 
 
 #: Files of tests that take minutes.
-LONGEST = ("test_tutorial.py", "test_sweep.py")
+LONGEST = ("test_sweep.py", "test_tuning.py", "test_tutorial.py", "test_ray_vec_env.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
