@@ -85,6 +85,12 @@ def test_save_load_and_predict(
     assert loaded.num_timesteps == 70
 
 
+@pytest.mark.parametrize("algorithm", CLASSES)
+def test_an_action_that_is_the_only_one_is_taken(algorithm: type) -> None:
+    model = small(Guess(spaces.Discrete(1)), algorithm=algorithm).learn(30)
+    assert model.predict(np.ones((1, 1), np.float32))[0] == 0
+
+
 @pytest.mark.parametrize("n_bins", [2, 7])
 def test_discretised_actions_are_bin_centres_of_the_box(n_bins: int) -> None:
     env = Toy(low=(-2.0,), high=(1.0,))

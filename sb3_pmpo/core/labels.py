@@ -149,13 +149,13 @@ class advantage:  # noqa: N801  # made like a function call
             raise ValueError(f"limit must be > 0 or None, got {self.limit}: None is no limit")
 
     def __call__(self, candidates: Candidates) -> Preference:
-        """Weigh the samples.
+        """Weigh the samples; the only action that there is weighs nothing.
 
-        :raises ValueError: if there is only one, which has nothing to be compared with.
+        :raises ValueError: if one sample was drawn, which has nothing to be compared with.
         """
-        if len(candidates.scores) < 2:
+        if candidates.n_samples < 2:
             raise ValueError(
-                f"advantage() needs at least 2 samples, got {len(candidates.scores)}: draw more"
+                f"advantage() needs at least 2 samples, got {candidates.n_samples}: draw more"
             )
         deviation = candidates.scores.detach() - candidates.mean_score().detach()  # [S, *B]
         weighted = candidates.weights * deviation

@@ -86,6 +86,9 @@ def test_advantage_labels_nothing_where_nothing_depends_on_the_action() -> None:
     assert not reject.any()
     with pytest.raises(ValueError, match="at least 2 samples, got 1"):
         advantage()(Candidates(th.ones(1, 3)))
+    listed = advantage()(Candidates(th.ones(1, 3), n_samples=6))  # of the only action that there is
+    assert not listed.accept.any()
+    assert not listed.reject.any()
 
 
 def test_advantage_labels_nothing_where_the_scores_differ_by_the_critics_noise_alone() -> None:
