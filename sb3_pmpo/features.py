@@ -104,17 +104,17 @@ class NormalisedFeatures(SavesAlone):
     def features(self, observations: PyTorchObs) -> th.Tensor:
         """Preprocess, normalise and extract: ``[B, F]``."""
         preprocessed = preprocess_obs(
-            _from_zero(observations, self.observation_space),
+            count_from_zero(observations, self.observation_space),
             self.observation_space,
             normalize_images=self.normalize_images,
         )
         return self.features_extractor(self.normaliser(preprocessed))
 
 
-def _from_zero(observations: PyTorchObs, space: spaces.Space) -> Any:
+def count_from_zero(observations: PyTorchObs, space: spaces.Space) -> Any:
     """Count choices from 0, as one-hot codes do; a space may have them start anywhere."""
     if isinstance(space, spaces.Dict):
-        return {key: _from_zero(observations[key], part) for key, part in space.spaces.items()}  # type: ignore[index]  # a dict then
+        return {key: count_from_zero(observations[key], part) for key, part in space.spaces.items()}  # type: ignore[index]  # a dict then
     if isinstance(space, spaces.Discrete) and space.start != 0:
         return cast(th.Tensor, observations).long() - int(space.start)
     if isinstance(space, spaces.MultiDiscrete) and np.any(space.start != 0):

@@ -12,7 +12,7 @@ from typing import ClassVar, NamedTuple, Protocol, TypeVar
 
 import torch as th
 
-from sb3_pmpo.core.checks import INFINITY, blaming, check_flag, check_number, check_positive
+from sb3_pmpo.core.checks import HEAVIEST, blaming, check_flag, check_number, check_positive
 from sb3_pmpo.core.e_step import (
     Duals,
     boltzmann_weights,
@@ -97,7 +97,7 @@ class PMPOObjective:
         for beta in (self.beta_mean, self.beta_std):
             check_alpha_beta(self.alpha, beta)
         hint = "it is the weight of the barrier that keeps the mean from the box's edge"
-        check_number("edge_barrier", self.edge_barrier, 0.0, INFINITY, float, hint)
+        check_number("edge_barrier", self.edge_barrier, 0.0, HEAVIEST, float, hint)
         if not callable(self.labeller):
             raise ValueError(
                 f"labeller must be callable, such as top_k(2), got {self.labeller!r}: it maps "

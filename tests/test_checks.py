@@ -161,6 +161,8 @@ def test_an_objective_checks_its_own_arguments() -> None:
         ((7.0, 1.0, 1.0, top_k(2)), "alpha must be a number >= 0.0 and <= 1.0, got 7.0"),
         ((0.5, -1.0, 1.0, top_k(2)), "beta must be a number >= 0.0, got -1.0"),
         ((0.5, 1.0, NAN, top_k(2)), "beta must be a number >= 0.0, got nan"),
+        ((0.5, 1e308, 1.0, top_k(2)), "beta must be a number >= 0.0 and <= 1000000000.0"),
+        ((0.5, 1.0, 1.0, top_k(2), True, 10**30), "edge_barrier must be a number >= 0.0 and <= 1"),
         ((0.5, 1.0, 1.0, 3), "labeller must be callable, such as top_k"),
         ((0.5, 1.0, 1.0, top_k(2), "yes"), "decoupled must be True or False, got 'yes'"),
         ((0.5, 1.0, 1.0, top_k(2), True, -0.1), "edge_barrier must be a number >= 0.0, got -0.1"),

@@ -11,6 +11,9 @@ from typing import Any
 #: The end of a range without an end.
 INFINITY = math.inf
 
+#: The largest weight of a loss: a larger one leaves nothing of the others in float32.
+HEAVIEST = 1e9
+
 
 def check_number(name: str, value: Any, low: float, high: float, kind: type, hint: str) -> None:
     """Check a scalar argument.
@@ -27,7 +30,9 @@ def check_number(name: str, value: Any, low: float, high: float, kind: type, hin
     if not (_is_number(value, kind) and low <= kind(value) <= high):
         word = "a whole number" if kind is int else "a number"
         lower = "" if low == -INFINITY else f" >= {low}"
-        upper = "" if high == INFINITY else f" and <= {high}"
+        # So high an end is not worth a word to who is below it.
+        far = high == INFINITY or (high == HEAVIEST and not (_is_number(value, kind) and value > 1))
+        upper = "" if far else f" and <= {high}"
         raise ValueError(f"{name} must be {word}{lower}{upper}, got {value!r}: {hint}")
 
 
@@ -42,7 +47,7 @@ def _is_number(value: Any, kind: type) -> bool:
     return math.isfinite(number) and (kind is float or number.is_integer())
 
 
-def check_positive(name: str, value: Any, hint: str, high: float = INFINITY) -> None:
+def check_positive(name: str, value: Any, hint: str, high: float = HEAVIEST) -> None:
     """Check a scalar argument.
 
     :raises ValueError: unless ``value`` is a finite number above 0, and at most ``high``.

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch as th
 
-from sb3_pmpo.core.checks import INFINITY, check_number, check_positive
+from sb3_pmpo.core.checks import HEAVIEST, check_number, check_positive
 from sb3_pmpo.core.samples import Preference
 
 
@@ -39,7 +39,7 @@ def check_alpha_beta(alpha: float, beta: float) -> None:
     """
     hint = "1 learns from accepted samples only, 0 from rejected ones only"
     check_number("alpha", alpha, 0.0, 1.0, float, hint)
-    check_number("beta", beta, 0.0, INFINITY, float, "it is the weight of the KL")
+    check_number("beta", beta, 0.0, HEAVIEST, float, "it is the weight of the KL")
 
 
 def instability(

@@ -80,10 +80,16 @@ class AnswerLog:
 
     def _write(self, entry: dict[str, str]) -> None:
         line = json.dumps(entry | {"time": f"{time.time():.3f}"}) + "\n"
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+        before = self.path.stat().st_size if self.path.exists() else 0
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            if self.path.exists():
+                os.truncate(self.path, before)  # half a line would spoil the next one
+            raise
 
     def _replay(self, line: str, number: int) -> None:
         try:

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.logger import Logger
 
 from sb3_pmpo.feedback.columns import by_name, column_name, head, observations_of, stack
 from sb3_pmpo.feedback.credit import Credit, credit_weights
@@ -19,6 +20,7 @@ from sb3_pmpo.files import whole_file
 from sb3_pmpo.offline.columns import DatasetError
 from sb3_pmpo.offline.dataset import LabelledDataset, Rows
 from sb3_pmpo.offline.spaces import space_from_json, space_to_json
+from sb3_pmpo.offline.weights import Labels
 
 FORMAT = "sb3_pmpo feedback"
 
@@ -37,6 +39,8 @@ class FeedbackBuffer:
         self._size = 0
         self._columns: dict[str, np.ndarray] = {}
         self._sources: list[str] = []
+        self._counts: list[int] = []  # rows of each source
+        self._totals = np.zeros(3)  # weight of the accepted, the rejected and all rows
         self._grow(64)
 
     def __len__(self) -> int:
@@ -63,12 +67,21 @@ class FeedbackBuffer:
     def shares(self) -> dict[str, float]:
         """Return the share of the rows that each source gave."""
         with self._lock:
-            numbers = self._columns["sources"][: self._size]
-            counts = np.bincount(numbers, minlength=len(self._sources))
             return {
-                name: float(count / max(self._size, 1))
-                for name, count in zip(self._sources, counts, strict=True)
+                name: count / max(self._size, 1)
+                for name, count in zip(self._sources, self._counts, strict=True)
             }
+
+    def label_totals(self) -> Labels:
+        """Sum the rows' weights by label."""
+        with self._lock:
+            return Labels(*(float(total) for total in self._totals))
+
+    def record(self, logger: Logger) -> None:
+        """Log how many rows there are, and each source's share."""
+        logger.record("feedback/rows", len(self))
+        for source, share in self.shares().items():
+            logger.record(f"feedback/share_{source or 'unnamed'}", share)
 
     # ------------------------------------------------------------------ adding
 
@@ -114,6 +127,12 @@ class FeedbackBuffer:
         seen = stack(observations, self.observation_space)
         if delay < 0:
             raise DatasetError(f"delay must be >= 0 steps, got {delay}")
+        for key, values in by_name(seen).items():
+            if np.ndim(values) > 0 and len(values) > len(done):
+                raise DatasetError(
+                    f"a segment has one observation before each of its {len(done)} actions, got "
+                    f"{key} of shape {np.shape(values)}: leave out the one after the last action"
+                )
         kept = len(done) - delay
         if kept < 1:
             raise DatasetError(
@@ -153,6 +172,8 @@ class FeedbackBuffer:
         if not weights.any():
             return
         copied = rows.rows(np.arange(len(rows)))
+        for key, values in by_name(copied.observations).items():
+            _check_whole(key, values, self._columns[key].dtype)
         columns = by_name(copied.observations) | {
             "actions": copied.actions,
             "labels": copied.labels,
@@ -165,6 +186,7 @@ class FeedbackBuffer:
     def _source(self, name: str) -> int:
         if name not in self._sources:
             self._sources.append(name)
+            self._counts.append(0)
         return self._sources.index(name)
 
     def _append(self, columns: dict[str, np.ndarray]) -> None:
@@ -173,6 +195,10 @@ class FeedbackBuffer:
             self._grow(max(stop, 2 * len(self._columns["labels"])))
         for name, values in columns.items():
             self._columns[name][self._size : stop] = values
+        labels, weights = columns["labels"], columns["weights"].astype(np.float64)
+        self._totals += weights[labels > 0].sum(), weights[labels < 0].sum(), weights.sum()
+        for number, count in enumerate(np.bincount(columns["sources"])):
+            self._counts[number] += int(count)
         self._size = stop  # last: who reads without the lock sees whole rows
 
     def _grow(self, capacity: int) -> None:
@@ -281,7 +307,7 @@ class FeedbackBuffer:
         numbers = columns["sources"]
         if len(numbers) and not (numbers.min() >= 0 and numbers.max() < len(sources)):
             raise DatasetError(f"{path}: a row names a source that the header does not list")
-        self._sources = sources
+        self._sources, self._counts = sources, [0] * len(sources)
         if len(numbers):
             checked = LabelledDataset(
                 observations_of(columns),
@@ -293,3 +319,15 @@ class FeedbackBuffer:
             )
             assert len(checked) == len(numbers)  # its constructor compared all lengths but this
             self._append(columns)
+
+
+def _check_whole(key: str, values: np.ndarray, dtype: np.dtype[Any]) -> None:
+    """Check that the column's type can hold the values: bytes hold neither 300 nor 0.7."""
+    if dtype.kind == "f":
+        return
+    changed = values.astype(dtype, casting="unsafe") != values
+    if changed.any():
+        raise DatasetError(
+            f"the {key} must be values of {dtype}, as their space says, got {values.dtype} with "
+            f"{values[changed].ravel()[0]}: give them as the environment does"
+        )

@@ -36,11 +36,13 @@ class Segment(NamedTuple):
     :param observations: ``[K, ...]``, or a dictionary of such.
     :param actions: ``[K, ...]`` in units of the environment.
     :param frames: ``[K, height, width, 3]`` of bytes.
+    :param rows: ``[K]`` where the steps are in the data set that they were cut from.
     """
 
     observations: Any
     actions: np.ndarray
     frames: np.ndarray
+    rows: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -104,12 +106,31 @@ class ClipSet:
             action_space=self.action_space,
         )
 
+    def labels_of(self, dataset: LabelledDataset) -> LabelledDataset:
+        """Give the data set that the clips were cut from the labels of the answers so far.
+
+        :raises DatasetError: if the clips are of another one.
+        """
+        labels = np.array(dataset.labels)
+        for name, label in self.answers().labels().items():
+            rows = self._columns(name).get("rows")
+            if rows is None or rows.max() >= len(labels):
+                raise DatasetError(f"{self.folder}: {name} is no clip of {dataset!r}")
+            labels[rows] = label
+        return dataset.with_labels(labels)
+
     def _steps(self, name: str) -> tuple[Any, np.ndarray]:
+        columns = self._columns(name)
+        return observations_of(columns), columns["actions"]
+
+    def _columns(self, name: str) -> dict[str, np.ndarray]:
         path = self.folder / f"{name}.npz"
         try:
             with np.load(path, allow_pickle=False) as file:
                 columns = {key: file[key] for key in file.files}
-            return observations_of(columns), columns["actions"]
+            if "actions" not in columns:
+                raise KeyError("actions")
+            return columns
         except (OSError, ValueError, KeyError) as error:
             raise DatasetError(f"{path} cannot be read: {error}; record the clips anew") from error
 
@@ -131,12 +152,19 @@ def write_clips(
     :raises DatasetError: if there are none.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if (folder / ANSWERS).exists():  # of other clips, whose index is gone
+        raise DatasetError(
+            f"{folder / ANSWERS} has the answers to other clips: choose another folder, or move "
+            "that file away"
+        )
     names = []
     for number, segment in enumerate(segments):
         name = f"clip-{number:04d}"
         _write_video(folder / f"{name}.mp4", segment.frames, fps)
         with whole_file(folder / f"{name}.npz", "npz") as target:
             columns = by_name(segment.observations)
+            if segment.rows is not None:
+                columns["rows"] = segment.rows
             np.savez(target, allow_pickle=False, actions=segment.actions, **columns)
         names.append(name)
     if not names:
@@ -200,9 +228,10 @@ def segments_of(dataset: LabelledDataset, n_clips: int, length: int) -> Iterator
         raise DatasetError(f"no episode has {length} steps: ask for shorter clips")
     chosen = np.unique(np.linspace(0, len(starts) - 1, min(n_clips, len(starts))).astype(int))
     for number in chosen:
-        rows = dataset.rows(np.arange(starts[number], starts[number] + length))
+        index = np.arange(starts[number], starts[number] + length)
+        rows = dataset.rows(index)
         pictures = rows.observations[key] if key else rows.observations
-        yield Segment(rows.observations, rows.actions, _to_frames(pictures))
+        yield Segment(rows.observations, rows.actions, _to_frames(pictures), index)
 
 
 def _picture_key(space: spaces.Space) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from sb3_pmpo.offline.columns import DatasetError
+from sb3_pmpo.offline.columns import Column, DatasetError
 
 
 def column_name(key: str) -> str:
@@ -40,14 +40,16 @@ def observations_of(columns: dict[str, np.ndarray]) -> Any:
 def stack(observations: Any, space: spaces.Space) -> Any:
     """Bring K observations to arrays ``[K, ...]``: of a Dict space, one a key."""
     if not isinstance(space, spaces.Dict):
-        return np.asarray(observations)
+        return Column(observations, "observations").array
     if isinstance(observations, dict):
-        return {key: np.asarray(values) for key, values in observations.items()}
+        return {key: Column(values, column_name(key)).array for key, values in observations.items()}
     keys = space.spaces.keys()
     missing = [key for seen in observations for key in keys if key not in seen]
     if missing:
         raise DatasetError(f"the observation lacks {missing[0]!r}, which its space {space} has")
-    return {key: np.asarray([seen[key] for seen in observations]) for key in keys}
+    return {
+        key: Column([seen[key] for seen in observations], column_name(key)).array for key in keys
+    }
 
 
 def head(observations: Any, n: int) -> Any:

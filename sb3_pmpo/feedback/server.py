@@ -33,7 +33,6 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
-_LOCAL_NAMES = {"localhost", "127.0.0.1", "[::1]"}
 
 
 def is_loopback(host: str) -> bool:
@@ -118,7 +117,10 @@ class Page:
             path = self.clips.video(request.path_params["name"].removesuffix(".mp4"))
         except KeyError:
             return PlainTextResponse("there is no such clip", 404)
-        return FileResponse(path, media_type="video/mp4")
+        # Long enough for the page to find again what it fetched in advance.
+        return FileResponse(
+            path, media_type="video/mp4", headers={"Cache-Control": "private, max-age=60"}
+        )
 
 
 async def _json(request: Request) -> dict[str, Any]:
@@ -197,7 +199,7 @@ def _refused_host(request: Request) -> Response | None:
     """Refuse names that another site made point here, which browsers would let read the page."""
     host = request.headers.get("host", "")
     name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-    if name in _LOCAL_NAMES:
+    if is_loopback(name.strip("[]")):
         return None
     return PlainTextResponse(f"{host!r} is no name of this machine's loopback", 403)
 

@@ -34,13 +34,19 @@ class Column:
     """
 
     def __init__(self, array: Any, name: str) -> None:
-        self.array = np.asarray(array) if not isinstance(array, np.ndarray) else array
+        ragged = DatasetError(
+            f"{name} must be an array of numbers, got an array of Python objects: its rows "
+            "have different shapes, or are None; give every row one shape"
+        )
+        try:
+            self.array = np.asarray(array) if not isinstance(array, np.ndarray) else array
+        except ValueError as error:
+            raise ragged from error
         self.name = name
         if self.array.dtype == object:
-            raise DatasetError(
-                f"{name} must be an array of numbers, got an array of Python objects: its rows "
-                "have different shapes, or are None; give every row one shape"
-            )
+            raise ragged
+        if self.array.dtype.kind in "USmMV":
+            raise DatasetError(f"{name} must be numbers, got an array of {self.array.dtype}")
         if self.array.ndim == 0:
             raise DatasetError(f"{name} must have a row a transition, got the number {array!r}")
         self._mapping = _shared_mapping(self.array)

@@ -34,6 +34,7 @@ from sb3_pmpo.offline.spaces import (
     infer_action_space,
     infer_observation_space,
 )
+from sb3_pmpo.offline.weights import Labels
 
 
 class Rows(NamedTuple):
@@ -130,6 +131,7 @@ class LabelledDataset:
         self.episode_ids = read_numbers(episode_ids, "episode_ids", n)
         check_ranges(self.dones, self.weights)
         self._starts = episode_starts(self.episode_ids, self.dones)
+        self._totals = _label_totals(self.labels, self.weights)
 
     # ------------------------------------------------------------------ what is in it
 
@@ -198,6 +200,10 @@ class LabelledDataset:
         """Return the labels, and the rows' weights if there are any."""
         return self.labels, self.weights
 
+    def label_totals(self) -> Labels:
+        """Sum the rows' weights by label."""
+        return self._totals
+
     # ------------------------------------------------------------------ other labels
 
     def with_labels(self, labels: Any, weights: Any = None) -> LabelledDataset:
@@ -212,6 +218,7 @@ class LabelledDataset:
         if weights is not None:
             other.weights = read_numbers(weights, "weights", len(self))
             check_ranges(None, other.weights)
+        other._totals = _label_totals(other.labels, other.weights)
         return other
 
     # ------------------------------------------------------------------ files and formats
@@ -270,3 +277,12 @@ class LabelledDataset:
         from sb3_pmpo.offline.formats import from_d4rl_like
 
         return from_d4rl_like(arrays, **spaces_)
+
+
+def _label_totals(labels: np.ndarray, weights: np.ndarray | None) -> Labels:
+    if weights is None:
+        return Labels(float((labels > 0).sum()), float((labels < 0).sum()), float(len(labels)))
+    counted = weights.astype(np.float64)
+    return Labels(
+        float(counted[labels > 0].sum()), float(counted[labels < 0].sum()), float(counted.sum())
+    )

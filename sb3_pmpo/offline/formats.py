@@ -25,6 +25,11 @@ def from_replay_buffer(buffer: ReplayBuffer, labels: Any = None) -> LabelledData
         raise DatasetError("the replay buffer is empty: collect before you take it over")
     first = buffer.pos if buffer.full else 0
     order = (first + np.arange(size)) % buffer.buffer_size
+    if buffer.full and buffer.optimize_memory_usage:
+        # The newest next observation lies where the oldest observation was.
+        order, size = order[1:], size - 1
+    if size == 0:
+        raise DatasetError("the replay buffer holds one row, whose observation is overwritten")
     actions = _by_env(buffer.actions, order)
     space = buffer.action_space
     if isinstance(space, spaces.Box):  # SB3 stores them in [-1, 1]

@@ -108,7 +108,8 @@ def label_by_return(
         raise DatasetError("there is one episode, with nothing to compare it with: give more")
     chosen = _chosen(only, dataset)
     order = np.argsort(dataset.episode_returns(), kind="stable")
-    n_best, n_worst = max(round(top * len(order)), 1), round(low * len(order))
+    n_best = max(round(top * len(order)), 1)
+    n_worst = len(order) - n_best if bottom is None else round(low * len(order))
     of_episode = np.zeros(len(order), np.int8)
     of_episode[order[:n_worst]] = -1
     of_episode[order[len(order) - n_best :]] = 1
@@ -145,6 +146,7 @@ def label_by(
 def _chosen(only: np.ndarray | None, dataset: LabelledDataset) -> np.ndarray:
     if only is None:
         return np.ones(len(dataset), bool)
+    only = np.asarray(only)
     if only.shape != (len(dataset),) or only.dtype != bool:
         raise DatasetError(
             f"only must be {len(dataset)} booleans, one a row, got {only.dtype} of shape "
@@ -158,6 +160,7 @@ def _labelled(dataset: LabelledDataset, labels: np.ndarray, truth: np.ndarray | 
     rates = labelled.label_rates()
     if truth is None:
         return Labelled(labelled, LabelReport(rates))
+    truth = np.asarray(truth)
     if truth.shape != (len(dataset),):
         raise DatasetError(f"truth must be one number a row, got shape {truth.shape}")
     known = np.isfinite(truth) & (truth != 0)

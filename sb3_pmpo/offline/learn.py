@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch as th
 
-from sb3_pmpo.core.samples import Normalisation
+from sb3_pmpo.core.samples import Normalisation, mean_over_samples
 from sb3_pmpo.offline.columns import DatasetError
 from sb3_pmpo.offline.objective import LabelObjective, data_kl, reference_kl
-from sb3_pmpo.offline.run import Labelled, LabelSteps, Loop, run
+from sb3_pmpo.offline.run import Labelled, LabelSteps, Loop, check_spaces, run
 from sb3_pmpo.offline.sampling import LabelSampler
 from sb3_pmpo.offline.weights import Labels, LabelWeights, choose_weights
 
@@ -38,26 +38,89 @@ def learn_from_labels(
     :param loop: how long, and who watches.
     :param kl: ``"data"`` or ``"reference"``.
     :param alpha: None for what the labels ask for.
-    :param beta: None for ``2 * (1 - alpha)``.
+    :param beta: None for what fits alpha, see :func:`~sb3_pmpo.offline.weights.choose_weights`.
     :param normalise: how the sets of labels are averaged.
     :param clone_steps: of behaviour cloning for the reference before the first step.
     :param reference_interval: steps between copies of the policy to the reference; None for none.
     """
     _check(source, loop, kl)
-    labels = count_labels(source)
-    weights = choose_weights(labels, alpha, beta, otherwise=model.alpha, normalise=normalise)
-    check_refresh(weights.alpha, reference_interval)
-    rng = np.random.default_rng(np.random.randint(2**31))
-    steps = LabelSteps(model, source, model.batch_size, partial(sampler_for, weights=weights), rng)
-    objective = make_objective(model, weights, kl=kl, normalise=normalise)
-    steps.fit_normaliser()
+    learner = LabelLearner(model, source, kl=kl, alpha=alpha, beta=beta, normalise=normalise)
+    learner.adapt()
+    check_refresh(learner.alpha, reference_interval)
+    learner.steps.fit_normaliser()
     if kl == "reference" and loop.reset_num_timesteps:
         new = model.n_updates == 0
         default = loop.gradient_steps if new else 0
-        clone(model, source, default if clone_steps is None else clone_steps, rng)
-    run(model, loop, _refreshing(model, partial(steps.step, objective), reference_interval))
+        clone(model, source, default if clone_steps is None else clone_steps, learner.steps.rng)
+
+    def step() -> dict[str, th.Tensor]:
+        if learner.adapt():
+            check_refresh(learner.alpha, reference_interval)
+        record(model.logger)
+        return learner.steps.step(learner.objective)
+
+    record = getattr(source, "record", lambda logger: None)  # of a FeedbackBuffer
+    run(model, loop, _refreshing(model, step, reference_interval))
     if kl == "data":  # what acts in an environment from here on starts from here
         model.learner.reference_lag.move(1.0)
+
+
+class LabelLearner:
+    """Steps on labelled rows, with alpha and beta for the kinds of labels that there are now.
+
+    :param model: a PMPO.
+    :param source: the rows, which may grow, also by a kind of label that it had none of.
+    :param kl: ``"data"`` or ``"reference"``.
+    :param alpha: None for what the labels ask for.
+    :param beta: None for what fits alpha.
+    :param normalise: how the sets of labels are averaged.
+    :raises DatasetError: if the rows' spaces are not the model's.
+    """
+
+    steps: LabelSteps
+    objective: LabelObjective
+    alpha: float
+
+    def __init__(
+        self,
+        model: Any,
+        source: Labelled,
+        *,
+        kl: str,
+        alpha: float | None = None,
+        beta: float | tuple[float, float] | None = None,
+        normalise: Normalisation = mean_over_samples,
+    ) -> None:
+        check_spaces(model, source)
+        self.model, self.source, self.kl, self.normalise = model, source, kl, normalise
+        self._given = (alpha, beta)
+        self._kinds = (False, False)
+        self._rng: np.random.Generator | None = None
+
+    def adapt(self) -> bool:
+        """Choose the weights anew if there is another kind of labels than before.
+
+        :return: whether there was.
+        :raises DatasetError: if there are no labels.
+        :raises ValueError: for weights that learn nothing, or that would diverge.
+        """
+        labels = self.source.label_totals()
+        kinds = (labels.accepted > 0, labels.rejected > 0)
+        if kinds == self._kinds and any(kinds):
+            return False
+        model = self.model
+        has_parts = self.kl == "reference" and model.decoupled and len(model.actor.parts) > 1
+        weights = choose_weights(
+            labels, *self._given, otherwise=model.alpha, normalise=self.normalise,
+            n_parts=2 if has_parts else 1,
+        )  # fmt: skip
+        if self._rng is None:  # not before: rows without labels leave SB3's random numbers alone
+            self._rng = np.random.default_rng(np.random.randint(2**31))
+        sampler = partial(sampler_for, weights=weights)
+        self.steps = LabelSteps(model, self.source, model.batch_size, sampler, self._rng)
+        self.objective = make_objective(model, weights, kl=self.kl, normalise=self.normalise)
+        self.alpha, self._kinds = weights.alpha, kinds
+        return True
 
 
 def _check(source: Labelled, loop: Loop, kl: str) -> None:
@@ -65,8 +128,12 @@ def _check(source: Labelled, loop: Loop, kl: str) -> None:
         raise ValueError(f"kl must be one of {list(KLS)}, got {kl!r}")
     if not len(source):
         raise DatasetError("there is no feedback yet: add some, then learn")
-    if loop.gradient_steps < 1:
-        raise ValueError(f"gradient_steps must be >= 1, got {loop.gradient_steps}")
+    for name in ("gradient_steps", "log_interval"):
+        value = getattr(loop, name)
+        if name == "log_interval" and value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+            raise ValueError(f"{name} must be >= 1, a whole number, got {value!r}")
 
 
 def make_objective(
@@ -79,16 +146,9 @@ def make_objective(
         weights.betas,
         data_kl if kl == "data" else reference_kl(model.decoupled and has_parts),
         normalise,
-        model.edge_barrier if has_parts else 0.0,
+        # A barrier would pull a clone away from what was done at the box's edge.
+        model.edge_barrier if has_parts and kl == "reference" else 0.0,
     )
-
-
-def count_labels(source: Labelled) -> Labels:
-    """Sum the rows' weights by label."""
-    labels, weights = source.labels_and_weights()
-    counted = np.ones(len(labels)) if weights is None else weights
-    accepted, rejected = counted[labels > 0].sum(), counted[labels < 0].sum()
-    return Labels(float(accepted), float(rejected), float(counted.sum()))
 
 
 def sampler_for(
@@ -161,6 +221,10 @@ class Unlabelled:
         """Return no labels, and the rows' weights."""
         labels, weights = self._source.labels_and_weights()
         return np.zeros_like(labels), weights
+
+    def label_totals(self) -> Labels:
+        """Return the rows' weight, none of it accepted or rejected."""
+        return Labels(0.0, 0.0, self._source.label_totals().total)
 
 
 def _refreshing(

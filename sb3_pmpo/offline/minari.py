@@ -15,6 +15,9 @@ from sb3_pmpo.offline.columns import DatasetError, take
 from sb3_pmpo.offline.dataset import LabelledDataset
 from sb3_pmpo.offline.storage import make_array
 
+#: Where the infos hold the rows' weights.
+WEIGHT_KEY = "weight"
+
 
 def from_minari(dataset: Any, *, label_key: str, folder: str | Path | None) -> LabelledDataset:
     """Copy all episodes, one after the other.
@@ -33,7 +36,7 @@ def from_minari(dataset: Any, *, label_key: str, folder: str | Path | None) -> L
     following = _allocate(dataset.observation_space, n, "next_observations", folder)
     actions = _allocate(dataset.action_space, n, "actions", folder)
     rewards, dones = np.zeros(n, np.float32), np.zeros(n, np.float32)
-    labels, ids = np.zeros(n, np.int8), np.zeros(n, np.int64)
+    labels, weights, ids = np.zeros(n), np.ones(n), np.zeros(n, np.int64)
     rows = slice(0, 0)
     for number, episode in enumerate(dataset.iterate_episodes()):
         rows = slice(rows.stop, rows.stop + len(episode.rewards))
@@ -42,9 +45,10 @@ def from_minari(dataset: Any, *, label_key: str, folder: str | Path | None) -> L
         _fill(actions, rows, episode.actions, slice(None))
         rewards[rows], ids[rows] = episode.rewards, number
         dones[rows] = episode.terminations
-        given = (episode.infos or {}).get(label_key)
-        if given is not None:
-            labels[rows] = _labels(given, len(episode.rewards), number)
+        for key, column in ((label_key, labels), (WEIGHT_KEY, weights)):
+            given = (episode.infos or {}).get(key)
+            if given is not None:
+                column[rows] = _of_steps(given, key, len(episode.rewards), number)
     return LabelledDataset(
         seen,
         actions,
@@ -53,17 +57,18 @@ def from_minari(dataset: Any, *, label_key: str, folder: str | Path | None) -> L
         next_observations=following,
         dones=dones,
         episode_ids=ids,
+        weights=None if (weights == 1.0).all() else weights,
         observation_space=dataset.observation_space,
         action_space=dataset.action_space,
     )
 
 
-def _labels(given: Any, length: int, episode: int) -> np.ndarray:
+def _of_steps(given: Any, key: str, length: int, episode: int) -> np.ndarray:
     values = np.asarray(given).reshape(-1)
     if len(values) not in {length, length + 1}:
         raise DatasetError(
-            f"the labels of episode {episode} must be {length + 1} (the reset's entry and one a "
-            f"step), got {len(values)}"
+            f"the infos' {key!r} of episode {episode} must be {length + 1} (the reset's entry and "
+            f"one a step), got {len(values)}"
         )
     return values[-length:]
 
@@ -132,6 +137,9 @@ def _episode(dataset: LabelledDataset, index: np.ndarray) -> dict[str, Any]:
     cut = np.zeros(len(index), bool)
     cut[-1] = not ended[-1]
     rewards = zeros if dataset.rewards is None else dataset.rewards[index]
+    infos = {"label": np.concatenate(([0], dataset.labels[index])).astype(np.int64)}
+    if dataset.weights is not None:
+        infos[WEIGHT_KEY] = np.concatenate(([1.0], dataset.weights[index]))
     return {
         "observations": _join(
             take(dataset.observations, index), take(dataset.next_observations, index[-1:])
@@ -140,7 +148,7 @@ def _episode(dataset: LabelledDataset, index: np.ndarray) -> dict[str, Any]:
         "rewards": rewards.tolist(),
         "terminations": ended.tolist(),
         "truncations": cut.tolist(),
-        "infos": {"label": np.concatenate(([0], dataset.labels[index])).astype(np.int64)},
+        "infos": infos,
     }
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import configure_logger
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -29,6 +30,11 @@ from sb3_pmpo.offline.columns import DatasetError
 from sb3_pmpo.offline.dataset import Rows
 from sb3_pmpo.offline.sampling import LabelSampler
 from sb3_pmpo.offline.tensors import channels_first_space, to_policy_actions, to_tensors
+from sb3_pmpo.offline.weights import Labels
+
+#: A source that grows is looked at anew after so many steps for each 10000 of its rows: the look
+#: costs about 0.1 ms a step then.
+ROWS_A_STEP = 10_000
 
 #: Rows from which the statistics of a new policy's observation normaliser are taken.
 STATISTICS_ROWS = 100_000
@@ -50,6 +56,10 @@ class Labelled(Protocol):
 
     def labels_and_weights(self) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the labels, and the rows' weights if there are any."""
+        ...
+
+    def label_totals(self) -> Labels:
+        """Sum the rows' weights by label."""
         ...
 
 
@@ -111,11 +121,15 @@ class LabelSteps:
         self.model, self.source, self.batch_size, self.rng = model, source, batch_size, rng
         self._make_sampler = sampler
         self._sampler: LabelSampler | None = None
+        self._age = 0  # steps since the sampler was made
 
     def batch(self) -> Batch:
         """Draw a minibatch and bring it to the device."""
-        if self._sampler is None or self._sampler.n < len(self.source):
-            self._sampler = self._make_sampler(*self.source.labels_and_weights())
+        n = 0 if self._sampler is None else self._sampler.n
+        if n < len(self.source) and self._age >= n // ROWS_A_STEP:
+            self._sampler, self._age = self._make_sampler(*self.source.labels_and_weights()), 0
+        assert self._sampler is not None  # there are rows
+        self._age += 1
         drawn = self._sampler.draw(self.batch_size, self.rng)
         rows, device = self.source.rows(drawn.rows), self.model.device
         candidates = Candidates(
@@ -186,10 +200,10 @@ def _form(space: spaces.Space) -> Any:
     if isinstance(space, spaces.Dict):
         return {key: _form(part) for key, part in space.spaces.items()}
     if isinstance(space, spaces.Discrete):
-        return ("Discrete", int(space.n))
+        return ("Discrete", int(space.n), int(space.start))
     if isinstance(space, spaces.MultiDiscrete):
-        return ("MultiDiscrete", tuple(space.nvec))
-    return (type(space).__name__, space.shape)
+        return ("MultiDiscrete", space.nvec.tolist(), space.start.tolist())
+    return (type(space).__name__, space.shape, is_image_space(space))
 
 
 # ---------------------------------------------------------------------- the loop
@@ -220,16 +234,18 @@ def run(model: Any, loop: Loop, step: Callable[[], dict[str, th.Tensor]]) -> Non
     :param model: an algorithm of this package.
     :param step: moves the policy and returns what to log.
     """
-    total, callback = _set_up(model, loop)
+    total_timesteps, callback = _set_up(model, loop)  # a name that SB3's progress bar looks up
     callback.on_training_start(locals(), globals())
     model.policy.set_training_mode(True)
     for number in range(1, loop.gradient_steps + 1):
-        model._update_current_progress_remaining(model.num_timesteps, total)
+        model._update_current_progress_remaining(model.num_timesteps, total_timesteps)
         model.set_learning_rates()
         model.metrics.add(step())
         model._n_updates += 1
         model.num_timesteps += 1
-        if loop.log_interval is not None and number % loop.log_interval == 0:
+        if loop.log_interval is not None and (
+            number % loop.log_interval == 0 or number == loop.gradient_steps
+        ):
             _log(model)
         callback.update_locals(locals())
         if not callback.on_step():

@@ -48,7 +48,10 @@ class LabelSampler:
         self._labels = labels
         self._weights = None if weights is None else weights / weights.mean()
         wanted = [label for label, counts in ((1, accepted), (-1, rejected)) if counts]
-        members = {label: np.flatnonzero(labels == label).astype(np.int64) for label in wanted}
+        counts = np.ones(self.n, bool) if weights is None else weights > 0  # else drawn in vain
+        members = {
+            label: np.flatnonzero((labels == label) & counts).astype(np.int64) for label in wanted
+        }
         self._members = {label: rows for label, rows in members.items() if len(rows)}
         of_all = float(all_rows) if not self._members else 0.5 * all_rows
         of_each = (1.0 - of_all) / max(len(self._members), 1)

@@ -186,7 +186,8 @@ def space_to_json(space: spaces.Space) -> dict[str, Any]:
     if isinstance(space, spaces.Discrete):
         return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
     if isinstance(space, spaces.MultiDiscrete):
-        return {"type": "MultiDiscrete", "nvec": space.nvec.tolist()}
+        start = space.start.tolist()
+        return {"type": "MultiDiscrete", "nvec": space.nvec.tolist(), "start": start}
     if isinstance(space, spaces.MultiBinary):
         return {"type": "MultiBinary", "n": list(space.shape)}
     raise DatasetError(f"the space {space} cannot be saved: use Box, Discrete, MultiDiscrete, Dict")
@@ -205,7 +206,7 @@ def space_from_json(text: dict[str, Any]) -> spaces.Space:
     if kind == "Discrete":
         return spaces.Discrete(text["n"], start=text["start"])
     if kind == "MultiDiscrete":
-        return spaces.MultiDiscrete(text["nvec"])
+        return spaces.MultiDiscrete(text["nvec"], start=text.get("start"))
     if kind == "MultiBinary":
         shape = text["n"]
         return spaces.MultiBinary(shape[0] if len(shape) == 1 else shape)

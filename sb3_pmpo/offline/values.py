@@ -23,7 +23,7 @@ from stable_baselines3.common.torch_layers import (
 )
 from torch import nn
 
-from sb3_pmpo.features import ObservationNormaliser
+from sb3_pmpo.features import ObservationNormaliser, count_from_zero
 from sb3_pmpo.offline.columns import Columns, DatasetError, take
 from sb3_pmpo.offline.dataset import LabelledDataset
 from sb3_pmpo.offline.tensors import channels_first_space, to_tensors
@@ -113,7 +113,7 @@ class ValueNetwork(nn.Module):
 
     def forward(self, observations: Any) -> th.Tensor:
         """Compute the value ``[B]``, in units of the targets' spread."""
-        seen = preprocess_obs(observations, self.space)
+        seen = preprocess_obs(count_from_zero(observations, self.space), self.space)
         return self.body(self.extractor(self.normaliser(seen))).squeeze(-1)
 
 
@@ -244,7 +244,8 @@ def _episodes(dataset: LabelledDataset, gamma: float) -> Episodes:
     ends = np.zeros(len(dataset), bool)
     ends[[rows.stop - 1 for rows in dataset.episodes()]] = True
     done = np.zeros(len(dataset), bool) if dataset.dones is None else dataset.dones > 0
-    if dataset.n_episodes == 1 and len(dataset) > 1 and dataset.episode_ids is None:
+    known = dataset.episode_ids is not None or done[-1]
+    if dataset.n_episodes == 1 and len(dataset) > 1 and not known:
         raise DatasetError(
             "the data set does not say where its episodes end, so that returns would run from one "
             "into the next: give episode_ids"

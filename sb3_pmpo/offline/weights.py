@@ -41,16 +41,22 @@ def choose_weights(
     *,
     otherwise: float,
     normalise: Normalisation,
+    n_parts: int = 2,
 ) -> LabelWeights:
     """Choose alpha and beta where they are not given.
 
     One kind of labels determines alpha (App. A); with both it is ``otherwise``. Beta is
-    ``2 * (1 - alpha)``: 2 from rejections alone, 1 from both, 0 from acceptances alone. All three
-    have the same expected gradient on an even split, and none pushes away more than the KL holds.
+    ``2 * (1 - alpha)``: 2 from rejections alone, 1 from both, 0 from acceptances alone. With means
+    per set all three have the same expected gradient on an even split. Rejections alone then take
+    ``(1 - alpha) / share of rejected rows`` where that is more, below which the push away from
+    rejected rows can outweigh the KL. The std's KL weighs :data:`STD_STIFFNESS` times as much.
 
     :param labels: what there is.
     :param alpha: in [0, 1], or None.
-    :param beta: a number or a pair (mean, std), or None.
+    :param beta: a number for all parts or a pair (mean, std), or None.
+    :param otherwise: alpha for labels of both kinds.
+    :param normalise: how the sets of labels are averaged.
+    :param n_parts: how many of the betas are used.
     :raises DatasetError: if there are no labels.
     :raises ValueError: for a pair that learns nothing, or that would diverge.
     """
@@ -64,17 +70,23 @@ def choose_weights(
         alpha = {1: 1.0, 0: otherwise, -1: 0.0}[int(kinds)]
     if beta is None:
         beta = 2.0 * (1.0 - alpha)
+        if normalise is not mean_over_samples and not labels.accepted:
+            beta = max(beta, safe_beta(alpha, labels))
         beta = (beta, STD_STIFFNESS * beta)
     mean, *rest = beta if isinstance(beta, (tuple, list)) else (beta, beta)
     if len(rest) != 1:
         raise ValueError(f"beta must be a number or a pair (mean, std), got {beta}")
     chosen = LabelWeights(float(alpha), (float(mean), float(rest[0])))
-    _check(chosen, labels, normalise)
+    _check(chosen.alpha, min(chosen.betas[:n_parts]), labels, normalise)
     return chosen
 
 
-def _check(chosen: LabelWeights, labels: Labels, normalise: Normalisation) -> None:
-    alpha, beta = chosen.alpha, min(chosen.betas)
+def safe_beta(alpha: float, labels: Labels) -> float:
+    """Return the beta at which a rejected row weighs nothing, with means over each set."""
+    return (1.0 - alpha) * labels.total / max(labels.rejected, 1e-12)
+
+
+def _check(alpha: float, beta: float, labels: Labels, normalise: Normalisation) -> None:
     learns = alpha * labels.accepted + (1.0 - alpha) * labels.rejected
     if not learns:
         kind = "accepted" if alpha == 1.0 else "rejected"
@@ -83,6 +95,15 @@ def _check(chosen: LabelWeights, labels: Labels, normalise: Normalisation) -> No
         )
     reason = divergence(alpha, beta, labels, normalise)
     if reason is None:
+        least = safe_beta(alpha, labels)
+        if normalise is not mean_over_samples and not labels.accepted and beta < 0.999 * least:
+            warnings.warn(
+                f"beta={beta:g} is below (1 - alpha) / (share of rejected rows) = {least:.3g}, "
+                "with means over each set: where rejected rows are common the push away from them "
+                "outweighs the KL, and the policy may run to the edge of the box; leave beta out, "
+                "or average over all rows",
+                stacklevel=6,
+            )
         return
     if alpha == 0.0 or not labels.accepted:
         raise ValueError(f"{reason}. Nothing else holds the policy, so this is refused")

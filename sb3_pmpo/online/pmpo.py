@@ -14,7 +14,7 @@ from sb3_pmpo.core.labels import Labeller, advantage, is_balanced, top_k, try_la
 from sb3_pmpo.core.losses import check_alpha_beta
 from sb3_pmpo.core.samples import Normalisation, mean_over_samples
 from sb3_pmpo.feedback.buffer import FeedbackBuffer
-from sb3_pmpo.feedback.learn import FeedbackSteps, record_shares
+from sb3_pmpo.feedback.learn import FeedbackSteps
 from sb3_pmpo.objectives import PMPOObjective
 from sb3_pmpo.offline.dataset import LabelledDataset
 from sb3_pmpo.offline.learn import learn_from_labels
@@ -170,14 +170,18 @@ class PMPO(OffPolicyMPO):
         progress_bar: bool = False,
         *,
         feedback: FeedbackBuffer | None = None,
+        feedback_alpha: float | None = None,
     ) -> Self:
         """Learn in the environment, as SB3's algorithms do, also from labels that are given.
 
         :param feedback: after each step on the critic's labels the policy takes one on these, once
-            there are any. Another thread, a callback or a ``FeedbackWrapper`` may add to them. One
-            kind of labels determines their ``alpha``; with both it is the model's.
+            there are any. Another thread, a callback or a ``FeedbackWrapper`` may add to them.
+        :param feedback_alpha: in [0, 1], weight of the accepted rows of ``feedback``. None: one
+            kind of labels determines it (App. A); with both it is the model's.
         """
-        self._feedback = None if feedback is None else FeedbackSteps(self, feedback)
+        self._feedback = None
+        if feedback is not None:
+            self._feedback = FeedbackSteps(self, feedback, feedback_alpha)
         try:
             return super().learn(
                 total_timesteps,
@@ -218,7 +222,9 @@ class PMPO(OffPolicyMPO):
             ``"reference"`` first makes a reference, then takes the closed form.
         :param alpha: None for what the labels ask for: 1 where all are accepted, 0 where all are
             rejected, else the model's (App. A).
-        :param beta: None for ``2 * (1 - alpha)``; for a pair see the constructor.
+        :param beta: weight of the KL, a number, or a pair for mean and std. None for
+            ``2 * (1 - alpha)``, and 20 times that for the std. From rejections alone with
+            ``mean_per_set`` it is at least ``(1 - alpha) / (share of rejected rows)``.
         :param normalise: ``mean_over_samples`` averages over all rows, ``mean_per_set`` over the
             accepted and over the rejected (Eq. 10).
         :param clone_steps: with ``kl="reference"``, steps of behaviour cloning that make the
@@ -269,6 +275,4 @@ class PMPO(OffPolicyMPO):
             ``reference_interval``.
         """
         names: dict[str, Any] = {"kl": kl, "tb_log_name": tb_log_name}
-        self.learn_offline(feedback, gradient_steps, clone_steps=0, **names, **arguments)
-        record_shares(self, feedback)
-        return self
+        return self.learn_offline(feedback, gradient_steps, clone_steps=0, **names, **arguments)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import uvicorn
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
@@ -23,6 +24,7 @@ from sb3_pmpo.feedback.clips import (
     segments_of,
     write_clips,
 )
+from sb3_pmpo.feedback.server import is_loopback, make_app
 from sb3_pmpo.offline.dataset import LabelledDataset
 
 
@@ -39,12 +41,17 @@ def main(arguments: Sequence[str]) -> int:
         if getattr(args, name) < 1:
             parser.error(f"--{name} must be >= 1, got {getattr(args, name)}")
     folder = args.labels or Path("labels") / args.env
+    try:  # before anything is recorded
+        bound = _bind(args.host, args.port)
+    except (OSError, OverflowError) as error:
+        parser.error(f"--host {args.host} --port {args.port} cannot be listened on: {error}")
     try:
         clips = _find_or_make_clips(args, folder)
     except ValueError as error:
+        bound.close()
         parser.error(str(error))
     command = learning_command(clips)
-    server, bound, address = _make_server(clips, args.host, args.port, command)
+    server, bound, address = _make_server(clips, args.host, args.port, command, bound)
     answered = len(clips.answers().answers)
     print(f"{len(clips.names)} clips in {folder}, {answered} of them answered")
     print(
@@ -175,14 +182,16 @@ def _join(seen: list[Any]) -> Any:
 # ---------------------------------------------------------------------- server
 
 
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family)
+
+
 def _make_server(
-    clips: ClipSet, host: str, port: int, command: str
-) -> tuple[Any, socket.socket, str]:
-    """Bind the port; return uvicorn's server, its socket and the address to open."""
-    import uvicorn
-
-    from sb3_pmpo.feedback.server import is_loopback, make_app
-
+    clips: ClipSet, host: str, port: int, command: str, bound: socket.socket | None = None
+) -> tuple[uvicorn.Server, socket.socket, str]:
+    """Return the server, its socket, made unless it is given, and the address to open."""
+    bound = bound or _bind(host, port)
     token = None if is_loopback(host) else secrets.token_urlsafe(16)
     stop: list[Any] = []
 
@@ -191,8 +200,6 @@ def _make_server(
 
     app = make_app(clips, clips.answers(), command=command, finish=finish, token=token)
     config = uvicorn.Config(app, log_level="warning", lifespan="off")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.create_server((host, port), family=family)
     server = uvicorn.Server(config)
     stop.append(server)
     name = socket.gethostname() if host in {"0.0.0.0", "::"} else host

@@ -117,12 +117,20 @@ def read_data(
         return data
     path = Path(labels)
     if (path / INDEX).is_file():
-        answered = read_clips(path).dataset()
+        clips = read_clips(path)
+        cut_from = clips.about.get("dataset")
+        if data is not None and cut_from is not None and _is_same(cut_from, str(dataset)):
+            return clips.labels_of(data)  # the rows are there already
+        answered = clips.dataset()
     elif path.suffix == ".npz" and path.is_file():
         answered = FeedbackBuffer.load(path).to_dataset()
     else:
         return _labelled(data, labels, gamma=gamma, seed=seed)
     return answered if data is None else concatenate([data, answered])
+
+
+def _is_same(one: str, other: str) -> bool:
+    return Path(one).resolve() == Path(other).resolve()
 
 
 def _read_dataset(name: str) -> LabelledDataset:

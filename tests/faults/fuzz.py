@@ -247,6 +247,8 @@ def _shapes(value: Any) -> list[str]:
         shapes.append(value.__name__)
     if isinstance(value, (tuple, list)):
         shapes += [part for entry in value for part in _shapes(entry)]
+    if isinstance(value, spaces.Dict):
+        shapes += [part for inner in value.spaces.values() for part in _shapes(inner)]
     return shapes
 
 
