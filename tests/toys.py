@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.logger import KVWriter
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_pmpo import PMPO
@@ -147,3 +148,16 @@ def assert_equal(one: dict[str, th.Tensor], other: dict[str, th.Tensor]) -> None
     assert one.keys() == other.keys()
     for name, value in one.items():
         th.testing.assert_close(value, other[name], rtol=0, atol=0, msg=name)
+
+
+class Kept(KVWriter):
+    """Keeps what was logged."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+
+    def write(self, key_values: dict[str, Any], *_: Any, **__: Any) -> None:
+        self.values |= key_values
+
+    def close(self) -> None:
+        pass

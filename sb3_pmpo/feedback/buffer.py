@@ -46,6 +46,16 @@ class FeedbackBuffer:
     def __len__(self) -> int:
         return self._size
 
+    def __reduce__(self) -> Any:
+        """Refuse a copy, which would not get what is added here.
+
+        :raises TypeError: always.
+        """
+        raise TypeError(
+            "a FeedbackBuffer is shared by threads, not by processes: wrap the environments of a "
+            "DummyVecEnv, or give each process a buffer of its own and merge() their files"
+        )
+
     def __repr__(self) -> str:
         return (
             f"FeedbackBuffer({len(self)} rows: {self.n_accepted} accepted, {self.n_rejected} "

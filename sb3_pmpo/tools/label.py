@@ -88,6 +88,8 @@ def learning_command(clips: ClipSet) -> str:
     for option in ("algo", "model", "dataset"):
         if option in clips.about:
             words += [f"--{option}", clips.about[option]]
+    if "model" in clips.about:  # a few clips change a policy, they do not make one
+        words += ["--gradient-steps", "300"]
     return shlex.join(words)
 
 

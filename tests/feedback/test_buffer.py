@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import threading
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,11 @@ def test_answers_and_segments() -> None:
         (lambda b: b.add_segment(np.zeros((2, 2)), np.zeros((2, 1)), 1, delay=2), "leaves nothing"),
         (lambda b: b.add_segment(np.zeros((2, 2)), np.zeros((2, 1)), 1, delay=-1), "delay must be"),
         (lambda b: b.add_segment(np.zeros((2, 2)), np.zeros((3, 1)), 1), "observations has 2"),
+        (
+            lambda b: b.add_segment(np.zeros((4, 2)), np.zeros((3, 1)), 1),
+            "one after the last action",
+        ),
+        (lambda b: b.add_segment([[0.0], [0.0, 0.0]], np.zeros((2, 1)), 1), "different shapes"),
         (lambda b: b.add_segment(np.zeros((2, 2)), np.zeros((2, 1)), 1, "first"), "'uniform'"),
     ],
 )
@@ -172,3 +178,18 @@ def test_a_program_labels_what_was_seen() -> None:
     wrapped.annotator = lambda *_: 2
     with pytest.raises(ValueError, match="must return 1, 0 or -1, got 2"):
         wrapped.step(np.zeros(1, np.float32))
+
+
+@pytest.mark.parametrize("value", [300, 0.7])
+def test_bytes_hold_what_is_given_or_refuse_it(value: float) -> None:
+    buffer = FeedbackBuffer(spaces.Box(0, 255, (2,), np.uint8), DONE)
+    with pytest.raises(DatasetError, match=r"values of uint8|in the box"):
+        buffer.add([value, 0], [0.0], 1)
+    assert len(buffer) == 0
+    buffer.add([7.0, 0], [0.0], 1)
+    assert everything(buffer).observations.tolist() == [[7, 0]]
+
+
+def test_processes_are_told_not_to_share_one() -> None:
+    with pytest.raises(TypeError, match="shared by threads, not by processes"):
+        pickle.dumps(make())

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import KVWriter, Logger
-from toys import Toy, parameters, small
+from stable_baselines3.common.logger import Logger
+from toys import Kept, Toy, parameters, small
 
 from sb3_pmpo import PMPO
 from sb3_pmpo.feedback import FeedbackBuffer, FeedbackWrapper
@@ -34,19 +34,6 @@ def answered(kinds: tuple[int, ...] = (-1, 1), n: int = 600) -> FeedbackBuffer:
 def error(model: PMPO) -> float:
     seen = np.random.default_rng(2).uniform(-1, 1, (200, 2)).astype(np.float32)
     return float(np.abs(model.predict(seen, deterministic=True)[0] - seen[:, :1]).mean())
-
-
-class Kept(KVWriter):
-    """Keeps what was logged."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, Any] = {}
-
-    def write(self, key_values: dict[str, Any], *_: Any, **__: Any) -> None:
-        self.values |= key_values
-
-    def close(self) -> None:
-        pass
 
 
 def test_acceptances_alone_are_enough() -> None:
@@ -74,10 +61,27 @@ def test_it_grows_while_a_policy_learns_from_it() -> None:
     thread.join()
     model.learn_from_feedback(buffer, 100, log_interval=50, reset_num_timesteps=False)
     assert model.num_timesteps == 300
-    model.logger.dump()
     assert 0 < kept.values["feedback/share_thread"] < 1
     assert kept.values["train/accept_log_prob_mean"] > -5
     assert "train/kl_mean" in kept.values
+
+
+def test_a_kind_of_label_that_comes_later_counts() -> None:
+    """Rejected is what is right of 0; what is left of it is accepted from the second step on."""
+    env = Toy()
+    buffer = FeedbackBuffer(env.observation_space, env.action_space)
+    for _ in range(20):
+        buffer.add(np.zeros(2), np.array([0.5]), -1)
+
+    def accept(local: dict[str, Any], _: dict[str, Any]) -> bool:
+        if local["number"] == 2:
+            for _ in range(100):
+                buffer.add(np.zeros(2), np.array([-0.9]), 1)
+        return True
+
+    model = small(env, batch_size=64, learning_rate=1e-2)
+    model.learn_from_feedback(buffer, 100, callback=accept)
+    assert model.predict(np.zeros(2, np.float32), deterministic=True)[0] < -0.2
 
 
 def test_rejections_hold_to_the_reference() -> None:
@@ -118,7 +122,7 @@ def test_beside_the_critic(tmp_path: Path) -> None:
     model = small(FeedbackWrapper(env, rule, buffer, "rule"))
     kept = Kept()
     model.set_logger(Logger(None, [kept]))
-    model.learn(100, feedback=buffer, callback=Save(), log_interval=1)
+    model.learn(100, feedback=buffer, feedback_alpha=0.0, callback=Save(), log_interval=1)
     assert len(buffer) == 100
     assert kept.values["feedback/share_rule"] == 1.0
     assert "train/feedback_reject_log_prob_mean" in kept.values

@@ -24,6 +24,7 @@ from sb3_pmpo.feedback.answers import AnswerLog
 from sb3_pmpo.feedback.clips import ClipSet, Segment, read_clips, segments_of, write_clips
 from sb3_pmpo.feedback.server import is_loopback, make_app
 from sb3_pmpo.offline import DatasetError, LabelledDataset
+from sb3_pmpo.tools.offline import read_data
 
 SEEN, DONE = spaces.Box(-1, 1, (2,)), spaces.Box(-1, 1, (1,))
 
@@ -109,6 +110,12 @@ def test_beyond_the_loopback_a_token_guards_the_page(clips: ClipSet) -> None:
     assert page.get("/clips/clip-0000.mp4").status_code == 403
     assert page.get("/?token=abc").status_code == 200
     assert page.get("/clips/clip-0000.mp4").status_code == 200  # the cookie
+    for name in ("127.0.0.2:80", "[::1]:80"):
+        assert (
+            client(clips, base_url="http://localhost")[0]
+            .get("/", headers={"host": name})
+            .is_success
+        )
     hosts = ("127.0.0.1", "localhost", "::1", "0.0.0.0", "192.168.0.7", "example.com")
     assert [is_loopback(host) for host in hosts] == [True, True, True, False, False, False]
 
@@ -192,3 +199,42 @@ def test_a_kill_loses_no_answer(clips: ClipSet) -> None:
                 time.sleep(0.05)
         os.kill(process.pid, signal.SIGKILL)
     assert clips.answers().answers == {"clip-0001": "reject"}
+
+
+def test_an_answer_that_found_no_room_spoils_no_other(
+    clips: ClipSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = clips.answers()
+    log.answer("clip-0000", "accept")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            log.answer("clip-0001", "accept")
+    log.answer("clip-0002", "reject")
+    assert clips.answers().labels() == {"clip-0000": 1, "clip-0002": -1}
+
+
+def test_answers_do_not_pass_to_other_clips(clips: ClipSet) -> None:
+    clips.answers().answer("clip-0000", "accept")
+    (clips.folder / "clips.json").unlink()
+    with pytest.raises(DatasetError, match="answers to other clips"):
+        make_clips(clips.folder)
+
+
+def test_labels_of_clips_go_back_to_the_data_they_were_cut_from(tmp_path: Path) -> None:
+    """The rows are not in the data twice, of which one would count as unlabelled."""
+    pictures = np.zeros((12, 16, 16, 3), np.uint8)
+    data = LabelledDataset(pictures, np.zeros((12, 1)), episode_ids=np.repeat([0, 1], 6))
+    data.save(tmp_path / "data")
+    clips = write_clips(
+        tmp_path / "labels", segments_of(data, 10, 3), observation_space=data.observation_space,
+        action_space=data.action_space, fps=10,
+        about={"env": "Toy", "dataset": str(tmp_path / "data")},
+    )  # fmt: skip
+    clips.answers().answer("clip-0001", "reject")
+    found = read_data(str(tmp_path / "data"), str(clips.folder), gamma=0.9, seed=0)
+    assert found.labels.tolist() == [0, 0, 0, -1, -1, -1, 0, 0, 0, 0, 0, 0]

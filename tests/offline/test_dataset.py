@@ -48,6 +48,8 @@ HOSTILE = [
     (with_value("labels", 4, 0.5), r"labels must be 1 .*index 4: 0.5"),
     (with_value("labels", 4, np.nan), r"labels must be finite.*index 4"),
     (columns() | {"labels": np.ones(12, bool)}, r"got booleans"),
+    (columns() | {"labels": ["good"] * 12}, r"labels must be numbers"),
+    (columns() | {"observations": [[0.0]] * 11 + [[0.0, 1.0]]}, r"have different shapes"),
     (columns() | {"labels": np.ones((12, 2))}, r"one number a row, got rows of \(2,\)"),
     (columns() | {"episode_ids": np.resize([0, 0, 1], 12)}, r"come back, the first being 0"),
     (columns() | {"dones": np.eye(12)[2]}, r"inside episodes.*index 2"),
@@ -266,13 +268,37 @@ def test_minari(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mapped: bool) -
     assert data.labels.tolist() == [1, -1, 1, -1] * 3
     assert data.required("rewards").tolist() == [1, 2, 3, 4] * 3
     assert data.required("dones").tolist() == [0, 0, 0, 1] * 3
+    data = data.with_labels(data.labels, np.arange(1.0, 13.0))
     data.to_minari("recorded/second-v0", **ABOUT)
     again = LabelledDataset.from_minari(minari.load_dataset("recorded/second-v0"))
     assert again.observation_space == data.observation_space
     one, other = data.rows(np.arange(12)), again.rows(np.arange(12))
     np.testing.assert_array_equal(one.actions, other.actions)
     np.testing.assert_array_equal(one.labels, other.labels)
+    np.testing.assert_array_equal(one.weights, other.weights)
     for key, value in one.observations.items():
         np.testing.assert_array_equal(value, other.observations[key])
     del env
     gc.collect()
+
+
+def test_a_full_buffer_of_shared_memory_has_lost_its_oldest_observation() -> None:
+    """Where the oldest was, the newest next observation stands."""
+    seen = spaces.Box(-100, 100, (1,))
+    buffer = ReplayBuffer(
+        5, seen, spaces.Box(-1, 1, (1,)), "cpu", optimize_memory_usage=True,
+        handle_timeout_termination=False,
+    )  # fmt: skip
+    for step in range(8):
+        now, after = np.full((1, 1), float(step)), np.full((1, 1), step + 1.0)
+        buffer.add(now, after, np.zeros((1, 1)), np.array([float(step)]), np.array([False]), [{}])
+    data = LabelledDataset.from_replay_buffer(buffer)
+    assert data.observations.array[:, 0].tolist() == [4, 5, 6, 7]
+    assert data.required("rewards").tolist() == [4, 5, 6, 7]
+
+
+def test_a_space_that_starts_elsewhere_is_saved_with_its_start(tmp_path: Path) -> None:
+    space = spaces.MultiDiscrete([3, 4], start=[1, 2])
+    data = LabelledDataset(np.tile([3, 5], (4, 1)), np.zeros((4, 1)), observation_space=space)
+    loaded = LabelledDataset.load(data.save(tmp_path / "data"))
+    assert loaded.observation_space.start.tolist() == [1, 2]

@@ -11,8 +11,9 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.monitor import Monitor
-from toys import Toy, assert_equal, parameters
+from toys import Kept, Toy, assert_equal, parameters
 
 from sb3_pmpo import PMPO
 from sb3_pmpo.core.samples import Candidates, mean_over_samples, mean_per_set
@@ -21,6 +22,7 @@ from sb3_pmpo.learner import policy_step
 from sb3_pmpo.offline import DatasetError, LabelledDataset
 from sb3_pmpo.offline.objective import LabelObjective
 from sb3_pmpo.offline.sampling import LabelSampler
+from sb3_pmpo.offline.weights import Labels, choose_weights
 
 RNG = np.random.default_rng(0)
 ARGUMENTS: dict[str, Any] = {
@@ -325,3 +327,47 @@ def test_every_step_is_the_one_policy_step(monkeypatch: pytest.MonkeyPatch) -> N
     data = bandit(n=50)
     model_for(data).learn_offline(data, 7, kl="reference", clone_steps=4)
     assert len(calls) == 11
+
+
+def test_a_short_run_logs_and_shows_its_progress(capfd: pytest.CaptureFixture[str]) -> None:
+    model = model_for(two_arms())
+    model.set_logger(Logger(None, [kept := Kept()]))
+    model.learn_offline(two_arms(), 3, progress_bar=True)
+    assert "train/accept_log_prob_data" in kept.values
+    assert "3/3" in "".join(capfd.readouterr())
+    with pytest.raises(ValueError, match="log_interval must be >= 1"):
+        model.learn_offline(two_arms(), 3, log_interval=0)
+
+
+@pytest.mark.filterwarnings("error")
+def test_rare_rejections_with_means_per_set() -> None:
+    """By default a rejected row weighs nothing at worst; a smaller beta is warned of."""
+    data = two_arms().with_labels(np.where(np.arange(400) < 8, -1, 0))  # 2%
+    model = model_for(data)
+    model.learn_offline(data, 1, normalise=mean_per_set)
+    labels = Labels(0.0, 8.0, 400.0)
+    chosen = choose_weights(labels, None, None, otherwise=0.5, normalise=mean_per_set)
+    assert chosen.betas[0] == 400 / 8
+    with pytest.warns(UserWarning, match=r"share of rejected rows\) = 50"):
+        model.learn_offline(data, 1, beta=2.0, normalise=mean_per_set)
+    # Of a pair the data's KL uses the first alone.
+    choose_weights(labels, 0.0, (2.0, 0.1), otherwise=0.5, normalise=mean_over_samples, n_parts=1)
+
+
+def test_data_of_other_types_and_starts_are_refused() -> None:
+    shape, low = (36, 36, 1), spaces.Box(-1, 1, (1,))
+    pictures = PMPO.from_spaces("CnnPolicy", spaces.Box(0, 255, shape, np.uint8), low)
+    floats = LabelledDataset(
+        np.zeros((4, *shape), np.float32), np.zeros((4, 1)), np.ones(4),
+        observation_space=spaces.Box(0, 1, shape),
+    )  # fmt: skip
+    with pytest.raises(DatasetError, match="observations must be in the model's space"):
+        pictures.learn_offline(floats, 1)
+    seen = spaces.Box(-1, 1, (2,))
+    model = PMPO.from_spaces("MlpPolicy", seen, spaces.Discrete(3))
+    moved = LabelledDataset(
+        np.zeros((4, 2)), np.full(4, 6), np.ones(4), action_space=spaces.Discrete(3, start=5),
+        observation_space=seen,
+    )  # fmt: skip
+    with pytest.raises(DatasetError, match="actions must be in the model's space"):
+        model.learn_offline(moved, 1)

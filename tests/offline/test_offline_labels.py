@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gymnasium import spaces
 
 from sb3_pmpo.offline import (
     DatasetError,
@@ -153,3 +154,21 @@ def test_what_is_refused() -> None:
         label_by_return(LabelledDataset(np.zeros((4, 1)), np.zeros((4, 1)), rewards=np.ones(4)))
     with pytest.raises(DatasetError, match="where its episodes end"):
         label_by_advantage(LabelledDataset(np.zeros((4, 1)), np.zeros((4, 1)), rewards=np.ones(4)))
+
+
+def test_all_but_the_best_are_rejected() -> None:
+    data = LabelledDataset(
+        np.zeros((5, 1)), np.zeros((5, 1)), rewards=np.arange(5.0), episode_ids=np.arange(5)
+    )
+    assert label_by_return(data, 0.5).dataset.labels.tolist() == [-1, -1, -1, 1, 1]
+    only = [True, False, True, True, True]
+    assert label_by_return(data, 0.5, only=only).dataset.labels.tolist() == [-1, 0, -1, 1, 1]
+
+
+def test_values_of_one_whole_episode_of_choices_that_start_at_five() -> None:
+    data = LabelledDataset(
+        np.array([5, 6, 7, 6]), np.zeros((4, 1)), rewards=np.ones(4), dones=np.eye(4)[3],
+        observation_space=spaces.Discrete(3, start=5),
+    )  # fmt: skip
+    labelled = label_by_advantage(data, gamma=1.0, targets=monte_carlo(), gradient_steps=5)
+    assert len(labelled.dataset) == 4
