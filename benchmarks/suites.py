@@ -225,6 +225,16 @@ SUITES: dict[str, Suite] = {
         baseline="SAC",
         action_repeat=1,
     ),
+    # Where nothing is known to depend on the action for long.
+    "sparse": Suite(
+        (
+            *("cartpole-swingup_sparse", "acrobot-swingup_sparse"),
+            Task("MountainCarContinuous-v0", 1, 10_000),
+        ),
+        {"PMPO": {}, "SAC": {}},
+        baseline="SAC",
+        steps=50_000,
+    ),
     "discrete": Suite(
         (
             *(Task(name, 1) for name in ("CartPole-v1", "Acrobot-v1")),
