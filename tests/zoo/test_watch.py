@@ -38,13 +38,13 @@ def read_video(path: Path) -> tuple[dict[str, Any], np.ndarray]:
 
 @pytest.fixture(scope="module")
 def goal_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Her on a goal environment, with checkpoints, a best model and a replay buffer of 2 GB."""
+    """Her on a goal environment, with checkpoints, a best model and a large replay buffer."""
     more = ("--eval-freq", "10", "--eval-episodes", "1", "--save-freq", "10")
     settings = {
         "policy": "MultiInputPolicy",
         "replay_buffer_class": "HerReplayBuffer",
         "replay_buffer_kwargs": {"n_sampled_goal": 2},
-        "buffer_size": 20_000_000,
+        "buffer_size": 2_000_000,
     }
     return run(tmp_path_factory.mktemp("goals"), register_goals(), "pmpo", *more, **settings)
 
