@@ -15,7 +15,7 @@ from sb3_pmpo.tools.plots import find_runs, log_curves
 from sb3_pmpo.tools.runs.sweep import Run, execute
 
 CARTPOLE = "dm_control/cartpole-swingup-v0"  # with an action repeat of 2
-SMALL = ["policy_kwargs:dict(net_arch=[8])", "batch_size:8", "gradient_steps:1"]
+SMALL = ["policy_kwargs:dict(net_arch=[8])", "batch_size:8", "gradient_steps:1", "train_freq:50"]
 
 
 @pytest.fixture(scope="module")
