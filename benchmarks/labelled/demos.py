@@ -5,7 +5,7 @@ rejections alone, for a few rounds. Beside it: cloning what was not rejected; go
 critic, with the rejections as feedback or a penalty in the reward, for as many steps.
 
 ``demos.json`` has the plan. Rows go to ``results/demos.csv``; rows that are there are not made
-again.
+again. ``python -m benchmarks.labelled.demos veto 0 1`` makes those of seeds 0 and 1.
 """
 
 from __future__ import annotations
@@ -108,7 +108,8 @@ def make_judge(kind: str) -> Veto | Thumbs:
     plan = PLAN[kind]
     if kind == "veto":
         angles = np.concatenate([episode.joint for episode in seen])
-        return Veto(float(np.quantile(angles, plan["quantile"])), plan["blamed_steps"])
+        limit = float(np.quantile(angles, plan["quantile"]))
+        return Veto(limit, **{name: plan[name] for name in ("margin", "horizon", "brake", "motor")})
     length = plan["segment"]
     means = np.concatenate(
         [e.rewards[: len(e.rewards) // length * length].reshape(-1, length).mean(1) for e in seen]
@@ -137,7 +138,7 @@ def learn_rounds(model: PMPO, method: str, judge: Veto | Thumbs, seed: int) -> P
         if not buffer.n_rejected:
             break
         if method == "reject":
-            model.learn_from_feedback(buffer, steps, beta=PLAN["beta"], log_interval=None)
+            model.learn_from_feedback(buffer, steps, beta=tuple(PLAN["beta"]), log_interval=None)
         else:
             data = buffer.to_dataset()
             kept = data.with_labels(np.where(data.labels < 0, 0, 1))
@@ -173,7 +174,8 @@ def main() -> None:
     done = {(row["demo"], row["method"], str(row["seed"])) for row in rows}
     judge = make_judge(kind)
     print(kind, vars(judge), flush=True)
-    for seed, method in product(PLAN["seeds"], METHODS):
+    seeds = [int(seed) for seed in sys.argv[2:]] or PLAN["seeds"]
+    for seed, method in product(seeds, METHODS):
         if (kind, method, str(seed)) not in done:
             if method == "before":
                 model = load(seed)

@@ -51,14 +51,20 @@ def roll_out(model: Any, env: gym.Env, seed: int, joint: str, *, deterministic: 
 
 
 class Veto:
-    """Reject what bends a joint beyond a limit, and the decisions just before it.
+    """Reject torques that do not brake a joint on its way to a limit.
 
     :param limit: in radians; below is a violation.
-    :param blamed_steps: decisions up to the violation that are rejected.
+    :param margin: radians before the limit at which the program steps in.
+    :param horizon: decisions that it looks ahead, at the joint's speed of now.
+    :param brake: torque from which on it is content; a rejected one counts by what it lacks.
+    :param motor: the joint's number among the actions.
     """
 
-    def __init__(self, limit: float, blamed_steps: int) -> None:
-        self.limit, self.blamed_steps = limit, blamed_steps
+    def __init__(
+        self, limit: float, *, margin: float, horizon: float, brake: float, motor: int
+    ) -> None:
+        self.limit, self.margin, self.horizon = limit, margin, horizon
+        self.brake, self.motor = brake, motor
 
     def violations(self, episode: Episode) -> np.ndarray:
         """Say of each decision whether the joint was beyond its limit after it."""
@@ -66,20 +72,18 @@ class Veto:
 
     def judge(self, episode: Episode, buffer: FeedbackBuffer, rng: np.random.Generator) -> None:
         """Label each decision of an episode."""
-        beyond = self.violations(episode)
-        blamed = beyond.copy()
-        for back in range(1, self.blamed_steps):
-            blamed[:-back] |= beyond[back:]
-        for label in (0, -1):
-            rows = np.flatnonzero(blamed == (label == -1))
-            if len(rows):
-                buffer.add_segment(
-                    episode.observations[rows],
-                    episode.actions[rows],
-                    label,
-                    weight=len(rows),
-                    source="veto",
-                )
+        before = np.concatenate([episode.joint[:1], episode.joint[:-1]])
+        speed = np.diff(np.concatenate([before[:1], before]))
+        ahead = before + self.horizon * np.minimum(speed, 0.0)
+        lacking = np.clip(self.brake - episode.actions[:, self.motor], 0.0, None)
+        weights = np.where(ahead < self.limit + self.margin, lacking, 0.0)
+        for seen, action, weight in zip(
+            episode.observations, episode.actions, weights, strict=True
+        ):
+            if weight > 0.0:
+                buffer.add(seen, action, -1, float(weight), "veto")
+            else:
+                buffer.add(seen, action, 0, source="veto")
 
 
 class Thumbs:
