@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 ROOT = Path(__file__).parent.parent
 #: Modules whose ``__all__`` the reference documents.
-PUBLIC = ("", "distributions", "feedback", "lm", "offline", "replay", "tools.zoo")
+PUBLIC = ("", "distributions", "feedback", "lm", "offline", "pretrained", "replay", "tools.zoo")
 
 
 class Page(HTMLParser):

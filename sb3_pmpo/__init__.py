@@ -74,7 +74,15 @@ __all__ = [
 ]
 
 
+#: Parts of the package that ``import sb3_pmpo`` alone gives: they are imported when they are named.
+_PARTS = frozenset(
+    ["bandit", "envs", "export", "feedback", "lm", "offline", "pretrained", "replay"]
+)
+
+
 def __getattr__(name: str) -> Any:
+    if name in _PARTS:
+        return import_module(f"{__name__}.{name}")
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(_HOME_OF[name]), name)

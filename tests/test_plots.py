@@ -131,7 +131,7 @@ def test_a_band_is_an_interval_or_the_range_and_each_environment_has_a_panel() -
     rows = [
         {"algorithm": "a", "env": env, "run": run, "seed": run, "steps": 10 * step, "return": value}
         for env in ("one", "two")
-        for run, value in enumerate((0.0, 1.0, 8.0))
+        for run, value in zip((f"{env}{n}" for n in range(3)), (0.0, 1.0, 8.0), strict=True)
         for step in (1, 2)
     ]
     figure = draw(pd.DataFrame(rows), "environment steps", "return", band="range")
@@ -139,7 +139,8 @@ def test_a_band_is_an_interval_or_the_range_and_each_environment_has_a_panel() -
     (line, *_) = figure.axes[0].get_lines()
     assert line.get_xdata().tolist() == [10, 20]
     assert line.get_ydata().tolist() == [1.0, 1.0]
-    assert figure.axes[0].get_legend().get_texts()[0].get_text() == "a (3 runs)"
+    for axis in figure.axes:  # of each panel, not of all
+        assert [text.get_text() for text in axis.get_legend().get_texts()] == ["a (3 runs)"]
     (shade,) = figure.axes[0].collections
     assert shade.get_datalim(figure.axes[0].transData).intervaly.tolist() == [0.0, 8.0]
     figure = draw(pd.DataFrame(rows), "environment steps", "return")
@@ -191,6 +192,29 @@ def test_a_resumed_run_is_one_run(tmp_path: Path) -> None:
     assert curves["E-v0_2"].steps.tolist() == [10, 20, 40]
     assert curves["E-v0_2"]["return"].tolist() == [1.0, 2.0, 2.0]
     assert set(curves["E-v0_2"].seed) == {1}
+    # Moved, or named from another folder, it is still one run.
+    tmp_path.rename(tmp_path.with_name("moved"))
+    data = log_curves(list(find_runs(tmp_path.with_name("moved"))), "eval", 1)
+    assert {Path(run).name for run in data.run} == {"E-v0_2", "E-v0_3"}
+
+
+def test_episodes_after_the_checkpoint_that_was_gone_on_from_do_not_count(tmp_path: Path) -> None:
+    for number, lengths, agent in (
+        (1, [50] * 4, ""),
+        (2, [50] * 2, "E-v0_1/rl_model_100_steps.zip"),
+    ):
+        folder = tmp_path / "pmpo" / f"E-v0_{number}"
+        (folder / "E-v0").mkdir(parents=True)
+        (folder / "E-v0" / "args.yml").write_text(
+            f"{{env: E-v0, trained_agent: '{agent and tmp_path / 'pmpo' / agent}'}}"
+        )
+        (folder / "E-v0" / "config.yml").write_text("{policy: MlpPolicy}")
+        rows = [f"{number}.0,{length},{at}.0" for at, length in enumerate(lengths)]
+        text = "\n".join(['#{"t_start": 0}', "r,l,t", *rows])
+        (folder / "0.monitor.csv").write_text(f"{text}\n")
+    data = log_curves(list(find_runs(tmp_path)), "train", 1)
+    assert data.steps.tolist() == [50, 100, 150, 200]
+    assert data["return"].tolist() == [1, 1, 2, 2]
 
 
 def test_no_runs_have_no_curves() -> None:

@@ -181,8 +181,8 @@ def _check_plain(value: Any, where: str, depth: int) -> None:
     """Check that what lies within is finite, and not too deep; bounds may be infinite."""
     if depth == 0:
         raise PretrainedError(f"the header's {where} must have at most {_DEEPEST} levels")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise PretrainedError(f"the header's {where} must be finite, got {value}")
+    if isinstance(value, int | float) and not (_is_float(value) and math.isfinite(value)):
+        raise PretrainedError(f"the header's {where} must be finite, got {_short(value)}")
     if isinstance(value, dict):
         for key, item in value.items():
             if key != ":array:":
@@ -238,11 +238,19 @@ def _array_size(told: Any, where: str) -> int:
         )
     if not (isinstance(entries, list) and len(entries) in (1, size)):
         raise PretrainedError(f"the header's {where} holds an array without its {size} entries")
-    if not all(isinstance(x, int | float) and not math.isnan(x) for x in entries):
+    if not all(isinstance(x, int | float) and _is_float(x) for x in entries):
         raise PretrainedError(f"the header's {where} holds an array of what are no numbers")
     if told[0].lstrip("<>|=")[:1] not in ("b", "i", "u", "f") or len(told[0]) > 4:
         raise PretrainedError(f"the header's {where} holds an array of {_short(told[0])}")
     return size
+
+
+def _is_float(value: int | float) -> bool:
+    """Say whether a float can hold it: JSON has whole numbers of any length."""
+    try:
+        return not math.isnan(float(value))
+    except OverflowError:
+        return False
 
 
 def _short(value: Any) -> str:

@@ -105,7 +105,7 @@ def _pairs(value: dict, sink: Sink | None, path: str) -> list[Any]:
 def _encode_array(value: np.ndarray, sink: Sink | None, path: str) -> Any:
     if value.dtype == object:
         flat = value.ravel().tolist()
-        # Hindsight's infos: millions of empty dictionaries, looked at without a step of Python each.
+        # Hindsight's infos: millions of empty dictionaries, without a step of Python for each.
         if set(map(type, flat)) <= {dict} and not any(flat):
             return {":empty:": list(value.shape)}
         return {":objects:": [list(value.shape), _all(flat, sink, path)]}

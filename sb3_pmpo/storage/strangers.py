@@ -190,23 +190,26 @@ def check_settings(settings: Mapping[str, Any], where: str) -> None:
 #: Beside the settings of a run: their digests.
 SIGNATURE = "signed.json"
 _SETTINGS = ("args.yml", "config.yml")
+#: The settings of a sweep's run.
+RUN_SETTINGS = "run.json"
 
 
-def sign_settings(folder: Path) -> None:
+def sign_settings(folder: Path, files: Iterable[str] = _SETTINGS) -> None:
     """Sign the settings of a run that this user has just begun.
 
-    :param folder: with ``args.yml`` and ``config.yml``.
+    :param folder: where they are.
+    :param files: their names, by default ``args.yml`` and ``config.yml``.
     """
-    told = {name: pickles.sign((folder / name).read_bytes()) for name in _SETTINGS}
+    told = {name: pickles.sign((folder / name).read_bytes()) for name in files}
     (folder / SIGNATURE).write_text(json.dumps(told, indent=1) + "\n")
 
 
-def are_own(folder: Path) -> bool:
+def are_own(folder: Path, files: Iterable[str] = _SETTINGS) -> bool:
     """Say whether this user wrote the settings of a run, and nobody has changed them since."""
     try:
         told = json.loads((folder / SIGNATURE).read_text())
         return all(
-            pickles.is_signed((folder / name).read_bytes(), str(told[name])) for name in _SETTINGS
+            pickles.is_signed((folder / name).read_bytes(), str(told[name])) for name in files
         )
     except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -48,15 +48,11 @@ def draw(data: pd.DataFrame, x_label: str, y_label: str, *, band: str = "interva
     rows = -(-len(envs) // columns)
     figure = Figure(figsize=(5.2 * columns, 3.6 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
-    named = data.assign(
-        algorithm=data.algorithm.map(
-            lambda name: f"{name} ({counted(data[data.algorithm == name].run.nunique())})"
-        )
-    )
-    order = sorted(named.algorithm.unique())
+    order = sorted(data.algorithm.unique())
     for axis, env in zip(axes, envs, strict=False):
+        part = data[data.env == env]
         seaborn.lineplot(
-            named[named.env == env],
+            part,
             x="steps",
             y="return",
             hue="algorithm",
@@ -66,7 +62,12 @@ def draw(data: pd.DataFrame, x_label: str, y_label: str, *, band: str = "interva
         )
         axis.set(title=env, xlabel=x_label, ylabel=y_label)
         axis.grid(alpha=0.3)
-        axis.legend(title=None)
+        lines, names = axis.get_legend_handles_labels()
+        runs = part.groupby("algorithm").run.nunique()
+        shown = [(line, name) for line, name in zip(lines, names, strict=True) if name in runs]
+        axis.legend(
+            [line for line, _ in shown], [f"{name} ({counted(runs[name])})" for _, name in shown]
+        )
     for axis in axes[len(envs) :]:
         axis.set_visible(False)
     return figure

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import re
 import warnings
 import zipfile
 import zlib
@@ -46,6 +47,7 @@ class RunFolder(NamedTuple):
     :param env: Gymnasium's id.
     :param action_repeat: environment steps of a decision.
     :param before: the folder of the run that this one was resumed from.
+    :param from_step: the decisions of the checkpoint that it was resumed from, if it was one.
     """
 
     folder: Path
@@ -54,6 +56,7 @@ class RunFolder(NamedTuple):
     seed: int | None
     action_repeat: int
     before: Path | None = None
+    from_step: int | None = None
 
 
 def plot(arguments: Sequence[str]) -> int:
@@ -148,12 +151,27 @@ def find_runs(logs: Path) -> Iterator[RunFolder]:
             try:
                 about = read(saved)
                 wrappers = read(saved.with_name("config.yml")).get("env_wrapper")
-            except (OSError, ValueError) as error:
-                _leave_out(folder, error)
+                about["env"]  # has to be there
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                _leave_out(folder, repr(error))
                 continue
         repeat = action_repeat_of(wrappers)
-        before = Path(about["trained_agent"]).parent if about.get("trained_agent") else None
-        yield RunFolder(folder, folder.parent.name, about["env"], about.get("seed"), repeat, before)
+        agent = Path(str(about["trained_agent"])) if about.get("trained_agent") else None
+        yield RunFolder(
+            folder,
+            folder.parent.name,
+            about["env"],
+            about.get("seed"),
+            repeat,
+            None if agent is None else agent.parent,
+            None if agent is None else _step_of(agent.name),
+        )
+
+
+def _step_of(name: str) -> int | None:
+    """Read the decisions of a checkpoint from its name, ``rl_model_1000_steps.zip``."""
+    found = re.fullmatch(r"rl_model_(\d+)_steps\.zip", name)
+    return int(found[1]) if found else None
 
 
 def joined(runs: Sequence[RunFolder]) -> list[list[RunFolder]]:
@@ -163,10 +181,15 @@ def joined(runs: Sequence[RunFolder]) -> list[list[RunFolder]]:
     :return: the parts of each run; a part that several went on from is in each.
     """
     there = {run.folder.resolve(): run for run in runs}
-    before = {
-        run.folder: there.get(run.before.resolve()) if run.before is not None else None
-        for run in runs
-    }
+    # Its name within the folder of logs is also known from another working directory.
+    named = {run.folder.resolve().parts[-2:]: run for run in runs}
+
+    def find(before: Path | None) -> RunFolder | None:
+        if before is None:
+            return None
+        return there.get(before.resolve()) or named.get(before.parts[-2:])
+
+    before = {run.folder: find(run.before) for run in runs}
     resumed = {run.folder for run in before.values() if run is not None}
     chains = []
     for run in runs:
@@ -279,7 +302,14 @@ def load_episodes(folder: Path) -> pd.DataFrame:
 
 
 def _episodes(chain: Sequence[RunFolder], window: int) -> tuple[np.ndarray, np.ndarray] | None:
-    episodes = pd.concat([load_episodes(run.folder) for run in chain], ignore_index=True)
+    parts: list[pd.DataFrame] = []
+    for run in chain:
+        if run.from_step is not None and parts:
+            # What came after the checkpoint that was gone on from is not of this run.
+            earlier = pd.concat(parts, ignore_index=True)
+            parts = [earlier[earlier.l.cumsum() <= run.from_step * run.action_repeat]]
+        parts.append(load_episodes(run.folder))
+    episodes = pd.concat(parts, ignore_index=True)
     if len(episodes) < window:
         return None
     # The Zoo's Monitor is inside the wrappers: it counts environment steps.
@@ -330,7 +360,9 @@ def tensorboard_curves(
         raise NothingToPlotError(f"none of the chosen runs has {chosen}; --tag names another")
     data = pd.concat(parts)[[*COLUMNS]]
     data.attrs["tag"] = chosen
-    if not all(_is_known(Path(run)) for run in data.run.unique()):
+    if not all(_is_known(Path(run)) for run in data.run.unique()):  # one unit for all of them
+        repeats = {str(run.folder): run.action_repeat for run in runs}
+        data["steps"] //= data.run.map(repeats)
         data.attrs["x"] = UNKNOWN_REPEAT
     return data
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_pmpo import DPO, MPO, PMPO, pretrained
 from sb3_pmpo.pretrained import PretrainedError, scored
 from sb3_pmpo.tools.cli import main
+from sb3_pmpo.tools.runs.sweep import Run, execute
 from sb3_pmpo.tools.zoo.shipped import unpack
 
 PENDULUM = "Pendulum-v1"
@@ -315,6 +318,47 @@ def test_agents_are_evaluated_side_by_side(
         main(arguments)
     assert "this command did not write it" in capsys.readouterr().err
     assert table.read_text() == "my notes"
+
+
+def test_a_sweeps_run_is_evaluated_and_a_strangers_calls_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "sac" / "Pendulum-v1_seed0"
+    small = {"learning_starts": 5, "buffer_size": 100, "policy_kwargs": {"net_arch": [8]}}
+    wrapper = [{"sb3_pmpo.envs.ActionRepeat": {"n_repeats": 2}}]
+    execute(
+        Run(
+            algorithm="sac", env=PENDULUM, seed=0, folder=folder, policy="MlpPolicy",
+            env_wrapper=wrapper, n_timesteps=10, eval_freq=5, save_freq=5, eval_episodes=1,
+            hyperparameters=small,
+        )
+    )  # fmt: skip
+    arguments = ["evaluate", str(folder), "-n", "1"]
+    assert main(arguments) == 0
+    assert PENDULUM in capsys.readouterr().out
+    about = folder / "run.json"
+    own = about.read_text()
+    for text, message in (
+        (own.replace("sb3_pmpo.envs.ActionRepeat", "builtins.print"), "not known to be harmless"),
+        (own.replace(PENDULUM, "evil:Pendulum-v1"), "whose module gymnasium would import"),
+        ("{", "cannot be used"),
+    ):
+        about.write_text(text)
+        with pytest.raises(SystemExit):
+            main(arguments)
+        assert message in capsys.readouterr().err
+
+
+def test_the_best_model_of_a_folder_is_loaded(tmp_path: Path) -> None:
+    more = ("--eval-freq", "10", "--eval-episodes", "1")
+    folder = run(tmp_path / "here", PENDULUM, "pmpo", *more)
+    (folder / "Pendulum-v1.zip").write_text("torn")  # which the best is not
+    assert main(["evaluate", str(folder), "-n", "1", "--load-best"]) == 0
+
+
+def test_parts_of_the_package_need_no_import_of_their_own() -> None:
+    program = "import sb3_pmpo; print(sb3_pmpo.pretrained.names(), sb3_pmpo.envs.make_env)"
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,10 @@ def test_the_search_holds_the_setting_that_ships(algorithm: str, n_actions: int)
     setting = default_params(algorithm, n_actions, {"tau": 0.01, "gamma": 0.98})
     assert setting is not None
     assert (setting["tau"], setting["one_minus_gamma"]) == (0.01, pytest.approx(0.02))
+    # What the search cannot say is not called the setting that ships.
+    assert default_params(algorithm, n_actions, {"policy_kwargs": {"net_arch": [400, 300]}}) is None
+    other = default_params(algorithm, n_actions, {"labeller": "top_k(2)"})
+    assert (other is None) == (algorithm == "pmpo")
 
 
 SEARCHED = ("learning_rate", "gamma", "tau", "n_steps", "pessimism", "gradient_steps", "n_samples")

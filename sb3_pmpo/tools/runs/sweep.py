@@ -20,6 +20,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pmpo.envs import make_env, wrap
 from sb3_pmpo.files import copy_whole, whole
+from sb3_pmpo.storage.strangers import RUN_SETTINGS, sign_settings
 from sb3_pmpo.tools.checkpoints import Checkpoints, find, forget, lock
 from sb3_pmpo.tools.evaluation import Evaluation
 from sb3_pmpo.tools.runs.engine import Job, train
@@ -78,7 +79,7 @@ class Run:
 
         :raises ValueError: naming them.
         """
-        path = self.folder / "run.json"
+        path = self.folder / RUN_SETTINGS
         if not path.exists():
             return
         before, now = json.loads(path.read_text()), self.settings()
@@ -125,7 +126,8 @@ def execute(run: Run) -> None:
         return
     (run.folder / "error.txt").unlink(missing_ok=True)
     try:
-        _write_json(run.folder / "run.json", run.settings())
+        _write_json(run.folder / RUN_SETTINGS, run.settings())
+        sign_settings(run.folder, [RUN_SETTINGS])
         with lock(run.folder, PATIENCE) as is_free:
             if not is_free:
                 raise RuntimeError(f"another process trains {run.folder}: wait until it has ended")

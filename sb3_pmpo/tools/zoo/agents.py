@@ -177,7 +177,10 @@ def find_agent(args: argparse.Namespace) -> Agent:
     except (TypeError, ValueError, yaml.YAMLError) as error:
         raise AgentError(f"the settings in {folder} cannot be read: {error}") from error
     for module in (*modules, *args.gym_packages):
-        importlib.import_module(module)
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise AgentError(f"--gym-packages {module}: {error}") from error
     # As enjoy has it: what train was called with replaces the configuration's.
     saved = arguments.get("env_kwargs")
     env_kwargs = settings.pop("env_kwargs", {}) if saved is None else saved

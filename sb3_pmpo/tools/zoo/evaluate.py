@@ -8,12 +8,14 @@ import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from importlib import import_module
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from huggingface_sb3 import EnvironmentName
+from rl_zoo3 import ALGOS
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -21,6 +23,7 @@ from sb3_pmpo.files import whole
 from sb3_pmpo.pretrained import PretrainedError, Score, names, scored
 from sb3_pmpo.pretrained.files import SUFFIX, interval
 from sb3_pmpo.storage.pickles import UntrustedFileError
+from sb3_pmpo.storage.strangers import RUN_SETTINGS, are_own, check_called, check_env_id
 from sb3_pmpo.tools.outputs import OutputError, check_output
 from sb3_pmpo.tools.plain_yaml import read
 from sb3_pmpo.tools.settings import KeyValues
@@ -114,7 +117,7 @@ def _choose(args: argparse.Namespace, scratch: Path) -> Iterator[tuple[str, Agen
     if not args.agents:
         for algorithm in args.algo:
             chosen = ["--algo", algorithm, "--env", args.env, "-f", args.folder]
-            agent = _find(chosen, args)
+            agent = _find(chosen, args, best=args.load_best)
             yield str(agent.folder), agent
     for number, name in enumerate(args.agents):
         folder = Path(name)
@@ -123,15 +126,14 @@ def _choose(args: argparse.Namespace, scratch: Path) -> Iterator[tuple[str, Agen
         elif (folder / "run.json").is_file():
             yield name, _of_sweep(folder, args)
         elif folder.is_dir():
-            yield name, _find(_of_train(folder), args)
+            yield name, _find(_of_train(folder), args, best=args.load_best)
         else:
             unpack(name, scratch)  # says what there is
 
 
-def _find(chosen: list[str], args: argparse.Namespace) -> Agent:
-    parser = make_parser("evaluate", "")
-    best = ["--load-best"] if args.load_best and str(args.folder) in chosen else []
-    found = parser.parse_args([*chosen, *best, "--seed", str(args.seed)])
+def _find(chosen: list[str], args: argparse.Namespace, *, best: bool = False) -> Agent:
+    found = make_parser("evaluate", "").parse_args([*chosen, "--seed", str(args.seed)])
+    found.load_best = best
     found.env_kwargs, found.gym_packages = args.env_kwargs, args.gym_packages
     return find_agent(found)
 
@@ -142,23 +144,46 @@ def _of_train(folder: Path) -> list[str]:
         raise AgentError(
             f"{folder} is no run of train or sweep: it has no args.yml and no run.json"
         )
-    number = folder.name.rpartition("_")[2]
-    chosen = ["--algo", folder.parent.name, "--env", str(read(saved)["env"])]
+    try:
+        env = str(read(saved)["env"])
+    except (ValueError, KeyError) as error:
+        raise AgentError(f"{saved} cannot be read: {error!r}") from error
+    folder = folder.resolve()  # which "." has the names of, too
+    number = folder.name.removeprefix(f"{EnvironmentName(env)}_")
+    if not number.isdecimal() or folder.parent.name not in ALGOS:
+        raise AgentError(
+            f"{folder} must be called <algorithm>/{EnvironmentName(env)}_<number>, as train calls "
+            "it (without -uuid): rename it"
+        )
+    chosen = ["--algo", folder.parent.name, "--env", env]
     return [*chosen, "-f", str(folder.parent.parent), "--exp-id", number]
 
 
 def _of_sweep(folder: Path, args: argparse.Namespace) -> Agent:
-    told = json.loads((folder / "run.json").read_text())
+    about = folder / RUN_SETTINGS
+    try:
+        told = json.loads(about.read_text())
+        algorithm, env, wrapper = (told[key] for key in ("algorithm", "env", "env_wrapper"))
+        if not are_own(folder, [RUN_SETTINGS]):
+            check_env_id(env, str(about))
+            check_called(wrapper, f"{about}: env_wrapper")
+        module, _, env_id = env.rpartition(":")
+        for name in [*args.gym_packages, *filter(None, [module])]:
+            import_module(name)
+    except (ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+        if isinstance(error, UntrustedFileError):
+            raise
+        raise AgentError(f"{about} cannot be used: {error}") from error
     path = folder / ("best_model.zip" if args.load_best else "model.zip")
     if not path.is_file():
         raise AgentError(f"{folder} has no {path.name} yet: its run is not finished")
     return Agent(
-        algorithm=told["algorithm"],
-        env_name=EnvironmentName(told["env"]),
+        algorithm=algorithm,
+        env_name=EnvironmentName(env_id),
         folder=folder,
         model_path=path,
         label=folder.name,
-        settings={"env_wrapper": told["env_wrapper"]},
+        settings={"env_wrapper": wrapper, "normalize": False},
         env_kwargs=args.env_kwargs or {},
         arguments={},
     )

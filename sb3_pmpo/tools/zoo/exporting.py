@@ -10,6 +10,7 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from sb3_pmpo.export import OPSET, PRODUCER, ExportError, check, to_onnx, to_torchscript
+from sb3_pmpo.files import whole
 from sb3_pmpo.online.off_policy import OffPolicyMPO
 from sb3_pmpo.tools.outputs import OutputError, check_output
 from sb3_pmpo.tools.zoo.agents import AgentError, find_agent, make_parser
@@ -55,8 +56,10 @@ def _export(arguments: Sequence[str]) -> int:
         seen = _observations(model, args.observations)
         normalize = unwrap_vec_normalize(env)
         for path in paths:
-            WRITERS[path.suffix](model, path, normalize)
-            print(check(path, model, seen, normalize))
+            with whole(path) as writing:  # what fails the check takes no other file's place
+                WRITERS[path.suffix](model, writing, normalize)
+                said = check(writing, model, seen, normalize)
+            print(str(said).replace(str(writing), str(path)))
     except (AgentError, ExportError, OutputError) as error:
         parser.error(str(error))
     return 0

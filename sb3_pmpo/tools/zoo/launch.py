@@ -59,7 +59,8 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, command: str) -> None:
-        super().__init__(formatter_class=Defaults)
+        # Without abbreviations: --from-pre would be the Zoo's word for nothing.
+        super().__init__(formatter_class=Defaults, allow_abbrev=False)
         for option, text in MORE.get(command, {}).items():
             self.add_argument(option, metavar="NAME", help=text)
 
@@ -80,7 +81,7 @@ def run_train(command: str, arguments: Sequence[str], manager: Callable[..., Man
             rl_zoo3.train.train()
         except NothingLeftError as done:
             print(done)
-        except (AssertionError, ValueError) as error:
+        except (AssertionError, ValueError, TypeError, ImportError, FileNotFoundError) as error:
             if _is_of_training(error):
                 raise
             raise SystemExit(f"sb3-pmpo {command}: error: {error}") from error

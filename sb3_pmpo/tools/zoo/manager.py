@@ -177,8 +177,7 @@ class Manager(ExperimentManager):
         """Add the layout of TensorBoard, and checkpoints; take results of one that is resumed."""
         save_freq = self.save_freq  # which the Zoo turns from steps into calls
         super().create_callbacks()
-        if self.algo in ALGORITHMS:
-            self.callbacks.append(TensorBoardLayout())
+        self.callbacks.append(TensorBoardLayout())
         if save_freq > 0 or self._run is not None:
             evaluations = (each for each in self.callbacks if isinstance(each, Evaluation))
             self._checkpoints = Checkpoints(

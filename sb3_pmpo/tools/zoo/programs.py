@@ -59,7 +59,7 @@ def _enjoy(arguments: Sequence[str]) -> None:
     with prepared(rl_zoo3.enjoy, "enjoy", arguments, print=_print), _loaders():
         try:
             rl_zoo3.enjoy.enjoy()
-        except AssertionError as error:  # its answer where there is no such run
+        except (AssertionError, ValueError) as error:  # its answers where there is no such model
             raise SystemExit(f"sb3-pmpo enjoy: error: {error}") from error
 
 

@@ -66,6 +66,7 @@ def report(
     with whole(path) as writing:
         writing.write_text(text)
     table = folder / f"{study.study_name}_trials.csv"
+    _check(table, "number,value,")
     with whole(table) as writing:
         study.trials_dataframe().to_csv(writing, index=False)
     print(f"\nThe best trial as a setting, to paste, or with --conf-file {path}:\n\n{text}")
@@ -143,6 +144,15 @@ def draw(study: optuna.Study, folder: Path) -> dict[str, Path]:
 
 def _save(axes: Any, path: Path) -> Path:
     axes.figure.set_layout_engine("constrained")
+    _check(path, MARK)
     with whole(path) as writing:
-        axes.figure.savefig(writing, dpi=110, format=path.suffix[1:])
+        about = {"Software": MARK}
+        axes.figure.savefig(writing, dpi=110, format=path.suffix[1:], metadata=about)
     return path
+
+
+def _check(path: Path, mark: str) -> None:
+    try:
+        check_output(path, mark)
+    except OutputError as error:
+        raise SystemExit(f"sb3-pmpo tune: error: {error}; the trials are in the study") from error

@@ -138,9 +138,13 @@ def default_params(
     :param algorithm: what the Zoo calls it.
     :param n_actions: the Box's number of dimensions, 0 for discrete actions.
     :param setting: of the environment, as constructor's arguments; the rest are the defaults.
-    :return: None where the search has no such parameters: for the Zoo's own algorithms.
+    :return: None where the search has no such parameters: for the Zoo's own algorithms, and for a
+        setting with labels, weights or widths of its own.
     """
     if algorithm not in ALGORITHMS:
+        return None
+    its_own = ("labeller", "alpha", "beta", "policy_delay") if algorithm == "pmpo" else ()
+    if any(setting.get(name) is not None for name in its_own):
         return None
     defaults = signature(ALGORITHMS[algorithm]).parameters
     value = {name: parameter.default for name, parameter in defaults.items()} | dict(setting)
@@ -151,8 +155,9 @@ def default_params(
     shared = ("learning_rate", "tau", "n_steps", "pessimism", "gradient_steps", "n_samples")
     params = {name: value[name] for name in shared if isinstance(value[name], int | float)}
     params["one_minus_gamma"] = 1.0 - value["gamma"]
-    if widths in NET_ARCH.values():
-        params["net_arch"] = next(name for name, known in NET_ARCH.items() if known == widths)
+    if widths not in NET_ARCH.values():
+        return None
+    params["net_arch"] = next(name for name, known in NET_ARCH.items() if known == widths)
     if algorithm == "pmpo":
         # What None stands for in the constructor.
         beta = ADVANTAGE_BETA if n_actions else (CATEGORICAL_BETA,) * 2
