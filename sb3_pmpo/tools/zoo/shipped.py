@@ -18,6 +18,7 @@ from sb3_pmpo import pretrained
 from sb3_pmpo.online.off_policy import OffPolicyMPO
 from sb3_pmpo.pretrained import PretrainedError
 from sb3_pmpo.storage.pickles import UntrustedFileError
+from sb3_pmpo.tools.settings import load_config
 
 PRETRAINED = "--pretrained"
 HELP = "a policy that ships with the package (sb3_pmpo.pretrained.names()), or a *.safetensors file"
@@ -108,4 +109,11 @@ def begin_from(
         return model.learn(total_timesteps, callback=callback, **more)
 
     print(f"Begins with the policy {name}, and with new critics.", file=sys.stderr)
+    here = load_config(told["env"]).get("env_wrapper")
+    if (told["env_wrapper"] or None) != (here or None):
+        print(
+            f"Warning: it was trained with env_wrapper {told['env_wrapper']}, and the settings of "
+            f"{told['env']} have {here}: give --hyperparams env_wrapper:... for the former",
+            file=sys.stderr,
+        )
     return [*first, *arguments], learn
