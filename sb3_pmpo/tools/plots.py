@@ -187,7 +187,7 @@ def joined(runs: Sequence[RunFolder]) -> list[list[RunFolder]]:
     def find(before: Path | None) -> RunFolder | None:
         if before is None:
             return None
-        return there.get(before.resolve()) or named.get(before.parts[-2:])
+        return there.get(before.resolve()) if before.exists() else named.get(before.parts[-2:])
 
     before = {run.folder: find(run.before) for run in runs}
     resumed = {run.folder for run in before.values() if run is not None}
