@@ -27,6 +27,7 @@ from sb3_pmpo.storage.strangers import RUN_SETTINGS, are_own, check_called, chec
 from sb3_pmpo.tools.outputs import OutputError, check_output
 from sb3_pmpo.tools.plain_yaml import read
 from sb3_pmpo.tools.settings import KeyValues
+from sb3_pmpo.tools.zoo import register
 from sb3_pmpo.tools.zoo.agents import (
     Agent,
     AgentError,
@@ -63,6 +64,7 @@ class Evaluated(NamedTuple):
 
 def evaluate(arguments: Sequence[str]) -> int:
     """Evaluate agents on the same seeds; print a table and write the episodes."""
+    register()
     parser = _parser()
     args = parser.parse_args(arguments)
     if args.episodes < 1:
