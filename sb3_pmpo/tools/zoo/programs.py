@@ -16,6 +16,7 @@ import rl_zoo3
 import rl_zoo3.enjoy
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from sb3_pmpo.storage.pickles import UntrustedFileError
 from sb3_pmpo.tools.loading import Loader
 from sb3_pmpo.tools.zoo.launch import prepared, run_train
 from sb3_pmpo.tools.zoo.manager import Manager
@@ -59,6 +60,8 @@ def _enjoy(arguments: Sequence[str]) -> None:
     with prepared(rl_zoo3.enjoy, "enjoy", arguments, print=_print), _loaders():
         try:
             rl_zoo3.enjoy.enjoy()
+        except UntrustedFileError:
+            raise
         except (AssertionError, ValueError) as error:  # its answers where there is no such model
             raise SystemExit(f"sb3-pmpo enjoy: error: {error}") from error
 
