@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,22 @@ LIMIT = 60.0
 
 
 class Forked(SubprocVecEnv):
-    """Workers that need not import anything."""
+    """Workers that need not import anything; the first of them has the fault.
+
+    Of a later one the earlier ones hold the pipe open, as fork has it, and nobody would hear of its
+    death. SB3's own way of starting workers (forkserver, spawn) hands no pipe on.
+    """
 
     def __init__(self, env_fns: list[Any], start_method: str | None = None) -> None:
-        super().__init__(env_fns, "fork")
+        super().__init__([env_fns[0], *map(_without_fault, env_fns[1:])], "fork")
+
+
+def _without_fault(env_fn: Callable[[], Any]) -> Callable[[], Any]:
+    def make() -> Any:
+        os.environ[FAULT] = "nothing 1000000000 -"
+        return env_fn()
+
+    return make
 
 
 def lose_a_worker(folder: Path, what: str) -> str:
