@@ -23,7 +23,7 @@ from sb3_pmpo import DPO, MPO, PMPO, pretrained
 from sb3_pmpo.pretrained import PretrainedError, scored
 from sb3_pmpo.tools.cli import main
 from sb3_pmpo.tools.runs.sweep import Run, execute
-from sb3_pmpo.tools.zoo.shipped import unpack
+from sb3_pmpo.tools.zoo.shipped import begin_from, unpack
 
 PENDULUM = "Pendulum-v1"
 
@@ -357,6 +357,12 @@ def test_the_best_model_of_a_folder_is_loaded(tmp_path: Path) -> None:
     folder = run(tmp_path / "here", PENDULUM, "pmpo", *more)
     (folder / "Pendulum-v1.zip").write_text("torn")  # which the best is not
     assert main(["evaluate", str(folder), "-n", "1", "--load-best"]) == 0
+
+
+@pytest.mark.parametrize("given", [["--from-pre", "x"], ["--from-pretrained=x"]])
+def test_an_abbreviation_is_the_option(given: list[str]) -> None:
+    with pytest.raises(SystemExit, match="--from-pretrained: no pretrained policy is called 'x'"):
+        begin_from(["-n", "5", *given])
 
 
 def test_parts_of_the_package_need_no_import_of_their_own() -> None:

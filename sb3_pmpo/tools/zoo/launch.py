@@ -59,8 +59,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, command: str) -> None:
-        # Without abbreviations: --from-pre would be the Zoo's word for nothing.
-        super().__init__(formatter_class=Defaults, allow_abbrev=False)
+        super().__init__(formatter_class=Defaults)
         for option, text in MORE.get(command, {}).items():
             self.add_argument(option, metavar="NAME", help=text)
 

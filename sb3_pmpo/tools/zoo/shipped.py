@@ -71,8 +71,16 @@ def unpacked(command: str, arguments: Sequence[str], *more: str) -> Iterator[lis
 def _taken(option: str, arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument(option, dest="name")
-    found, rest = parser.parse_known_args(arguments)
+    found, rest = parser.parse_known_args([_whole(each, option) for each in arguments])
     return found.name, rest
+
+
+def _whole(argument: str, option: str) -> str:
+    """Write out an abbreviation of the option, which the Zoo's parser would take: --from-pre."""
+    given, equals, value = argument.partition("=")
+    if option.startswith(given) and given.startswith(option[:6]):
+        return f"{option}{equals}{value}"
+    return argument
 
 
 # ---------------------------------------------------------------------- training goes on from one
