@@ -8,7 +8,6 @@ The same seed is trained twice at the setting that ships. Rows go to ``results/s
 from __future__ import annotations
 
 import argparse
-import csv
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 
+from benchmarks import records
 from benchmarks.models import make_model, make_task, run_episodes
 from benchmarks.provenance import provenance
 
@@ -63,10 +63,7 @@ def main() -> None:
         row = {"task": args.task, "steps": args.steps, "seed": seed, "spike": spike}
         rows.append(row | {"return": round(found, 1)} | provenance())
         print(rows[-1], flush=True)
-    with RESULTS.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    records.write(RESULTS, rows, tuple(rows[0]))
 
 
 if __name__ == "__main__":

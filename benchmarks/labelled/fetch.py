@@ -17,7 +17,7 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 
-from benchmarks.labelled.rows import Domain, as_log, measure, read_plan
+from benchmarks.labelled.rows import Domain, as_log, join, measure, random_order, read_plan
 from sb3_pmpo.offline import LabelledDataset
 
 RESULTS = Path("benchmarks/results/labelled_fetch.csv")
@@ -82,26 +82,14 @@ def write_log(plan: dict[str, Any]) -> tuple[LabelledDataset, np.ndarray]:
     """Let the scripts act, in random order; return the data and ``[N]`` which script acted."""
     env = make_env()
     scripts = plan["scripts"]
-    order = [number for number, part in enumerate(scripts) for _ in range(part["episodes"])]
-    order = list(np.random.default_rng(0).permutation(order))
+    order = random_order(scripts)
     episodes = [act(env, scripts[which], seed) for seed, which in enumerate(order)]
     for number in range(len(scripts)):
         won = [e["success"] for e, which in zip(episodes, order, strict=True) if which == number]
         print(f"{scripts[number]}: {np.mean(won):.0%} of its episodes succeed", flush=True)
-    lengths = [len(episode["rewards"]) for episode in episodes]
-    data = LabelledDataset(
-        {
-            key: np.concatenate([episode["observations"][key] for episode in episodes])
-            for key in episodes[0]["observations"]
-        },
-        np.concatenate([episode["actions"] for episode in episodes]),
-        rewards=np.concatenate([episode["rewards"] for episode in episodes]),
-        episode_ids=np.repeat(np.arange(len(order)), lengths),
-        dones=np.zeros(sum(lengths)),
-        observation_space=env.observation_space,
-        action_space=env.action_space,
-    )
-    return data, np.repeat(order, lengths)
+    columns = ("observations", "actions", "rewards")
+    data = join(env, *([episode[name] for episode in episodes] for name in columns))
+    return data, np.repeat(order, [len(episode["rewards"]) for episode in episodes])
 
 
 def score(model: Any, env: gym.Env, seed: int) -> float:

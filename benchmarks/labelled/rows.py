@@ -60,6 +60,39 @@ def read_plan(name: str) -> dict[str, Any]:
     return json.loads(Path(__file__).with_name(f"{name}.json").read_text())  # type: ignore[no-any-return]  # JSON
 
 
+def random_order(parts: list[dict[str, Any]]) -> list[int]:
+    """Return the number of the part that acts in each episode; each has its ``episodes``."""
+    order = [number for number, part in enumerate(parts) for _ in range(part["episodes"])]
+    return list(np.random.default_rng(0).permutation(order))
+
+
+def join(
+    env: gym.Env, observations: list[Any], actions: list[np.ndarray], rewards: list[np.ndarray]
+) -> LabelledDataset:
+    """Put episodes behind each other, each ended by a time limit.
+
+    :param env: whose spaces they have.
+    :param observations: of each episode, an array or a dictionary of arrays.
+    :param actions: of each episode.
+    :param rewards: of each episode.
+    """
+    lengths = [len(episode) for episode in rewards]
+    if isinstance(observations[0], dict):
+        keys = observations[0]
+        seen: Any = {key: np.concatenate([each[key] for each in observations]) for key in keys}
+    else:
+        seen = np.concatenate(observations)
+    return LabelledDataset(
+        seen,
+        np.concatenate(actions),
+        rewards=np.concatenate(rewards),
+        episode_ids=np.repeat(np.arange(len(lengths)), lengths),
+        dones=np.zeros(sum(lengths)),
+        observation_space=env.observation_space,
+        action_space=env.action_space,
+    )
+
+
 def as_log(
     name: str, data: LabelledDataset, best: np.ndarray, labelled_episodes: int, plan: dict[str, Any]
 ) -> Log:

@@ -19,7 +19,7 @@ import numpy as np
 import torch as th
 
 from benchmarks.labelled.judges import make_env, roll_out
-from benchmarks.labelled.rows import Domain, Log, as_log, measure, read_plan
+from benchmarks.labelled.rows import Domain, Log, as_log, join, measure, random_order, read_plan
 from benchmarks.labelled.teachers import teacher_path
 from sb3_pmpo import PMPO
 from sb3_pmpo.offline import LabelledDataset
@@ -44,8 +44,7 @@ def write_log(name: str, mixture: list[dict[str, Any]]) -> tuple[LabelledDataset
     folder = LOGS / name
     if (folder / "dataset.json").exists():
         return LabelledDataset.load(folder, in_memory=True), np.load(folder / "teachers.npy")
-    order = [number for number, part in enumerate(mixture) for _ in range(part["episodes"])]
-    order = list(np.random.default_rng(0).permutation(order))
+    order = random_order(mixture)
     env = make_env(TASK)
     loaded = [
         PMPO.load(teacher_path(part["teacher"], part["steps"]), device="cpu", buffer_size=1)
@@ -55,19 +54,14 @@ def write_log(name: str, mixture: list[dict[str, Any]]) -> tuple[LabelledDataset
         roll_out(loaded[which], env, seed, JOINT, deterministic=False)
         for seed, which in enumerate(order)
     ]
-    lengths = [len(episode.rewards) for episode in episodes]
-    seen = np.concatenate([episode.observations for episode in episodes])
-    data = LabelledDataset(
-        seen,
-        np.concatenate([episode.actions for episode in episodes]),
-        rewards=np.concatenate([episode.rewards for episode in episodes]),
-        episode_ids=np.repeat(np.arange(len(order)), lengths),
-        dones=np.zeros(len(seen)),
-        observation_space=env.observation_space,
-        action_space=env.action_space,
+    data = join(
+        env,
+        [episode.observations for episode in episodes],
+        [episode.actions for episode in episodes],
+        [episode.rewards for episode in episodes],
     )
     data.save(folder)
-    teachers = np.repeat(order, lengths)
+    teachers = np.repeat(order, [len(episode.rewards) for episode in episodes])
     np.save(folder / "teachers.npy", teachers)
     return data, teachers
 

@@ -205,8 +205,7 @@ class FeedbackBuffer:
             self._grow(max(stop, 2 * len(self._columns["labels"])))
         for name, values in columns.items():
             self._columns[name][self._size : stop] = values
-        labels, weights = columns["labels"], columns["weights"].astype(np.float64)
-        self._totals += weights[labels > 0].sum(), weights[labels < 0].sum(), weights.sum()
+        self._totals += Labels.of(columns["labels"], columns["weights"])
         for number, count in enumerate(np.bincount(columns["sources"])):
             self._counts[number] += int(count)
         self._size = stop  # last: who reads without the lock sees whole rows

@@ -131,7 +131,7 @@ class LabelledDataset:
         self.episode_ids = read_numbers(episode_ids, "episode_ids", n)
         check_ranges(self.dones, self.weights)
         self._starts = episode_starts(self.episode_ids, self.dones)
-        self._totals = _label_totals(self.labels, self.weights)
+        self._totals = Labels.of(self.labels, self.weights)
 
     # ------------------------------------------------------------------ what is in it
 
@@ -218,7 +218,7 @@ class LabelledDataset:
         if weights is not None:
             other.weights = read_numbers(weights, "weights", len(self))
             check_ranges(None, other.weights)
-        other._totals = _label_totals(other.labels, other.weights)
+        other._totals = Labels.of(other.labels, other.weights)
         return other
 
     # ------------------------------------------------------------------ files and formats
@@ -277,12 +277,3 @@ class LabelledDataset:
         from sb3_pmpo.offline.formats import from_d4rl_like
 
         return from_d4rl_like(arrays, **spaces_)
-
-
-def _label_totals(labels: np.ndarray, weights: np.ndarray | None) -> Labels:
-    if weights is None:
-        return Labels(float((labels > 0).sum()), float((labels < 0).sum()), float(len(labels)))
-    counted = weights.astype(np.float64)
-    return Labels(
-        float(counted[labels > 0].sum()), float(counted[labels < 0].sum()), float(counted.sum())
-    )

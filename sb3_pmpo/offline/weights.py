@@ -6,6 +6,8 @@ import math
 import warnings
 from typing import NamedTuple
 
+import numpy as np
+
 from sb3_pmpo.core.samples import Normalisation, mean_over_samples
 from sb3_pmpo.offline.columns import DatasetError
 
@@ -32,6 +34,13 @@ class Labels(NamedTuple):
     accepted: float
     rejected: float
     total: float
+
+    @classmethod
+    def of(cls, labels: np.ndarray, weights: np.ndarray | None) -> Labels:
+        """Count rows ``[N]``, each as 1 where there are no weights."""
+        counted = np.ones(len(labels)) if weights is None else weights.astype(np.float64)
+        accepted, rejected = counted[labels > 0].sum(), counted[labels < 0].sum()
+        return cls(float(accepted), float(rejected), float(counted.sum()))
 
 
 def choose_weights(

@@ -172,9 +172,9 @@ def _of_sweep(folder: Path, args: argparse.Namespace) -> Agent:
         module, _, env_id = env.rpartition(":")
         for name in [*args.gym_packages, *filter(None, [module])]:
             import_module(name)
+    except UntrustedFileError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
-        if isinstance(error, UntrustedFileError):
-            raise
         raise AgentError(f"{about} cannot be used: {error}") from error
     path = folder / ("best_model.zip" if args.load_best else "model.zip")
     if not path.is_file():
