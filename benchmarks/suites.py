@@ -244,5 +244,6 @@ SUITES: dict[str, Suite] = {
         {"PMPO": {}, "DQN": {}, "QR-DQN": {}, "PPO": {}},
         baseline="DQN",
         steps=20_000,
+        interval=2_000,
     ),
 }
