@@ -51,14 +51,15 @@ def test_it_learns_the_identity() -> None:
     model = PMPO(
         "MlpPolicy",
         env,
-        learning_rate=1e-3,
-        learning_starts=100,
-        gamma=0.95,
+        learning_rate=3e-3,
+        learning_starts=50,
+        batch_size=64,
+        gamma=0.5,
         seed=0,
-        policy_kwargs={"net_arch": [64, 64]},
+        policy_kwargs={"net_arch": [32]},
     )
-    model.learn(600)
-    mean_return, _ = evaluate_policy(model, env, n_eval_episodes=5, warn=False)
+    model.learn(250)
+    mean_return, _ = evaluate_policy(model, env, n_eval_episodes=3, warn=False)
     assert mean_return > 90.0  # of 100
 
 

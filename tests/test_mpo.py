@@ -30,7 +30,7 @@ def test_it_learns_the_identity() -> None:
         n_steps=1, learning_rate=3e-3, gradient_steps=1, policy_delay=1, reference_tau=0.02,
     )  # fmt: skip
     model.learn(700)
-    mean, _ = evaluate_policy(model, model.get_env(), n_eval_episodes=20, warn=False)
+    mean, _ = evaluate_policy(model, model.get_env(), n_eval_episodes=5, warn=False)
     assert mean > 90
 
 
