@@ -415,3 +415,26 @@ def test_changed_arguments_take_effect(tmp_path: Path) -> None:
     loaded = PMPO.load_checkpoint(tmp_path, Toy(), device="cpu", gamma=0.5, batch_size=4)
     assert (loaded.gamma, loaded.batch_size) == (0.5, 4)
     loaded.learn(5, reset_num_timesteps=False)
+
+
+@pytest.mark.filterwarnings("ignore:.*begins new episodes")
+def test_an_interrupt_after_the_rename_leaves_the_new_checkpoint_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The manifest names its files from the rename on: none of them may go."""
+    model = small(Toy())
+    model.learn(40)
+    model.save_checkpoint(tmp_path)
+    model.learn(20, reset_num_timesteps=False)
+    real = os.replace
+
+    def replace_and_stop(source: Any, target: Any) -> None:
+        real(source, target)
+        if Path(target).name == "checkpoint.json":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("sb3_pmpo.storage.checkpoints.os.replace", replace_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        model.save_checkpoint(tmp_path)
+    monkeypatch.undo()
+    assert PMPO.load_checkpoint(tmp_path, Toy()).num_timesteps == 60

@@ -349,3 +349,63 @@ def test_pieces_need_a_buffer_of_known_size(model: PMPO, tmp_path: Path) -> None
     containers.write(found.path("state"), state)
     with pytest.raises(ValueError, match="does not say how large the replay buffer is"):
         PMPO.load_checkpoint(tmp_path, Toy())
+
+
+# ---------------------------------------------------------------------- what needs no function
+
+
+def _text(x: str) -> bytes:
+    return b"\x8c" + bytes([len(x)]) + x.encode()
+
+
+def _named(module: str, name: str) -> bytes:
+    return _text(module) + _text(name) + b"\x93"
+
+
+def _number(n: int) -> bytes:
+    return b"J" + n.to_bytes(4, "little")
+
+
+_OBJECTS = _named("numpy", "dtype") + b"(" + _text("O8") + _number(0) + _number(1) + b"tR"
+_FIELDS = (
+    _named("numpy", "dtype") + b"(" + _text("V8") + _number(0) + _number(1) + b"tR("
+    + _number(4) + _text("|") + b"N(" + _text("a") + b"t}" + _text("a") + _OBJECTS + _number(0)
+    + b"\x86s" + _number(8) + _number(1) + _number(0) + b"tb"
+)  # fmt: skip
+_OVER_BYTES = b"(" + _number(1) + b"\x85" + _OBJECTS + b"C\x08AAAAAAAAt"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        _named("numpy", "ndarray") + _OVER_BYTES + b"R",
+        _named("numpy", "ndarray") + _OVER_BYTES + b"\x81",
+        _FIELDS,
+        _named("numpy._core.multiarray", "scalar") + b"(" + _FIELDS + b"C\x08AAAAAAAAtR",
+    ],
+)
+def test_no_bytes_of_a_file_become_pointers(content: bytes) -> None:
+    """Read as objects they would let a file reach any address."""
+    with pytest.raises(UntrustedFileError):
+        pickles.load(Pickled(b"\x80\x04" + content + b".", ""), "the file")
+
+
+def test_a_model_s_file_makes_no_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``module:Id-v0`` imports a module, for which no pickle is needed."""
+    (tmp_path / "hostile_env.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    small(Toy()).save(tmp_path / "model")
+    with (
+        zipfile.ZipFile(tmp_path / "model.zip") as old,
+        zipfile.ZipFile(tmp_path / "hostile.zip", "w") as new,
+    ):
+        for name in old.namelist():
+            entry = old.read(name)
+            if name == "data":
+                entry = json.dumps(json.loads(entry) | {"env": "hostile_env:Toy-v0"}).encode()
+            new.writestr(name, entry)
+    with pytest.raises(UntrustedFileError, match="names an environment"):
+        PMPO.load(tmp_path / "hostile.zip")
+    assert not (tmp_path / "mark").exists()

@@ -8,6 +8,7 @@ buffer are cut into pieces of rows, and only pieces with new rows are written an
 
 from __future__ import annotations
 
+import contextlib
 import json
 import operator
 import os
@@ -127,8 +128,10 @@ def write_checkpoint(
         checkpoint = Checkpoint(folder, step, names, pieces)
         _make_visible(checkpoint, prefix)
     except BaseException:  # a full disk, Ctrl-C: give the space back at once
-        for path in folder.glob(f"*{prefix}-*"):
-            path.unlink(missing_ok=True)
+        manifest = folder / MANIFEST
+        if not (manifest.exists() and prefix in manifest.read_text()):  # else it is visible
+            for path in folder.glob(f"*{prefix}-*"):
+                path.unlink(missing_ok=True)
         raise
     if buffer is not None:
         _WRITTEN[buffer] = _Written(folder, buffer.pos, buffer.full, added, pieces)
@@ -197,7 +200,8 @@ def _make_visible(checkpoint: Checkpoint, prefix: str) -> None:
     os.replace(manifest, folder / MANIFEST)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with contextlib.suppress(OSError):  # some file systems cannot do this to a folder
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -131,6 +131,11 @@ class ModelFile:
             raise ValueError(f"{where} is not a model: it wasn't a zip-file") from error
         #: All that the file's JSON has, so that SB3 unpickles nothing of it.
         self.items = decode_items(told, where, trust=trust, replaced=replaced)
+        if isinstance(self.items.get("env"), str) and "env" not in (replaced or {}):
+            raise UntrustedFileError(
+                f"{where} names an environment to make, {self.items['env']!r}, which no save "
+                "writes and which could import any module: it is not loaded; pass env to load"
+            )
         self.content = io.BytesIO(_without(content, told.keys() - self.items.keys()))
 
 

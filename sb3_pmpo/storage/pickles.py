@@ -25,6 +25,7 @@ from types import FunctionType, ModuleType
 from typing import Any, ClassVar, NamedTuple
 
 import cloudpickle
+import numpy as np
 
 from sb3_pmpo.storage.names import makers, resolve
 
@@ -201,6 +202,23 @@ def globals_of(content: bytes) -> list[str]:
     return list(found)
 
 
+def _refuse_pointers(function: Any, arguments: tuple[Any, ...]) -> None:
+    """Refuse calls by which NumPy would take bytes of the file for pointers to objects."""
+    if function is np.ndarray:
+        raise pickle.UnpicklingError("an array over a buffer is of a kind that no file of ours has")
+    if getattr(function, "__name__", "") in ("scalar", "_frombuffer") and any(
+        isinstance(argument, np.dtype) and argument.hasobject for argument in arguments
+    ):
+        raise pickle.UnpicklingError("bytes are no objects")
+
+
+def _check_dtype_state(dtype: np.dtype, state: Any) -> None:
+    """Refuse a state that makes a dtype hold objects without saying so."""
+    plain = isinstance(state, tuple) and len(state) >= 5 and all(x is None for x in state[2:5])
+    if not plain or (dtype.hasobject and state[-1] != dtype.flags):
+        raise pickle.UnpicklingError("a dtype of several fields, or of other flags than its own")
+
+
 class _Harmless(pickle._Unpickler):
     """Unpickles what names nothing but what is listed, and calls nothing but its makers.
 
@@ -216,13 +234,24 @@ class _Harmless(pickle._Unpickler):
         function, arguments = self.stack[-2:]
         if not any(function is maker for maker in makers()):
             raise pickle.UnpicklingError(f"{function} may not be called")
+        _refuse_pointers(function, arguments)
         del self.stack[-1]
         self.stack[-1] = function(*arguments)
 
     def _build(self) -> None:
         if isinstance(self.stack[-2], (type, FunctionType, ModuleType)):
             raise pickle.UnpicklingError("a class or a function may not be changed")
+        if isinstance(self.stack[-2], np.dtype):
+            _check_dtype_state(self.stack[-2], self.stack[-1])
         pickle._Unpickler.dispatch[pickle.BUILD[0]](self)  # type: ignore[arg-type]  # of Python's class, which typeshed calls Unpickler
+
+    def _new(self) -> None:
+        _refuse_pointers(self.stack[-2], self.stack[-1])
+        pickle._Unpickler.dispatch[pickle.NEWOBJ[0]](self)  # type: ignore[arg-type]  # as above
+
+    def _new_with_names(self) -> None:
+        _refuse_pointers(self.stack[-3], self.stack[-2])
+        pickle._Unpickler.dispatch[pickle.NEWOBJ_EX[0]](self)  # type: ignore[arg-type]  # as above
 
     def _refuse(self) -> None:
         raise pickle.UnpicklingError("of a kind that no file of ours holds")
@@ -231,6 +260,8 @@ class _Harmless(pickle._Unpickler):
         **pickle._Unpickler.dispatch,
         pickle.REDUCE[0]: _reduce,
         pickle.BUILD[0]: _build,
+        pickle.NEWOBJ[0]: _new,
+        pickle.NEWOBJ_EX[0]: _new_with_names,
         pickle.INST[0]: _refuse,
         pickle.OBJ[0]: _refuse,
         pickle.EXT1[0]: _refuse,
