@@ -310,7 +310,9 @@ def fastest_dtype(device: th.device) -> th.dtype:
 
     On a GPU the casts cost more launches than the products of such networks gain.
     """
-    capabilities = th.cpu.get_capabilities() if device.type == "cpu" else {}
+    # Before it had this function torch does not say, and float32 is right on every CPU.
+    ask = getattr(th.cpu, "get_capabilities", dict)
+    capabilities = ask() if device.type == "cpu" else {}
     fast = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     return th.bfloat16 if fast else th.float32
 
