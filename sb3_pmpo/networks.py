@@ -312,7 +312,7 @@ def fastest_dtype(device: th.device) -> th.dtype:
     """
     # Before it had this function torch does not say, and float32 is right on every CPU.
     ask = getattr(th.cpu, "get_capabilities", dict)
-    capabilities = ask() if device.type == "cpu" else {}
+    capabilities: dict[str, bool] = ask() if device.type == "cpu" else {}
     fast = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     return th.bfloat16 if fast else th.float32
 
