@@ -430,7 +430,7 @@ def test_an_interrupt_after_the_rename_leaves_the_new_checkpoint_whole(
 
     def replace_and_stop(source: Any, target: Any) -> None:
         real(source, target)
-        if Path(target).name == "checkpoint.json":
+        if Path(target).name == MANIFEST:
             raise KeyboardInterrupt
 
     monkeypatch.setattr("sb3_pmpo.storage.checkpoints.os.replace", replace_and_stop)

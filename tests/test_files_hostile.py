@@ -391,21 +391,15 @@ def test_no_bytes_of_a_file_become_pointers(content: bytes) -> None:
 
 
 def test_a_model_s_file_makes_no_environment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: PMPO, tmp_path: Path, mark: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``module:Id-v0`` imports a module, for which no pickle is needed."""
-    (tmp_path / "hostile_env.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')\n")
+    (tmp_path / "hostile_env.py").write_text(f"import os\nos.mkdir({str(mark)!r})\n")
     monkeypatch.syspath_prepend(tmp_path)
-    small(Toy()).save(tmp_path / "model")
-    with (
-        zipfile.ZipFile(tmp_path / "model.zip") as old,
-        zipfile.ZipFile(tmp_path / "hostile.zip", "w") as new,
-    ):
-        for name in old.namelist():
-            entry = old.read(name)
-            if name == "data":
-                entry = json.dumps(json.loads(entry) | {"env": "hostile_env:Toy-v0"}).encode()
-            new.writestr(name, entry)
+    path = tmp_path / "model.zip"
+    model.save(path)
+    rewrite(path, set_item("env", "hostile_env:Toy-v0"))
     with pytest.raises(UntrustedFileError, match="names an environment"):
-        PMPO.load(tmp_path / "hostile.zip")
-    assert not (tmp_path / "mark").exists()
+        PMPO.load(path)
+    PMPO.load(path, custom_objects={"env": None})
+    assert not mark.exists()

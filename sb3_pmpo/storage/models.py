@@ -134,7 +134,8 @@ class ModelFile:
         if isinstance(self.items.get("env"), str) and "env" not in (replaced or {}):
             raise UntrustedFileError(
                 f"{where} names an environment to make, {self.items['env']!r}, which no save "
-                "writes and which could import any module: it is not loaded; pass env to load"
+                "writes and which could import any module: if you trust the rest, load it with "
+                "custom_objects={'env': None}"
             )
         self.content = io.BytesIO(_without(content, told.keys() - self.items.keys()))
 

@@ -94,7 +94,7 @@ _STATEFUL = {
 #: calls what it is given.
 _MAKERS = {
     "collections": "deque OrderedDict",
-    "numpy": "dtype ndarray",
+    "numpy": "dtype",
     "numpy._core.multiarray": "_reconstruct scalar",
     "numpy._core.numeric": "_frombuffer",
     "numpy.random._mt19937": "MT19937",

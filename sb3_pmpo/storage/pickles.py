@@ -202,20 +202,14 @@ def globals_of(content: bytes) -> list[str]:
     return list(found)
 
 
-def _refuse_pointers(function: Any, arguments: tuple[Any, ...]) -> None:
-    """Refuse calls by which NumPy would take bytes of the file for pointers to objects."""
-    if function is np.ndarray:
-        raise pickle.UnpicklingError("an array over a buffer is of a kind that no file of ours has")
-    if getattr(function, "__name__", "") in ("scalar", "_frombuffer") and any(
-        isinstance(argument, np.dtype) and argument.hasobject for argument in arguments
-    ):
-        raise pickle.UnpicklingError("bytes are no objects")
-
-
 def _check_dtype_state(dtype: np.dtype, state: Any) -> None:
-    """Refuse a state that makes a dtype hold objects without saying so."""
-    plain = isinstance(state, tuple) and len(state) >= 5 and all(x is None for x in state[2:5])
-    if not plain or (dtype.hasobject and state[-1] != dtype.flags):
+    """Refuse a state by which a dtype would hold objects without saying so.
+
+    NumPy would then read bytes of the file as pointers. A state is (version, byte order, subarray,
+    names, fields, size, alignment, flags, metadata if it has any).
+    """
+    plain = isinstance(state, tuple) and state[2:5] == (None, None, None)
+    if not plain or (dtype.hasobject and state[7:8] != (dtype.flags,)):
         raise pickle.UnpicklingError("a dtype of several fields, or of other flags than its own")
 
 
@@ -234,7 +228,8 @@ class _Harmless(pickle._Unpickler):
         function, arguments = self.stack[-2:]
         if not any(function is maker for maker in makers()):
             raise pickle.UnpicklingError(f"{function} may not be called")
-        _refuse_pointers(function, arguments)
+        if any(isinstance(each, np.dtype) and each.hasobject for each in arguments):
+            raise pickle.UnpicklingError("the bytes of a file are no objects")
         del self.stack[-1]
         self.stack[-1] = function(*arguments)
 
@@ -245,12 +240,17 @@ class _Harmless(pickle._Unpickler):
             _check_dtype_state(self.stack[-2], self.stack[-1])
         pickle._Unpickler.dispatch[pickle.BUILD[0]](self)  # type: ignore[arg-type]  # of Python's class, which typeshed calls Unpickler
 
+    @staticmethod
+    def _check_new(kind: Any) -> None:
+        if kind is np.ndarray:  # over a buffer, of which it reads any bytes as objects
+            raise pickle.UnpicklingError("an array is not made in this way")
+
     def _new(self) -> None:
-        _refuse_pointers(self.stack[-2], self.stack[-1])
+        self._check_new(self.stack[-2])
         pickle._Unpickler.dispatch[pickle.NEWOBJ[0]](self)  # type: ignore[arg-type]  # as above
 
     def _new_with_names(self) -> None:
-        _refuse_pointers(self.stack[-3], self.stack[-2])
+        self._check_new(self.stack[-3])
         pickle._Unpickler.dispatch[pickle.NEWOBJ_EX[0]](self)  # type: ignore[arg-type]  # as above
 
     def _refuse(self) -> None:

@@ -14,7 +14,7 @@ from toys import Toy
 
 from sb3_pmpo.storage.environment_state import register_environment
 
-#: What happens, after how many steps, and a file that is made when it does: ``"die 25 /tmp/x"``.
+#: What happens, after how many steps, and a file that is made when it does: ``"die 25 FILE"``.
 FAULT = "SB3_PMPO_FAULT"
 
 
