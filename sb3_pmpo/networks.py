@@ -17,10 +17,13 @@ from torch.nn import functional as F
 
 from sb3_pmpo.distributions import NO_BIN, Categorical, DiagGaussian
 
-#: A value further than this from the mean, in standard deviations of what came before, counts as if
-#: it were there. One absurd reading then leaves the statistics as they are. Values that really are
-#: that large soon widen the deviation, by a factor of up to this each.
+#: An outlier counts as if it were this far from the mean, in standard deviations of what came
+#: before. One absurd reading then leaves the statistics as they are. Values that really are that
+#: large soon widen the deviation, by a factor of up to this each.
 OUTLIER = 30.0
+
+#: So many widths of the middle half from the middle is no reading of a sensor.
+ABSURD = 1e6
 
 #: The deviation of fewer vectors may be off by any factor, and is no measure of an outlier.
 ENOUGH_FOR_OUTLIERS = 10
@@ -30,14 +33,16 @@ class RunningMoments(nn.Module):
     """Mean and variance of all the vectors seen, in float buffers that save with the policy.
 
     :param shape: shape of one vector.
+    :param believed: how many standard deviations from the mean a value may be and is no outlier.
     """
 
     mean: th.Tensor
     var: th.Tensor
     count: th.Tensor
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
+    def __init__(self, shape: tuple[int, ...], believed: float = OUTLIER) -> None:
         super().__init__()
+        self.believed = believed
         self.register_buffer("mean", th.zeros(shape))
         self.register_buffer("var", th.ones(shape))
         self.register_buffer("count", th.zeros(1))
@@ -60,11 +65,12 @@ class RunningMoments(nn.Module):
     def update(self, batch: th.Tensor) -> None:
         """Take in a batch ``[B, *shape]`` (Chan et al., 1979, parallel moments)."""
         batch = batch.to(self.mean)
-        width = OUTLIER * self.var.sqrt()
+        width = self.var.sqrt()
         # What was constant so far has no deviation to be measured by.
         measured = (self.var > 0.0) & (self.count >= ENOUGH_FOR_OUTLIERS)
-        width = th.where(measured, width, th.inf)
-        batch = batch.clamp(self.mean - width, self.mean + width)
+        outlying = measured & ((batch - self.mean).abs() > self.believed * width)
+        reach = th.where(outlying, OUTLIER * width, th.inf)
+        batch = batch.clamp(self.mean - reach, self.mean + reach)
         batch_var, batch_mean = th.var_mean(batch, dim=0, correction=0)
         self.count += len(batch)
         share = len(batch) / self.count  # the first batch's is 1, which discards var = 1
@@ -87,10 +93,6 @@ class RunningMoments(nn.Module):
     def normalise(self, x: th.Tensor, *, clip: float) -> th.Tensor:
         """Shift and scale to zero mean and unit variance, then clip to ``+-clip``."""
         return ((x - self.mean) * (self.var + 1e-8).rsqrt()).clamp(-clip, clip)
-
-
-#: So many widths of the middle half from the middle is no reading of a sensor.
-ABSURD = 1e6
 
 
 def _middle_half(vectors: th.Tensor) -> tuple[th.Tensor, th.Tensor]:

@@ -23,7 +23,7 @@ from sb3_pmpo.actor import Actor, BoundedPolicy
 from sb3_pmpo.core.checks import blaming, check_flag
 from sb3_pmpo.critics import QuantileCritic, StateActionCritic
 from sb3_pmpo.features import ObservationNormaliser
-from sb3_pmpo.networks import RunningMoments
+from sb3_pmpo.networks import ABSURD, RunningMoments
 from sb3_pmpo.policy_checks import check_extractor, checked_arguments, make_optimizer
 from sb3_pmpo.space_checks import (
     check_action_space,
@@ -151,7 +151,8 @@ class PMPOPolicy(SavesAlone, BoundedPolicy):
             if arguments["normalize_observations"]
             else nn.Identity()
         )
-        self.return_moments = RunningMoments((1,))
+        # A rare reward is no outlier, however small the others are: it is what the task is about.
+        self.return_moments = RunningMoments((1,), believed=ABSURD)
         self._build(lr_schedule)
         self._try()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -348,6 +349,30 @@ def test_only_new_rows_are_written(tmp_path: Path) -> None:
     assert len(read_checkpoint(tmp_path).pieces) == 1
     again = PMPO.load_checkpoint(tmp_path, Toy(), device="cpu")
     assert again.replay_buffer.size() == 20
+
+
+def test_a_checkpoint_holds_the_rows_that_are_there(tmp_path: Path) -> None:
+    model = small(Toy(), buffer_size=300, learning_starts=9999)
+    model.learn(300).save_checkpoint(tmp_path)
+    model.learn(420).save_checkpoint(tmp_path)  # counts its steps from 0 again
+    assert_equal(all_of(model), all_of(PMPO.load_checkpoint(tmp_path, Toy(), device="cpu")))
+    for _ in range(model.replay_buffer.buffer_size):  # by hand, and not one step of the model's
+        model.replay_buffer.add(
+            np.full((1, 2), 7.0), np.zeros((1, 2)), np.ones((1, 1)), np.ones(1), np.zeros(1), [{}]
+        )
+    model.save_checkpoint(tmp_path)
+    loaded = PMPO.load_checkpoint(tmp_path, Toy(), device="cpu")
+    assert loaded.replay_buffer.observations.min() == 7.0
+
+
+@pytest.mark.parametrize("name", ["model", "state", "buffer", "a/b", ""])
+def test_a_file_in_a_checkpoint_has_a_name_of_its_own(name: str, tmp_path: Path) -> None:
+    model = small(Toy()).learn(30)
+    model.save_checkpoint(tmp_path)
+    before = read_checkpoint(tmp_path)
+    with pytest.raises(ValueError, match=re.escape(f"got {name!r}")):
+        model.save_checkpoint(tmp_path, files={name: tmp_path / MANIFEST})
+    assert read_checkpoint(tmp_path) == before
 
 
 def test_a_checkpoint_replaces_the_one_before(tmp_path: Path) -> None:

@@ -128,6 +128,28 @@ def test_an_absurd_reading_in_the_warm_up_is_told_from_a_contact() -> None:
     assert moments.var[1].item() == pytest.approx(readings[:, 1].var(correction=0).item())
 
 
+@pytest.mark.parametrize("cost", [1e-2, 1e-4, 1e-6])
+def test_a_rare_reward_is_no_outlier_beside_a_small_cost(cost: float) -> None:
+    """A cost of each action, and +1 every 1000 steps: the unit is that of the returns seen."""
+    model = model_of(Sign())
+    generator = np.random.default_rng(0)
+    seen, discounted = [], 0.0
+    for step in range(1, 10_001):
+        reward = -cost * generator.uniform() + (step % 1000 == 0)
+        discounted = reward + 0.99 * discounted
+        seen.append(discounted)
+        model.policy.update_statistics(np.zeros((1, 1), np.float32), np.array([discounted]))
+    rms = np.sqrt(np.mean(np.square(seen)))
+    assert 0.5 * rms < model.policy.critic.scale.item() < 2.0 * rms
+
+
+def test_one_absurd_reward_leaves_the_unit_of_the_critic() -> None:
+    model = model_of(Sign())
+    for value in [*np.random.default_rng(0).normal(size=999), 1e10]:
+        model.policy.update_statistics(np.zeros((1, 1), np.float32), np.array([value]))
+    assert model.policy.critic.scale.item() < 2.0
+
+
 def test_a_resumed_run_has_seeds_of_its_own() -> None:
     assert seed_of(3, 0) == 3
     assert seed_of(None, 500) is None

@@ -17,7 +17,6 @@ from sb3_pmpo.replay import close_open_episodes
 from sb3_pmpo.storage import vec_env_state
 from sb3_pmpo.storage.checkpoints import (
     Checkpoint,
-    continue_from,
     read_state,
     write_checkpoint,
 )
@@ -44,7 +43,6 @@ def save(model: Any, folder: str | Path, files: Mapping[str, Path]) -> Checkpoin
         model.num_timesteps,
         write_model=model.save,
         buffer=model.replay_buffer,
-        added=model.stored_steps // model.n_envs,
         items=items,
         files=files,
     )
@@ -87,7 +85,6 @@ def resume(model: Any, checkpoint: Checkpoint, *, trust: bool) -> None:
             f"{model.n_envs}: give as many"
         )
     model.take_replay_buffer(buffer)
-    continue_from(checkpoint, buffer, model.stored_steps // model.n_envs)
     vars(model).update(items["attributes"])
     model.env.reset()
     _set_normaliser(model.get_vec_normalize_env(), items["normaliser"])

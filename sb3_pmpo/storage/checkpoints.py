@@ -3,7 +3,7 @@
 A folder holds one checkpoint. ``checkpoint.json`` names all its files, and no file is changed once
 it is named there; a new checkpoint writes files under new names, then renames its own
 ``checkpoint.json`` into place, then deletes what is named no more. The large columns of the replay
-buffer are cut into pieces of rows, and only pieces with new rows are written anew.
+buffer are cut into pieces of rows, and only pieces whose rows have changed are written anew.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import uuid
-import weakref
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,6 +41,9 @@ _PIECES, _FEWEST = 128, 256
 #: the ends of episodes, are small beside them.
 _BY_ROW = ("buffer/actions", "buffer/next_observations", "buffer/observations")
 
+#: What a checkpoint itself consists of, beside the pieces.
+_OWN_FILES = ("model", "state", "buffer")
+
 #: What a checkpoint calls its files.
 _OURS = re.compile(r"\.?\d{9,}-[0-9a-f]{8}-.+")
 
@@ -65,33 +68,12 @@ class Checkpoint(NamedTuple):
         return self.folder / self.files[name]
 
 
-class _Written(NamedTuple):
-    """What of a buffer was written, and where.
-
-    :param folder: the checkpoint's.
-    :param pos: of the buffer then.
-    :param full: of the buffer then.
-    :param added: how many rows it had been given then.
-    :param pieces: names of the files.
-    """
-
-    folder: Path
-    pos: int
-    full: bool
-    added: int
-    pieces: list[str]
-
-
-_WRITTEN: weakref.WeakKeyDictionary[ReplayBuffer, _Written] = weakref.WeakKeyDictionary()
-
-
 def write_checkpoint(
     folder: Path,
     step: int,
     *,
     write_model: Callable[[Path], None],
     buffer: ReplayBuffer | None,
-    added: int,
     items: Mapping[str, Any],
     files: Mapping[str, Path],
 ) -> Checkpoint:
@@ -100,13 +82,18 @@ def write_checkpoint(
     :param folder: where; it is made if it is not there.
     :param step: of the model.
     :param write_model: writes the model to a path.
-    :param buffer: of which rows written since the last checkpoint are written; None if the model
-        has none.
-    :param added: how many rows the buffer was given so far; the rows since the last time tell
-        which pieces are new.
+    :param buffer: of which only what the checkpoint before does not hold is written; None if the
+        model has none.
     :param items: of the state; what is not plain becomes a signed pickle.
     :param files: to copy into it, by name.
+    :raises ValueError: for a name that is the checkpoint's own, or is no plain name.
     """
+    for name in files:
+        if name in _OWN_FILES or not name or Path(name).name != name:
+            raise ValueError(
+                f"files must be named by plain names other than {', '.join(_OWN_FILES)}, got "
+                f"{name!r}: give that file another name"
+            )
     folder.mkdir(parents=True, exist_ok=True)
     folder = folder.resolve()
     prefix = f"{step:09d}-{uuid.uuid4().hex[:8]}"
@@ -120,7 +107,7 @@ def write_checkpoint(
         if buffer is not None and not is_data:
             names["buffer"] = f"{prefix}-buffer.pkl"
             save_buffer(buffer, folder / names["buffer"])
-        pieces = _write_pieces(folder, prefix, buffer, by_row, added)
+        pieces = _write_pieces(folder, prefix, buffer, by_row)
         containers.write(folder / names["state"], Container(_KIND, told, sink.arrays, {}))
         for name, path in files.items():
             names[name] = f"{prefix}-{name}"
@@ -133,8 +120,6 @@ def write_checkpoint(
             for path in folder.glob(f"*{prefix}-*"):
                 path.unlink(missing_ok=True)
         raise
-    if buffer is not None:
-        _WRITTEN[buffer] = _Written(folder, buffer.pos, buffer.full, added, pieces)
     tidy(folder)
     return checkpoint
 
@@ -144,49 +129,52 @@ def _is_by_row(name: str) -> bool:
 
 
 def _write_pieces(
-    folder: Path,
-    prefix: str,
-    buffer: ReplayBuffer | None,
-    columns: dict[str, np.ndarray],
-    added: int,
+    folder: Path, prefix: str, buffer: ReplayBuffer | None, columns: dict[str, np.ndarray]
 ) -> list[str]:
-    """Write the pieces that have new rows; return the names of all pieces."""
+    """Write the pieces that the checkpoint before does not hold; return the names of all pieces.
+
+    A piece's name ends in its number and the checksum of its rows, so what is there is known by
+    what it holds. To count the rows that were added would miss what else a user writes into them.
+    """
     if buffer is None or not columns:
         return []
     rows, length = written_rows(buffer), _piece_length(buffer.buffer_size)
-    number = -(-rows // length)
-    known = _still_true(buffer, folder, added)
-    if known is None:
-        stale, pieces = set(range(number)), [""] * number
-    else:
-        # The row that comes next, too: half of it may be there (optimize_memory_usage).
-        fresh = (known.pos + np.arange(added - known.added + 1)) % buffer.buffer_size
-        pieces = known.pieces + [""] * (number - len(known.pieces))
-        stale = {int(i) for i in np.unique(fresh // length)}
-        stale |= {i for i, name in enumerate(pieces) if not name}
-    for i in sorted(stale):
-        part = slice(i * length, min((i + 1) * length, rows))
-        if part.start < rows:
-            pieces[i] = f"{prefix}-rows{i}.npz"
-            part_of = {name: array[part] for name, array in columns.items()}
-            containers.write(folder / pieces[i], Container(_KIND, {}, part_of, {}))
+    held = {_content(name): name for name in _pieces_of(folder) if (folder / name).exists()}
+    pieces = []
+    for i, start in enumerate(range(0, rows, length)):
+        part_of = {name: array[start : min(start + length, rows)] for name, array in columns.items()}
+        content = f"rows{i}-{_checksum(part_of):08x}.npz"
+        if content not in held:
+            held[content] = f"{prefix}-{content}"
+            containers.write(folder / held[content], Container(_KIND, {}, part_of, {}))
+        pieces.append(held[content])
     return pieces
+
+
+def _pieces_of(folder: Path) -> list[str]:
+    """Return the pieces of the checkpoint in a folder; none if there is none, or a damaged one."""
+    try:
+        found = find_checkpoint(folder)
+    except ValueError:
+        return []
+    return [] if found is None else found.pieces
+
+
+def _content(piece: str) -> str:
+    """Return what of a piece's name tells its rows."""
+    return "-".join(piece.split("-")[2:])
+
+
+def _checksum(columns: Mapping[str, np.ndarray]) -> int:
+    told = 0
+    for name, array in columns.items():
+        told = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), told)
+        told = zlib.crc32(np.ascontiguousarray(array).view(np.uint8).reshape(-1), told)
+    return told
 
 
 def _piece_length(size: int) -> int:
     return max(-(-size // _PIECES), _FEWEST)
-
-
-def _still_true(buffer: ReplayBuffer, folder: Path, added: int) -> _Written | None:
-    """Return what was written of the buffer, if it is there and was only added to since."""
-    known = _WRITTEN.get(buffer)
-    if known is None or known.folder != folder:
-        return None
-    new = added - known.added
-    full = known.full or known.pos + new >= buffer.buffer_size
-    follows = (known.pos + new) % buffer.buffer_size == buffer.pos and full == buffer.full
-    there = all((folder / name).exists() for name in known.pieces)
-    return known if 0 <= new < buffer.buffer_size and follows and there else None
 
 
 def _make_visible(checkpoint: Checkpoint, prefix: str) -> None:
@@ -287,14 +275,6 @@ def read_state(checkpoint: Checkpoint, *, trust: bool = False) -> dict[str, Any]
     if "buffer" in checkpoint.files:
         items["buffer"] = load_buffer(checkpoint.path("buffer"), trust=trust)
     return items
-
-
-def continue_from(checkpoint: Checkpoint, buffer: ReplayBuffer, added: int) -> None:
-    """Remember that the checkpoint holds this buffer: the next one writes only what is new."""
-    if checkpoint.pieces:
-        _WRITTEN[buffer] = _Written(
-            checkpoint.folder, buffer.pos, buffer.full, added, list(checkpoint.pieces)
-        )
 
 
 def _read_container(path: Path) -> Container:

@@ -124,7 +124,6 @@ def save(model: BaseAlgorithm, folder: Path, files: dict[str, Path]) -> None:
         model.num_timesteps,
         write_model=partial(save_model, model),
         buffer=getattr(model, "replay_buffer", None),
-        added=model.num_timesteps // model.n_envs,
         items={"normaliser": normaliser and vec_env_state.normaliser_state(normaliser)},
         files=files,
     )
