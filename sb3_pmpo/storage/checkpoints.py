@@ -142,7 +142,8 @@ def _write_pieces(
     held = {_content(name): name for name in _pieces_of(folder) if (folder / name).exists()}
     pieces = []
     for i, start in enumerate(range(0, rows, length)):
-        part_of = {name: array[start : min(start + length, rows)] for name, array in columns.items()}
+        part = slice(start, min(start + length, rows))
+        part_of = {name: array[part] for name, array in columns.items()}
         content = f"rows{i}-{_checksum(part_of):08x}.npz"
         if content not in held:
             held[content] = f"{prefix}-{content}"
@@ -169,7 +170,7 @@ def _checksum(columns: Mapping[str, np.ndarray]) -> int:
     told = 0
     for name, array in columns.items():
         told = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), told)
-        told = zlib.crc32(np.ascontiguousarray(array).view(np.uint8).reshape(-1), told)
+        told = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, told)
     return told
 
 

@@ -1,8 +1,9 @@
 """The state of environments: the episode in progress, counters and generators.
 
-An environment and each wrapper around it is told by its attributes. What is constant, such as
-functions and settings of rendering, is left out; what is neither constant nor plain data makes the
-state unknown, and a run that goes on then begins a new episode. Simulations of MuJoCo are told by
+An environment and each wrapper around it is told by its attributes. What belongs to rendering is
+left out, and of functions and classes only the name is kept, to see that they are the same. What is
+neither these nor plain data makes the state unknown, and a run that goes on then begins a new
+episode. Simulations of MuJoCo are told by
 :mod:`sb3_pmpo.storage.physics`.
 """
 
@@ -44,16 +45,22 @@ _PARTS = (
     "stable_baselines3.common.running_mean_std",
 )
 
-#: Of rendering, of files and of the clock: a new environment has its own.
+#: Of any environment: told by its own layer, or by the environment's registration.
+_TOLD_ELSEWHERE = {"env", "metadata", "spec", "_cached_spec", "_ezpickle_args", "_ezpickle_kwargs"}
+
+#: Of rendering, of files and of the clock: a new environment has its own. An environment of a
+#: user's may call something else so, so there only what is not plain data counts as such.
 _OWN = {
-    *("env", "metadata", "spec", "_cached_spec", "_ezpickle_args", "_ezpickle_kwargs"),
     *("clock", "isopen", "mujoco_renderer", "screen", "surf", "viewer", "render_kwargs"),
     *("results_writer", "t_start", "env_type"),
 }
 
+#: Whose attributes of those names are what is meant above.
+_LIBRARIES = ("gymnasium.", "gymnasium_robotics.", "shimmy.", "stable_baselines3.", "sb3_pmpo.")
+
 _CONSTANT = (
-    *(types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType),
-    *(type, functools.partial, EnvSpec, np.ufunc, np.dtype),
+    *(types.FunctionType, types.BuiltinFunctionType, types.ModuleType, type),
+    *(EnvSpec, np.ufunc, np.dtype),
 )
 
 _ADAPTERS: dict[type, tuple[GetState, SetState]] = {}
@@ -71,7 +78,7 @@ def get_attributes(part: Any) -> dict[str, Any]:
     state: dict[str, Any] = {}
     model = None
     for name, value in vars(part).items():
-        if name in _OWN or isinstance(value, _CONSTANT):
+        if name in _TOLD_ELSEWHERE or (name in _OWN and _is_own(part, value)):
             continue
         if physics.is_model(value):
             model = value
@@ -80,11 +87,47 @@ def get_attributes(part: Any) -> dict[str, Any]:
             model = model or vars(part)["model"]
             state[name] = {"data": physics.data_state(model, value)}
         else:
-            state[name] = _get(value, f"{type(part).__name__}.{name}")
+            state[name] = _get(part, value, f"{type(part).__name__}.{name}")
     return state
 
 
-def _get(value: Any, name: str) -> dict[str, Any]:
+def _is_own(part: Any, value: Any) -> bool:
+    of_a_library = any(
+        kind.__module__.startswith(_LIBRARIES) and kind not in (gym.Env, gym.Wrapper)
+        for kind in type(part).__mro__
+    )
+    return of_a_library or not _is_plain(value)
+
+
+def _is_plain(value: Any) -> bool:
+    try:
+        encode(value, lambda path, array: path)
+    except (NotPlainError, RecursionError):
+        return False
+    return True
+
+
+def _constant(part: Any, value: Any) -> str | None:
+    """Name a function, a class or another constant; None for what may have a state of its own."""
+    if isinstance(value, types.MethodType) and value.__self__ is part:
+        return f"method {value.__func__.__qualname__}"
+    if isinstance(value, functools.partial):
+        inside = [value.func, *value.args, *value.keywords.values()]
+        named = [_constant(part, each) or _immutable(each) for each in inside]
+        return None if None in named else f"partial {named}"
+    if isinstance(value, _CONSTANT):
+        name = getattr(value, "__qualname__", getattr(value, "__name__", None))
+        return f"{getattr(value, '__module__', '')} {name or value}"
+    return None
+
+
+def _immutable(value: Any) -> str | None:
+    return repr(value) if isinstance(value, int | float | str | bytes | None) else None
+
+
+def _get(part: Any, value: Any, name: str) -> dict[str, Any]:
+    if (constant := _constant(part, value)) is not None:
+        return {"constant": constant}
     if isinstance(value, spaces.Space):
         return {"space": _generators(value)}
     if physics.is_physics(value):
@@ -94,10 +137,8 @@ def _get(value: Any, name: str) -> dict[str, Any]:
         }
     if type(value).__module__.startswith(_PARTS):
         return {"part": get_attributes(value)}
-    try:
-        encode(value, lambda path, array: path)
-    except (NotPlainError, RecursionError) as error:
-        raise UnknownStateError(f"{name} is a {type(value).__qualname__}") from error
+    if not _is_plain(value):
+        raise UnknownStateError(f"{name} is a {type(value).__qualname__}")
     return {"value": value}
 
 
@@ -109,6 +150,8 @@ def set_attributes(part: Any, state: dict[str, Any]) -> None:
         present = vars(part).get(name)
         if kind == "value":
             _set_value(part, name, present, value)
+        elif kind == "constant":
+            _check_constant(part, name, present, value)
         elif kind == "space":
             _set_generators(present, value)
         elif kind == "part":
@@ -120,6 +163,15 @@ def set_attributes(part: Any, state: dict[str, Any]) -> None:
         else:
             physics.set_model_state(present.model.ptr, value[0])
             physics.set_data_state(present.model.ptr, present.data.ptr, value[1])
+
+
+def _check_constant(part: Any, name: str, present: Any, told: str) -> None:
+    """Refuse a function that is another now: one that changes is part of the state."""
+    found = _constant(part, present)
+    if found != told:
+        raise UnknownStateError(
+            f"{type(part).__name__}.{name} was {told}, and is {found or type(present).__qualname__}"
+        )
 
 
 def _set_value(part: Any, name: str, present: Any, value: Any) -> None:
