@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -181,8 +182,17 @@ def test_in_a_process_of_its_own(tmp_path: Path) -> None:
     assert_equal(all_of(once), all_of(last))
 
 
+class Drawing(Toy):
+    """Draws from the generators of its process."""
+
+    def step(self, action: np.ndarray) -> Any:
+        observation, reward, *rest = super().step(action)
+        noise = random.random() + np.random.random() + th.rand(()).item()
+        return observation, reward + noise, *rest
+
+
 def monitored() -> gym.Env:
-    return Monitor(Toy())
+    return Monitor(Drawing())
 
 
 def test_environments_in_other_processes_go_on(tmp_path: Path) -> None:

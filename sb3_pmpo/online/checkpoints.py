@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from sb3_pmpo.storage.checkpoints import (
     write_checkpoint,
 )
 from sb3_pmpo.storage.environment_state import UnknownStateError
+from sb3_pmpo.storage.generators import get_generators, set_generators
 from sb3_pmpo.storage.vec_env_state import VecState
 
 #: Of the model, what is made anew when it is loaded, or is not saved with it.
@@ -130,12 +130,7 @@ def _begin_new_episodes(model: Any) -> None:
 
 def random_state(model: Any) -> dict[str, Any]:
     """Tell the state of all the generators but those of the environments."""
-    state = {
-        "python": random.getstate(),
-        "numpy": np.random.get_state(legacy=False),
-        "torch": th.get_rng_state().numpy(),
-        "action_space": model.action_space._np_random,
-    }
+    state = {**get_generators(), "action_space": model.action_space._np_random}
     if model.device.type == "cuda":
         state["cuda"] = th.cuda.get_rng_state(model.device).numpy()
     return state
@@ -143,9 +138,7 @@ def random_state(model: Any) -> dict[str, Any]:
 
 def set_random_state(model: Any, state: dict[str, Any]) -> None:
     """Put the state of the generators back."""
-    random.setstate(state["python"])
-    np.random.set_state(state["numpy"])
-    th.set_rng_state(th.from_numpy(state["torch"]))
+    set_generators(state)
     model.action_space._np_random = state["action_space"]
     if "cuda" in state and model.device.type == "cuda":
         th.cuda.set_rng_state(th.from_numpy(state["cuda"]), model.device)

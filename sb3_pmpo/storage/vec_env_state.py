@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import types
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import cloudpickle
+import gymnasium as gym
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
     VecCheckNan,
@@ -20,6 +22,7 @@ from stable_baselines3.common.vec_env import (
 
 from sb3_pmpo.storage import environment_state
 from sb3_pmpo.storage.environment_state import UnknownStateError
+from sb3_pmpo.storage.generators import get_generators, set_generators
 
 #: Attributes that are the state of SB3's wrappers; () where they have none.
 _WRAPPERS: dict[type, tuple[str, ...]] = {
@@ -36,10 +39,12 @@ class VecState(NamedTuple):
 
     :param environments: of each, see :func:`sb3_pmpo.storage.environment_state.get_state`.
     :param wrappers: of each wrapper around them, outermost first, its class's name and its state.
+    :param generators: of the process of each, where that is a process of its own.
     """
 
     environments: list[Any]
     wrappers: list[Any]
+    generators: Sequence[Any] = ()
 
 
 def get_state(env: VecEnv) -> VecState:
@@ -51,7 +56,10 @@ def get_state(env: VecEnv) -> VecState:
     while isinstance(env, VecEnvWrapper):
         wrappers.append([type(env).__qualname__, _wrapper_state(env)])
         env = env.venv
-    return VecState(_ask(env, environment_state.get_state, [()] * env.num_envs), wrappers)
+    nothing: list[tuple[Any, ...]] = [()] * env.num_envs
+    environments = _ask(env, environment_state.get_state, nothing)
+    generators = () if isinstance(env, DummyVecEnv) else _ask(env, _get_generators, nothing)
+    return VecState(environments, wrappers, generators)
 
 
 def set_state(env: VecEnv, state: VecState) -> None:
@@ -67,6 +75,18 @@ def set_state(env: VecEnv, state: VecState) -> None:
     if isinstance(env, VecEnvWrapper) or env.num_envs != len(state.environments):
         raise UnknownStateError("other wrappers or another number of environments")
     _ask(env, environment_state.set_state, [(told,) for told in state.environments])
+    if state.generators and not isinstance(env, DummyVecEnv):
+        _ask(env, _set_generators, [(told,) for told in state.generators])
+
+
+def _get_generators(env: gym.Env, adapters: environment_state.Adapters) -> dict[str, Any]:
+    return get_generators()
+
+
+def _set_generators(
+    env: gym.Env, state: dict[str, Any], adapters: environment_state.Adapters
+) -> None:
+    set_generators(state)
 
 
 def _wrapper_state(env: VecEnvWrapper) -> dict[str, Any]:
