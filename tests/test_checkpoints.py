@@ -337,7 +337,7 @@ def test_only_new_rows_are_written(tmp_path: Path) -> None:
     model = small(Toy(), buffer_size=1000, learning_starts=9999)
     model.learn(100, callback=SaveCheckpoints(tmp_path, 50))
     first = read_checkpoint(tmp_path)
-    assert (first.step, len(first.pieces)) == (50, 1)
+    assert (first.step, len(first.pieces)) == (100, 1)
     pieces = []
     for _ in range(4):
         model.learn(300, reset_num_timesteps=False)

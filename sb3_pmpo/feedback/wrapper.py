@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium as gym
 
 from sb3_pmpo.feedback.buffer import FeedbackBuffer
+from sb3_pmpo.storage.environment_state import register_environment
 
 #: From what was seen, what was done, and the step's info to 1, 0 or -1.
 Annotator = Callable[[Any, Any, dict[str, Any]], int]
@@ -53,3 +54,15 @@ class FeedbackWrapper(gym.Wrapper):
         self.feedback.add(self._seen, action, int(label), source=self.source)
         self._seen = deepcopy(observation)
         return observation, reward, terminated, truncated, info
+
+
+def _get_state(env: FeedbackWrapper) -> dict[str, Any]:
+    return {"seen": env._seen}
+
+
+def _set_state(env: FeedbackWrapper, state: dict[str, Any]) -> None:
+    env._seen = state["seen"]
+
+
+# The feedback itself is its owner's to save: environments share it.
+register_environment(FeedbackWrapper, _get_state, _set_state)

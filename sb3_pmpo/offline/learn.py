@@ -44,6 +44,8 @@ def learn_from_labels(
     :param reference_interval: steps between copies of the policy to the reference; None for none.
     """
     _check(source, loop, kl)
+    if loop.reset_num_timesteps:
+        model.label_rng = None  # else it draws on as it did
     learner = LabelLearner(model, source, kl=kl, alpha=alpha, beta=beta, normalise=normalise)
     learner.adapt()
     check_refresh(learner.alpha, reference_interval)
@@ -95,7 +97,6 @@ class LabelLearner:
         self.model, self.source, self.kl, self.normalise = model, source, kl, normalise
         self._given = (alpha, beta)
         self._kinds = (False, False)
-        self._rng: np.random.Generator | None = None
 
     def adapt(self) -> bool:
         """Choose the weights anew if there is another kind of labels than before.
@@ -114,10 +115,10 @@ class LabelLearner:
             labels, *self._given, otherwise=model.alpha, normalise=self.normalise,
             n_parts=2 if has_parts else 1,
         )  # fmt: skip
-        if self._rng is None:  # not before: rows without labels leave SB3's random numbers alone
-            self._rng = np.random.default_rng(np.random.randint(2**31))
+        if model.label_rng is None:  # not before: rows without labels leave SB3's numbers alone
+            model.label_rng = np.random.default_rng(np.random.randint(2**31))
         sampler = partial(sampler_for, weights=weights)
-        self.steps = LabelSteps(model, self.source, model.batch_size, sampler, self._rng)
+        self.steps = LabelSteps(model, self.source, model.batch_size, sampler, model.label_rng)
         self.objective = make_objective(model, weights, kl=self.kl, normalise=self.normalise)
         self.alpha, self._kinds = weights.alpha, kinds
         return True

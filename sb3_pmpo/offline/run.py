@@ -238,11 +238,13 @@ def run(model: Any, loop: Loop, step: Callable[[], dict[str, th.Tensor]]) -> Non
     callback.on_training_start(locals(), globals())
     model.policy.set_training_mode(True)
     for number in range(1, loop.gradient_steps + 1):
+        callback.on_rollout_start()  # where checkpoints are saved
         model._update_current_progress_remaining(model.num_timesteps, total_timesteps)
         model.set_learning_rates()
         model.metrics.add(step())
         model._n_updates += 1
         model.num_timesteps += 1
+        model.stored_steps = model.num_timesteps  # there is nothing to store
         if loop.log_interval is not None and (
             number % loop.log_interval == 0 or number == loop.gradient_steps
         ):
@@ -264,7 +266,7 @@ def _set_up(model: Any, loop: Loop) -> tuple[int, BaseCallback]:
         model.ep_info_buffer = deque(maxlen=model._stats_window_size)
         model.ep_success_buffer = deque(maxlen=model._stats_window_size)
     if loop.reset_num_timesteps:
-        model.num_timesteps = model._episode_num = 0
+        model.num_timesteps = model.stored_steps = model._episode_num = 0
     total = model.num_timesteps + loop.gradient_steps
     model._total_timesteps = total
     model._num_timesteps_at_start = model.num_timesteps

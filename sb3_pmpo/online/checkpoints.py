@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch as th
@@ -24,7 +24,10 @@ from sb3_pmpo.storage.generators import get_generators, set_generators
 from sb3_pmpo.storage.vec_env_state import VecState
 
 #: Of the model, what is made anew when it is loaded, or is not saved with it.
-_ATTRIBUTES = ("discounted_returns", "noise", "statistics_due")
+_ATTRIBUTES = ("discounted_returns", "noise", "statistics_due", "label_rng")
+
+#: The given labels' file in a checkpoint, for :meth:`sb3_pmpo.feedback.FeedbackBuffer.load`.
+FEEDBACK = "feedback.npz"
 
 _said: set[str] = set()
 
@@ -32,6 +35,7 @@ _said: set[str] = set()
 def save(model: Any, folder: str | Path, files: Mapping[str, Path]) -> Checkpoint:
     """Write a checkpoint of a model; see :meth:`sb3_pmpo.PMPO.save_checkpoint`."""
     normaliser = model.get_vec_normalize_env()
+    feedback = {} if model._feedback is None else {FEEDBACK: model._feedback.buffer.save}
     items = {
         "attributes": {name: vars(model)[name] for name in _ATTRIBUTES},
         "random": random_state(model),
@@ -44,7 +48,7 @@ def save(model: Any, folder: str | Path, files: Mapping[str, Path]) -> Checkpoin
         write_model=model.save,
         buffer=model.replay_buffer,
         items=items,
-        files=files,
+        files={**feedback, **files},
     )
 
 
@@ -79,15 +83,16 @@ def resume(model: Any, checkpoint: Checkpoint, *, trust: bool) -> None:
     """
     items = read_state(checkpoint, trust=trust)
     buffer = items["buffer"]
-    if buffer.n_envs != model.n_envs:
+    if model.env is not None and buffer.n_envs != model.n_envs:
         raise ValueError(
             f"the checkpoint in {checkpoint.folder} is one of {buffer.n_envs} environment(s), got "
             f"{model.n_envs}: give as many"
         )
     model.take_replay_buffer(buffer)
     vars(model).update(items["attributes"])
-    model.env.reset()
-    _set_normaliser(model.get_vec_normalize_env(), items["normaliser"])
+    if model.env is not None:
+        model.env.reset()
+        _set_normaliser(model.get_vec_normalize_env(), items["normaliser"])
     if not _set_environments(model, items["environments"]):
         _begin_new_episodes(model)
     set_random_state(model, items["random"])
@@ -105,7 +110,7 @@ def _set_normaliser(normaliser: VecNormalize | None, state: dict[str, Any] | Non
 
 
 def _set_environments(model: Any, state: list[Any] | None) -> bool:
-    if state is None:
+    if state is None or model.env is None:
         return False
     try:
         vec_env_state.set_state(model.env, VecState(*state))
@@ -161,6 +166,13 @@ class SaveCheckpoints(BaseCallback):
         self._saved = self.model.num_timesteps
 
     def _on_rollout_start(self) -> None:
+        self._save_if_due()
+
+    def _on_training_end(self) -> None:
+        if cast(Any, self.model).is_between_steps:  # no callback has stopped it within one
+            self._save_if_due()
+
+    def _save_if_due(self) -> None:
         steps = self.model.num_timesteps
         if steps // self._save_freq > self._saved // self._save_freq:
             self._saved = steps

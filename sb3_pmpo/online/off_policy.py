@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
 from typing import Any, ClassVar, cast
 
 import numpy as np
-import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -21,6 +19,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_pmpo.actor import Actor
 from sb3_pmpo.core.e_step import Duals
+from sb3_pmpo.feedback.learn import FeedbackSteps
 from sb3_pmpo.heap import keep_freed_memory
 from sb3_pmpo.learner import Learner, Networks, Plan, plan_updates
 from sb3_pmpo.objectives import Objective
@@ -117,6 +116,7 @@ class OffPolicyMPO(Persistent):
         check_arguments(self)
         keep_freed_memory()
         self.noise: ExplorationNoise | None = None  # made below, after what draws before it
+        self.label_rng: np.random.Generator | None = None
         self._setup_lr_schedule()
         self.actor_lr_schedule = (
             None if self.actor_learning_rate is None else FloatSchedule(self.actor_learning_rate)
@@ -147,7 +147,7 @@ class OffPolicyMPO(Persistent):
         self.metrics = MeanMetrics()
         self._kept = KeptStatistics(None)
         self.statistics_due = True
-        self._feedback: Callable[[], dict[str, th.Tensor]] | None = None
+        self._feedback: FeedbackSteps | None = None
 
     n_updates = property(lambda self: self._n_updates, doc="Updates of the critics so far.")
 
@@ -160,10 +160,11 @@ class OffPolicyMPO(Persistent):
         return describe_model(self)
 
     def set_random_seed(self, seed: int | None = None) -> None:
-        """Seed as SB3 does, and the exploration noise."""
+        """Seed as SB3 does, also the exploration noise and what draws labelled rows."""
         super().set_random_seed(seed)
-        if seed is not None and self.noise is not None:
-            self.noise = self._make_noise()
+        if seed is not None:
+            self.noise = None if self.noise is None else self._make_noise()
+            self.label_rng = None  # made anew from NumPy's generator, once there are labels
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """Set as SB3 does; the open episodes end, and a HER buffer computes rewards by this one."""

@@ -29,7 +29,7 @@ from sb3_pmpo.storage.pickles import UntrustedFileError
 
 #: Not saved: parts of the policy, and what is made anew from the arguments.
 _PARTS = ("actor", "reference_actor", "critic", "critic_target", "objective", "duals", "learner")
-_MADE = ("noise", "metrics", "_feedback", "_kept", "lr_schedule", "actor_lr_schedule")
+_MADE = ("noise", "metrics", "_feedback", "label_rng", "_kept", "lr_schedule", "actor_lr_schedule")
 
 
 class Persistent(OffPolicyAlgorithm):
@@ -134,8 +134,8 @@ class Persistent(OffPolicyAlgorithm):
 
         Model, replay buffer, VecNormalize's statistics, generators and the episodes in progress are
         one unit: a kill at any moment leaves this checkpoint or the one before. Of the buffer, what
-        is new is written. Entries that were changed by hand are not seen; save to another folder
-        then. To be called between rollouts, as
+        changed since is written. The labels of ``learn(feedback=...)`` are its file
+        ``feedback.npz``. To be called between rollouts, as
         :class:`sb3_pmpo.online.checkpoints.SaveCheckpoints` does while learning.
 
         :param folder: of the checkpoint; it is made if it is not there.
@@ -147,7 +147,7 @@ class Persistent(OffPolicyAlgorithm):
     def load_checkpoint(
         cls,
         folder: str | pathlib.Path,
-        env: GymEnv,
+        env: GymEnv | None = None,
         device: th.device | str = "auto",
         custom_objects: dict[str, Any] | None = None,
         *,
@@ -158,7 +158,8 @@ class Persistent(OffPolicyAlgorithm):
 
         :param folder: that :meth:`save_checkpoint` was given.
         :param env: made as the one that the checkpoint was saved with. Where its state cannot be
-            put back, a warning says so, and new episodes begin.
+            put back, a warning says so, and new episodes begin. None for a model that learns
+            offline, or is to predict only.
         :param device: where to run.
         :param custom_objects: as :meth:`load` takes them.
         :param trust: load any pickle that its files hold.

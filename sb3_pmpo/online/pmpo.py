@@ -181,6 +181,7 @@ class PMPO(OffPolicyMPO):
         """
         self._feedback = None
         if feedback is not None:
+            self.label_rng = None if reset_num_timesteps else self.label_rng
             self._feedback = FeedbackSteps(self, feedback, feedback_alpha)
         try:
             return super().learn(

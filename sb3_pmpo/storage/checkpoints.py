@@ -75,7 +75,7 @@ def write_checkpoint(
     write_model: Callable[[Path], None],
     buffer: ReplayBuffer | None,
     items: Mapping[str, Any],
-    files: Mapping[str, Path],
+    files: Mapping[str, Path | Callable[[Path], None]],
 ) -> Checkpoint:
     """Write a checkpoint in the place of the one before.
 
@@ -85,7 +85,7 @@ def write_checkpoint(
     :param buffer: of which only what the checkpoint before does not hold is written; None if the
         model has none.
     :param items: of the state; what is not plain becomes a signed pickle.
-    :param files: to copy into it, by name.
+    :param files: to copy into it, by name, or what writes them to a path.
     :raises ValueError: for a name that is the checkpoint's own, or is no plain name.
     """
     for name in files:
@@ -109,9 +109,12 @@ def write_checkpoint(
             save_buffer(buffer, folder / names["buffer"])
         pieces = _write_pieces(folder, prefix, buffer, by_row)
         containers.write(folder / names["state"], Container(_KIND, told, sink.arrays, {}))
-        for name, path in files.items():
+        for name, given in files.items():
             names[name] = f"{prefix}-{name}"
-            shutil.copyfile(path, folder / names[name])
+            if isinstance(given, Path):
+                shutil.copyfile(given, folder / names[name])
+            else:
+                given(folder / names[name])
         checkpoint = Checkpoint(folder, step, names, pieces)
         _make_visible(checkpoint, prefix)
     except BaseException:  # a full disk, Ctrl-C: give the space back at once
