@@ -22,27 +22,38 @@ NORMALISATIONS = {"batch": mean_over_samples, "set": mean_per_set}
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Read data and labels, learn, save as ``train`` does; other arguments are ``train``'s."""
+    """Read data and labels, learn, save as ``train`` does; other arguments are ``train``'s.
+
+    The command of a run with ``-i FOLDER`` besides goes on from its checkpoint.
+    """
     from sb3_pmpo.tools.zoo.launch import run_train
     from sb3_pmpo.tools.zoo.manager import Manager
+    from sb3_pmpo.tools.zoo.resuming import filled_in, find_unit
 
     parser = _parser()
     args, rest = parser.parse_known_args(arguments)
     if args.gradient_steps < 1:
         parser.error(f"--gradient-steps must be >= 1, got {args.gradient_steps}")
+    steps = args.gradient_steps
     try:
+        if args.folder is not None:
+            steps -= find_unit(args.folder).step
         dataset = read_data(args.dataset, args.labels, gamma=args.gamma, seed=args.seed)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     print(dataset)
-    steps = str(args.gradient_steps)
-    zoo = ["--env", args.env, "-n", steps, "--seed", str(args.seed)]
+    if steps <= 0:
+        print(f"The run in {args.folder} has done its steps; a larger --gradient-steps does more.")
+        return 0
+    zoo = ["--env", args.env, "-n", str(steps), "--seed", str(args.seed)]
     zoo += ["--eval-freq", str(args.eval_freq or max(args.gradient_steps // 10, 1))]
     # A buffer of one transition: nothing is collected.
     zoo += ["--hyperparams", "buffer_size:1", *args.hyperparams]
-    if args.model is not None:
-        zoo += ["-i", str(args.model)]
-    run_train("offline", [*zoo, *rest], partial(Manager, learn=partial(_learn, args, dataset)))
+    begin_with = args.folder or args.model
+    if begin_with is not None:
+        zoo += ["-i", str(begin_with)]
+    learn = partial(_learn, args, dataset)
+    run_train("offline", filled_in([*zoo, *rest]), partial(Manager, learn=learn))
     return 0
 
 
@@ -58,6 +69,8 @@ def _parser() -> argparse.ArgumentParser:
         "arrays with D4RL's names")  # fmt: skip
     add("--labels", help="folder of sb3-pmpo label, .npz of a FeedbackBuffer, .npy of -1, 0 and 1, "
         "'advantage[:margin]' or 'return[:top]' (default: those of the data set)")  # fmt: skip
+    add("-i", "--trained-agent", type=Path, dest="folder", help="go on from the checkpoint that "
+        "--save-freq wrote in a run's folder; give its other arguments again")  # fmt: skip
     add("--model", type=Path, help="start from this .zip, which is then the reference")
     add("--gradient-steps", type=int, default=20_000, help="default: 20000")
     add("--kl", choices=("data", "reference"), help="where the KL comes from (default: data; with "
@@ -83,7 +96,7 @@ def _learn(
     log_interval: int | None = 1000,
     **_: Any,
 ) -> None:
-    """Do what ``train`` does with ``model.learn``; the steps count from 0 in a loaded model too."""
+    """Do what ``train`` does with ``model.learn``; steps on a ``--model`` count from 0."""
     model.learn_offline(
         dataset,
         n_timesteps,
@@ -93,6 +106,7 @@ def _learn(
         normalise=NORMALISATIONS[args.normalise],
         callback=callback,
         log_interval=log_interval,
+        reset_num_timesteps=args.folder is None,
     )
 
 

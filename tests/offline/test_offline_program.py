@@ -8,7 +8,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from toys import assert_equal, parameters
 
+from sb3_pmpo import PMPO
 from sb3_pmpo.feedback import FeedbackBuffer
 from sb3_pmpo.offline import DatasetError, LabelledDataset
 from sb3_pmpo.tools.cli import main
@@ -46,17 +48,8 @@ def pendulum(folder: Path) -> Path:
 def test_a_run_and_one_from_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     pendulum(tmp_path / "data")
-    these = [
-        "offline",
-        "--env",
-        "Pendulum-v1",
-        "--dataset",
-        "data",
-        "--gradient-steps",
-        "20",
-        *TINY,
-    ]
-    these += ["--eval-freq", "10", "--eval-episodes", "1"]
+    these = ["offline", "--env", "Pendulum-v1", "--dataset", "data", *TINY]
+    these += ["--gradient-steps", "20", "--eval-freq", "10", "--eval-episodes", "1"]
     assert main(these) == 0
     folder = tmp_path / "logs" / "pmpo" / "Pendulum-v1_1"
     names = {path.name for path in folder.iterdir()}
@@ -64,6 +57,34 @@ def test_a_run_and_one_from_its_model(tmp_path: Path, monkeypatch: pytest.Monkey
     assert np.load(folder / "evaluations.npz")["timesteps"].tolist() == [10, 20]
     assert main([*these, "--model", str(folder / "Pendulum-v1.zip"), "--labels", "return:0.5"]) == 0
     assert (tmp_path / "logs" / "pmpo" / "Pendulum-v1_2" / "Pendulum-v1.zip").exists()
+
+
+def test_a_run_goes_on_from_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pendulum(tmp_path / "data")
+
+    def run(logs: str, steps: int, *more: str) -> dict[str, Any]:
+        these = ["offline", "--env", "Pendulum-v1", "--dataset", "data", *TINY, "-f", logs, *more]
+        these += ["--gradient-steps", str(steps), "--save-freq", "10", "--eval-freq", "100"]
+        assert main(these) == 0
+        saved = Path(logs, "pmpo", "Pendulum-v1_1", "Pendulum-v1.zip")
+        model = PMPO.load(saved, device="cpu")
+        assert model.num_timesteps == steps
+        return parameters(model.policy)
+
+    once = run("once", 40)
+    run("twice", 20)
+    folder = str(Path("twice", "pmpo", "Pendulum-v1_1"))
+    assert_equal(once, run("twice", 40, "-i", folder))
+    assert len(list(Path("twice", "pmpo").iterdir())) == 1
+    capsys.readouterr()
+    run("twice", 40, "-i", folder)
+    assert "has done its steps" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        run("twice", 40, "-i", "data")
+    assert "it holds no checkpoint" in capsys.readouterr().err
 
 
 def test_where_labels_come_from(tmp_path: Path) -> None:
