@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import mkdtemp
 
 #: What the name of something begins with while it is written.
 WRITING = ".writing-"
@@ -44,6 +45,28 @@ def copy_whole(source: Path, target: Path) -> None:
     """Copy a file in one step."""
     with whole(target) as writing:
         shutil.copyfile(source, writing)
+
+
+def set_aside(folder: Path) -> Path:
+    """Link the files of a folder and of its folders into a new one within, which is returned."""
+    aside = Path(mkdtemp(dir=folder, prefix=WRITING))
+    for path in [*folder.glob("*"), *folder.glob("*/*")]:
+        name = path.relative_to(folder)
+        if path.is_file() and not str(name).startswith(WRITING):
+            (aside / name).parent.mkdir(exist_ok=True)
+            try:
+                os.link(path, aside / name)
+            except OSError:  # a file system that has none
+                shutil.copyfile(path, aside / name)
+    return aside
+
+
+def put_back(aside: Path, folder: Path) -> None:
+    """Make the files of a folder those again that :func:`set_aside` has linked."""
+    for path in [*aside.glob("*"), *aside.glob("*/*")]:
+        target = folder / path.relative_to(aside)
+        if path.is_file() and not (target.exists() and target.samefile(path)):
+            os.replace(path, target)
 
 
 def clear_unfinished(folder: Path) -> None:

@@ -22,12 +22,17 @@ _ARRAYS = ("observations", "actions", "next_observations")
 _NUMBERS = ("labels", "rewards", "dones", "episode_ids", "weights")
 
 
+#: Where a data set is while another takes its place, before the process and the name.
+_OLD = ".old-"
+
+
 def save(dataset: LabelledDataset, folder: str | Path) -> Path:
     """Write the folder beside its place, then move it there: whole, or not at all.
 
     :raises FileExistsError: if the folder exists and is not a data set of this format.
     """
     target = Path(folder)
+    _put_back(target)
     if target.exists() and not (target / HEADER).is_file():
         raise FileExistsError(f"{target} exists and is no data set: name a folder that is new")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -56,11 +61,24 @@ def save(dataset: LabelledDataset, folder: str | Path) -> Path:
 
 def _replace(temporary: Path, target: Path) -> None:
     """Put a folder in the place of another, which is moved aside first: a map of it stays valid."""
-    old = target.with_name(f".old-{os.getpid()}-{target.name}")
+    old = target.with_name(f"{_OLD}{os.getpid()}-{target.name}")
     if target.exists():
         os.replace(target, old)
-    os.replace(temporary, target)
+    try:
+        os.replace(temporary, target)
+    finally:
+        _put_back(target)  # where that failed, or Ctrl-C came
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _put_back(target: Path) -> None:
+    """Undo the first half of a replacement that did not come to its end."""
+    if target.exists() or not target.parent.is_dir():
+        return
+    for path in target.parent.iterdir():
+        if path.name.startswith(_OLD) and path.name.endswith(f"-{target.name}"):
+            os.replace(path, target)
+            return
 
 
 def _columns(dataset: LabelledDataset) -> Iterator[tuple[str, Column]]:
@@ -100,6 +118,7 @@ def load(folder: str | Path, *, in_memory: bool) -> LabelledDataset:
     :raises DatasetError: if it is not whole, or not of this format.
     """
     source = Path(folder)
+    _put_back(source)
     header = _read_header(source)
     columns: dict[str, Any] = {}
     for name, file in header["columns"].items():

@@ -207,8 +207,7 @@ class Checkpoints(BaseCallback):
         """Go on: the checkpoint is written."""
 
     def restore(self, found: Checkpoint | None) -> None:
-        """Put the results of a checkpoint in place of what a killed process left."""
-        clean(self._folder)
+        """Put the results of a checkpoint in place of those of a killed process."""
         for name in self._files:
             target = self._folder / name
             if found is not None and target.name in found.files:

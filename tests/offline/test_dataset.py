@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -302,3 +303,30 @@ def test_a_space_that_starts_elsewhere_is_saved_with_its_start(tmp_path: Path) -
     data = LabelledDataset(np.tile([3, 5], (4, 1)), np.zeros((4, 1)), observation_space=space)
     loaded = LabelledDataset.load(data.save(tmp_path / "data"))
     assert loaded.observation_space.start.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError])
+def test_a_data_set_that_is_being_replaced_is_not_lost(
+    stop: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = LabelledDataset(**columns(4)), LabelledDataset(**columns(6))
+    one.save(tmp_path / "data")
+    replace = os.replace
+
+    def fail(source: Any, target: Any) -> None:
+        if Path(source).name == f".{os.getpid()}-data":
+            raise stop
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(stop):
+        other.save(tmp_path / "data")
+    monkeypatch.undo()
+    assert len(LabelledDataset.load(tmp_path / "data")) == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    (tmp_path / "data").rename(tmp_path / ".old-1-data")  # kill -9 between the two steps
+    assert len(LabelledDataset.load(tmp_path / "data")) == 4
+    (tmp_path / "data").rename(tmp_path / ".old-1-data")
+    other.save(tmp_path / "data")
+    assert len(LabelledDataset.load(tmp_path / "data")) == 6
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]

@@ -409,6 +409,28 @@ def test_a_signal_leaves_a_usable_model(stop: signal.Signals) -> None:
     assert np.isfinite(model.predict(env.reset())[0]).all()
 
 
+@pytest.mark.parametrize("during", ["create_envs", "_save_all"])
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_outside_of_training_loses_nothing(
+    during: str, stop: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = getattr(Manager, during)
+
+    def stopped(manager: Manager, *given: Any, **named: Any) -> Any:
+        os.kill(os.getpid(), stop)
+        return asked(manager, *given, **named)
+
+    monkeypatch.setattr(Manager, during, stopped)
+    with pytest.raises(SystemExit) as status:
+        main(["train", "--env", "Pendulum-v1", "-n", "20", "--eval-freq", "-1"])
+    assert status.value.code == 130
+    model = Path("logs/pmpo/Pendulum-v1_1/Pendulum-v1.zip")
+    if during == "create_envs":
+        assert not model.parent.exists()
+    else:
+        assert PMPO.load(model, device="cpu").num_timesteps == 20
+
+
 def test_sigterm_within_an_exec_leaves_the_exit_status(tmp_path: Path) -> None:
     (tmp_path / "stopped.py").write_text(
         "import contextlib, os, signal, sys, time\n"

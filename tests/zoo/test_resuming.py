@@ -126,6 +126,20 @@ def test_a_checkpoint_of_a_script_begins_a_new_run() -> None:
         main(["train", "--env", ENV, "-i", "logs"])
 
 
+def test_a_run_that_cannot_go_on_is_as_it_was() -> None:
+    folder = train("-n", "40")
+    assert main(["train", "-i", str(folder), "-n", "5", "--eval-freq", "2"]) == 0  # a newer best
+
+    def content() -> dict[str, bytes]:
+        paths = (path for path in folder.rglob("*") if path.is_file())
+        return {str(path): path.read_bytes() for path in paths}
+
+    before = content()
+    with pytest.raises(SystemExit, match="gamma"):
+        main(["train", "-i", str(folder), "-n", "20", "-params", "gamma:2.0"])
+    assert content() == before
+
+
 def test_algorithms_of_sb3_resume_too() -> None:
     folder = train("--algo", "sac", "-n", "30", params=("normalize:True",))
     assert main(["train", "-i", str(folder), "-n", "20"]) == 0

@@ -12,7 +12,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import CallbackList
 
-from sb3_pmpo.tools.checkpoints import Checkpoints, find, load
+from sb3_pmpo.tools.checkpoints import Checkpoints, clean, find, load
 
 
 class Job(NamedTuple):
@@ -47,6 +47,7 @@ def train(job: Job) -> BaseAlgorithm:
         seed = int(np.random.SeedSequence([seed, found.step]).generate_state(1)[0])
     with closing(job.make_env(seed)) as env, closing(job.make_env(seed)) as eval_env:
         checkpoints = job.make_checkpoints(eval_env)
+        clean(job.folder)
         checkpoints.restore(found)
         if found is None:
             model = job.make_model(env)

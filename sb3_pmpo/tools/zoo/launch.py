@@ -19,6 +19,7 @@ from sb3_pmpo.tools.zoo import register
 from sb3_pmpo.tools.zoo.manager import Manager
 from sb3_pmpo.tools.zoo.resuming import NothingLeftError
 from sb3_pmpo.tools.zoo.shipped import HELP, PRETRAINED
+from sb3_pmpo.tools.zoo.stopping import INTERRUPTED, sigterm_interrupts
 
 #: What is ours of the Zoo's arguments. More threads help little at these sizes, and stall on a busy
 #: machine. The Zoo's steps are decisions of the agent.
@@ -77,7 +78,10 @@ def run_train(command: str, arguments: Sequence[str], manager: Callable[..., Man
     """
     with prepared(rl_zoo3.train, command, arguments, ExperimentManager=manager):
         try:
-            rl_zoo3.train.train()
+            with sigterm_interrupts():
+                rl_zoo3.train.train()
+        except KeyboardInterrupt as stopped:  # before training began, or after all is saved
+            raise SystemExit(INTERRUPTED) from stopped
         except NothingLeftError as done:
             print(done)
         except (AssertionError, ValueError, TypeError, ImportError, FileNotFoundError) as error:

@@ -22,10 +22,10 @@ from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_pmpo.files import WRITING, copy_whole
+from sb3_pmpo.files import WRITING, copy_whole, put_back, set_aside
 from sb3_pmpo.online.persistence import Persistent
 from sb3_pmpo.storage.strangers import are_own, check_settings, sign_settings
-from sb3_pmpo.tools.checkpoints import UNIT, Checkpoints, load, lock
+from sb3_pmpo.tools.checkpoints import UNIT, Checkpoints, clean, load, lock
 from sb3_pmpo.tools.evaluation import Evaluation
 from sb3_pmpo.tools.loading import Loader, buffers_as_data
 from sb3_pmpo.tools.plain_yaml import read
@@ -41,7 +41,12 @@ from sb3_pmpo.tools.settings import (
 from sb3_pmpo.tools.tensorboard import TensorBoardLayout
 from sb3_pmpo.tools.zoo.resuming import CannotResumeError, NothingLeftError, run_of, unit_of
 from sb3_pmpo.tools.zoo.spaces import setting_of
-from sb3_pmpo.tools.zoo.stopping import INTERRUPTED, close_in_time, sigterm_interrupts
+from sb3_pmpo.tools.zoo.stopping import (
+    INTERRUPTED,
+    close_in_time,
+    sigterm_interrupts,
+    uninterrupted,
+)
 
 
 class Manager(ExperimentManager):
@@ -74,6 +79,8 @@ class Manager(ExperimentManager):
         self._interrupted = self._came_to_end = False
         self._held = ExitStack()
         self._checkpoints: Checkpoints | None = None
+        #: Where the results are until it is known that the run can go on.
+        self._aside: Path | None = None
         self._found = unit_of(self.trained_agent) if self.trained_agent else None
         #: The folder of the run that goes on; None for a new one.
         self._run = None if self._found is None else run_of(self._found, self.env_name)
@@ -154,16 +161,21 @@ class Manager(ExperimentManager):
     # ------------------------------------------------------------------ training
 
     def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
-        """Make the model as the Zoo does; a run that cannot begin leaves no empty folder."""
+        """Make the model as the Zoo does; a run that cannot begin leaves all as it was."""
         folder = Path(self.save_path)
         is_new = not folder.exists()
         try:
             return super().setup_experiment()
-        except Exception:
+        except BaseException:  # Ctrl-C, too
+            if self._aside is not None:
+                put_back(self._aside, folder)
             self._leave()
             if is_new:
                 shutil.rmtree(folder, ignore_errors=True)
             raise
+        finally:
+            if self._aside is not None:
+                shutil.rmtree(self._aside)
 
     def create_log_folder(self) -> None:
         """Make the run's folder, or take the one that goes on, and hold it."""
@@ -172,6 +184,9 @@ class Manager(ExperimentManager):
             return
         if not self._held.enter_context(lock(Path(self.save_path))):
             raise CannotResumeError(f"another process trains {self.save_path}: stop it first")
+        if self._run is not None:
+            clean(self._run)
+            self._aside = set_aside(self._run)
 
     def create_callbacks(self) -> None:
         """Add the layout of TensorBoard, and checkpoints; take results of one that is resumed."""
@@ -286,9 +301,11 @@ class Manager(ExperimentManager):
     def save_trained_model(self, model: BaseAlgorithm) -> None:
         """Save all that the Zoo does, then close; end an interrupted run with its exit status."""
         try:
-            self._save_all(model)
+            with uninterrupted() as signals:
+                self._save_all(model)
         finally:
             self._leave()
+        self._interrupted |= bool(signals)
         these = f"--algo {self.algo} --env {self.env_name.gym_id} -f {self.log_folder}"
         print(
             f"{'Stopped' if self._interrupted else 'Finished'} after {model.num_timesteps} steps."

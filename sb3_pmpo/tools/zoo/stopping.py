@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
@@ -49,8 +49,29 @@ def sigterm_interrupts() -> Iterator[None]:
     def interrupt(signum: int, frame: Any) -> NoReturn:
         raise Terminated
 
-    previous = signal.signal(signal.SIGTERM, interrupt)
+    with _handled(interrupt, signal.SIGTERM):
+        yield
+
+
+@contextmanager
+def uninterrupted() -> Iterator[list[int]]:
+    """Let Ctrl-C and SIGTERM wait until what is saved is saved.
+
+    :return: the signals that came meanwhile.
+    """
+    came: list[int] = []
+    with _handled(lambda signum, frame: came.append(signum), signal.SIGINT, signal.SIGTERM):
+        yield came
+
+
+@contextmanager
+def _handled(handler: Callable[[int, Any], Any], *signals: signal.Signals) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # signals are not its business
+        yield
+        return
+    previous = {each: signal.signal(each, handler) for each in signals}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for each, before in previous.items():
+            signal.signal(each, before)

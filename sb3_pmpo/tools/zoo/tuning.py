@@ -172,9 +172,9 @@ class TuningManager(Manager):
         seed = int(
             np.random.SeedSequence([self.seed, trial.number, number]).generate_state(1)[0] >> 1
         )
-        env = self.create_envs(self.n_envs)
-        eval_env = self.create_envs(self.n_eval_envs, eval_env=True)
         try:
+            env = self.create_envs(self.n_envs)
+            eval_env = self.create_envs(self.n_eval_envs, eval_env=True)
             model = rl_zoo3.ALGOS[self.algo](
                 env=env, seed=seed, verbose=0, device=self.device, **arguments
             )
@@ -194,8 +194,7 @@ class TuningManager(Manager):
             more = get_callback_list({"callback": self.specified_callbacks})
             model.learn(self.n_timesteps, callback=[*more, evaluation])
         finally:
-            env.close()
-            eval_env.close()
+            self._leave()
         if evaluation.is_pruned:
             raise optuna.TrialPruned
         return float(evaluation.last_mean_reward)
