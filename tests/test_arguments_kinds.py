@@ -10,6 +10,7 @@ import pytest
 import torch as th
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import DictReplayBuffer, RolloutBuffer
+from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.noise import NormalActionNoise, VectorizedActionNoise
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
 from stable_baselines3.sac.policies import SACPolicy
@@ -248,3 +249,25 @@ def test_a_schedule_that_goes_wrong_is_named() -> None:
 def test_episodes_of_several_environments_are_not_counted() -> None:
     with pytest.raises(ValueError, match=r"train_freq must count steps .* several environments"):
         small(toys(2), train_freq=(1, "episode"))
+
+
+@pytest.mark.parametrize("algorithm", [PMPO, MPO, DPO])
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        *[("total_timesteps", value, TypeError) for value in ("10", None, [5], True, 3j)],
+        *[("total_timesteps", value, ValueError) for value in (-5, NAN, float("inf"), 10.5)],
+        *[("log_interval", value, ValueError) for value in (0, -1, 0.5)],
+        ("log_interval", "4", TypeError),
+        *[("callback", value, TypeError) for value in (3, "eval", [3], CheckpointCallback)],
+    ],
+)
+def test_wrong_arguments_of_learn_are_refused_before_a_step(
+    algorithm: Any, name: str, value: Any, error: type[Exception]
+) -> None:
+    model = small(Toy(), algorithm=algorithm)
+    with pytest.raises(error, match=f"^{name} must be .*got"):
+        model.learn(**{"total_timesteps": 20, name: value})
+    assert model.num_timesteps == 0
+    assert model.learn(np.int64(2), log_interval=None, callback=lambda *_: True).num_timesteps == 2
+    assert model.learn(3.0, reset_num_timesteps=False).num_timesteps == 5

@@ -11,7 +11,7 @@ from stable_baselines3.common.monitor import load_results
 
 from sb3_pmpo.tools.cli import main
 from sb3_pmpo.tools.pictures import draw
-from sb3_pmpo.tools.plots import find_runs, log_curves
+from sb3_pmpo.tools.plots import _logged_run, find_runs, load_episodes, log_curves
 from sb3_pmpo.tools.runs.sweep import Run, execute
 
 CARTPOLE = "dm_control/cartpole-swingup-v0"  # with an action repeat of 2
@@ -168,6 +168,21 @@ def test_no_file_of_the_users_is_written_over(
     for _ in range(2):  # the second time over its own
         assert main(arguments) == 0
     assert "<svg" in (tmp_path / "curve.svg").read_text()
+
+
+@pytest.mark.parametrize("content", [b"{}", b"[1]", b"null", b"7", b"", b"{", b"\xff\xfe\x00"])
+def test_what_no_run_wrote_is_left_out_with_its_name(content: bytes, tmp_path: Path) -> None:
+    folder = tmp_path / "pmpo" / "E-v0_1"
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_bytes(content)
+    with pytest.warns(UserWarning, match=r"run\.json is not drawn: it "):
+        assert list(find_runs(tmp_path)) == []
+    (folder / "0.monitor.csv").write_bytes(content + b"\n")
+    with pytest.warns(UserWarning, match=r"0\.monitor\.csv is not drawn: it is empty or torn"):
+        assert load_episodes(folder).empty
+    (folder / "tensorboard" / "run").mkdir(parents=True)
+    with pytest.warns(UserWarning, match=r"run\.json is not drawn: it "):
+        assert _logged_run(folder / "tensorboard" / "run", folder) is None
 
 
 def test_a_resumed_run_is_one_run(tmp_path: Path) -> None:

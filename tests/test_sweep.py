@@ -154,6 +154,25 @@ def test_a_failing_run_says_why(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "error.txt").exists()
 
 
+def test_a_run_that_exits_without_an_error_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leave(job: Any) -> None:
+        sys.exit(0)
+
+    monkeypatch.setattr("sb3_pmpo.tools.runs.sweep.train", leave)
+    run = make_run(tmp_path / "run")
+    execute(run)
+    assert run.result().status == "failed"
+    assert "SystemExit: 0" in (run.folder / "error.txt").read_text()
+    pool = "sb3_pmpo.tools.runs.program.run_locally"  # os._exit(0) leaves nobody to say so
+    monkeypatch.setattr(pool, lambda _, runs, workers: ((run, None) for run in runs))
+    spec = write_spec(tmp_path, algorithms=["pmpo"], seeds=[0])
+    assert main(["sweep", str(spec)]) == 1
+    (row,) = read_table(tmp_path)
+    assert row["status"] == "failed"
+
+
 def test_other_settings_in_the_same_folder_are_refused(tmp_path: Path) -> None:
     execute(make_run(tmp_path / "run"))
     make_run(tmp_path / "run").check_folder()

@@ -10,6 +10,7 @@ import numpy as np
 import torch as th
 
 from sb3_pmpo.core.samples import Normalisation, mean_over_samples
+from sb3_pmpo.learn_checks import check_callback, check_count
 from sb3_pmpo.offline.columns import DatasetError
 from sb3_pmpo.offline.objective import LabelObjective, data_kl, reference_kl
 from sb3_pmpo.offline.run import Labelled, LabelSteps, Loop, check_spaces, run
@@ -44,6 +45,7 @@ def learn_from_labels(
     :param reference_interval: steps between copies of the policy to the reference; None for none.
     """
     _check(source, loop, kl)
+    loop = loop._replace(gradient_steps=int(loop.gradient_steps))
     if loop.reset_num_timesteps:
         model.label_rng = None  # else it draws on as it did
     learner = LabelLearner(model, source, kl=kl, alpha=alpha, beta=beta, normalise=normalise)
@@ -129,12 +131,10 @@ def _check(source: Labelled, loop: Loop, kl: str) -> None:
         raise ValueError(f"kl must be one of {list(KLS)}, got {kl!r}")
     if not len(source):
         raise DatasetError("there is no feedback yet: add some, then learn")
-    for name in ("gradient_steps", "log_interval"):
-        value = getattr(loop, name)
-        if name == "log_interval" and value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-            raise ValueError(f"{name} must be >= 1, a whole number, got {value!r}")
+    check_count("gradient_steps", loop.gradient_steps, 1)
+    if loop.log_interval is not None:
+        check_count("log_interval", loop.log_interval, 1)
+    check_callback(loop.callback)
 
 
 def make_objective(

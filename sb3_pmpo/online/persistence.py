@@ -10,7 +10,6 @@ from typing import Any, Self
 
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
@@ -18,6 +17,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from sb3_pmpo.core.e_step import Duals
 from sb3_pmpo.files import whole_stream
 from sb3_pmpo.online import checkpoints
+from sb3_pmpo.online.learning import CheckedLearn
 from sb3_pmpo.online.statistics import complete_statistics
 from sb3_pmpo.policies import PMPOPolicy
 from sb3_pmpo.replay import adopt_replay_buffer, close_open_episodes
@@ -32,7 +32,7 @@ _PARTS = ("actor", "reference_actor", "critic", "critic_target", "objective", "d
 _MADE = ("noise", "metrics", "_feedback", "label_rng", "_kept", "lr_schedule", "actor_lr_schedule")
 
 
-class Persistent(OffPolicyAlgorithm):
+class Persistent(CheckedLearn):
     """Saves and loads as SB3 does, but without pickles for what is plain."""
 
     policy: PMPOPolicy

@@ -138,10 +138,8 @@ def find_runs(logs: Path) -> Iterator[RunFolder]:
         raise NothingToPlotError(f"there is no folder {logs}; -f names the one that train wrote")
     for folder in sorted(path for path in logs.glob("*/*") if path.is_dir()):
         if (folder / "run.json").exists():
-            try:
-                about = json.loads((folder / "run.json").read_text())
-            except ValueError as error:
-                _leave_out(folder / "run.json", error)
+            about = _read_about(folder / "run.json", ("env", "env_wrapper"))
+            if about is None:
                 continue
             wrappers: Any = about["env_wrapper"]
         else:
@@ -250,6 +248,19 @@ def _leave_out(path: Path, why: object) -> None:
     warnings.warn(f"{path} is not drawn: {why}", stacklevel=3)
 
 
+def _read_about(path: Path, needed: Sequence[str]) -> Any:
+    """Read a dictionary that has these names; None, with a warning, for a file that is none."""
+    try:
+        about = json.loads(path.read_text())
+        missing = [name for name in needed if name not in about]
+        if isinstance(about, dict) and not missing:
+            return about
+        _leave_out(path, f"it does not say {missing}")
+    except (OSError, ValueError, TypeError) as error:
+        _leave_out(path, f"it is empty or torn ({error})")
+    return None
+
+
 def _evaluations(chain: Sequence[RunFolder]) -> tuple[np.ndarray, np.ndarray] | None:
     curve: list[tuple[int, float]] = []
     for run in chain:
@@ -285,11 +296,10 @@ def load_episodes(folder: Path) -> pd.DataFrame:
     """
     parts = []
     for path in sorted(folder.glob("*monitor.csv")):
-        text = path.read_text()
-        lines, _, rest = text.rpartition("\n")
-        if rest:
-            _leave_out(path, f"its last line is unfinished, which are {len(rest)} characters")
         try:
+            lines, _, rest = path.read_text().rpartition("\n")
+            if rest:
+                _leave_out(path, f"its last line is unfinished, which are {len(rest)} characters")
             header, _, table = lines.partition("\n")
             part = pd.read_csv(io.StringIO(table))[["r", "l", "t"]]
             parts.append(part.assign(t=part.t + json.loads(header.removeprefix("#"))["t_start"]))
@@ -345,7 +355,8 @@ def tensorboard_curves(
     chosen = tag or next((name for name in TAGS if name in known), None)
     if chosen not in known:
         raise NothingToPlotError(f"--tag {tag}: no run has it; there is {', '.join(known)}")
-    runs = {_logged_run(folder, logdir): events for folder, events in logged.items()}
+    found = ((_logged_run(folder, logdir), events) for folder, events in logged.items())
+    runs = {run: events for run, events in found if run is not None}
     parts = []
     for run in _chosen(list(runs), algorithms, envs):
         events = runs[run]
@@ -372,15 +383,18 @@ def _is_known(folder: Path) -> bool:
     return (folder.parent.parent / "run.json").exists() or (folder / ABOUT).exists()
 
 
-def _logged_run(folder: Path, logdir: Path) -> RunFolder:
+def _logged_run(folder: Path, logdir: Path) -> RunFolder | None:
     about = folder.parent.parent / "run.json"
     if about.exists():  # a sweep's: <run>/tensorboard/<algorithm>_<number>
-        run = json.loads(about.read_text())
+        run = _read_about(about, ("algorithm", "env", "env_wrapper", "seed"))
+        if run is None:
+            return None
         repeat = action_repeat_of(run["env_wrapper"])
         return RunFolder(folder, run["algorithm"], run["env"], run["seed"], repeat)
     # The Zoo's: <environment>/<algorithm>_<number>.
     algorithm = folder.name.rpartition("_")[0] or folder.name
     env = folder.parent.relative_to(logdir).as_posix()
     path = folder / ABOUT
-    repeat = json.loads(path.read_text())["action_repeat"] if path.exists() else 1
+    told = _read_about(path, ("action_repeat",)) if path.exists() else None
+    repeat = 1 if told is None else told["action_repeat"]
     return RunFolder(folder, algorithm, env, None, repeat)

@@ -210,7 +210,7 @@ def test_other_spaces_are_refused() -> None:
     wider = PMPO.from_spaces("MlpPolicy", data.observation_space, spaces.Box(-2, 2, (1,)))
     with pytest.raises(DatasetError, match="actions must be in the model's space"):
         wider.learn_offline(data, 1)
-    with pytest.raises(ValueError, match="gradient_steps must be >= 1"):
+    with pytest.raises(ValueError, match="gradient_steps must be a whole number >= 1"):
         model_for(data).learn_offline(data, 0)
     with pytest.raises(ValueError, match="set_env"):
         model_for(data).learn(10)
@@ -335,7 +335,7 @@ def test_a_short_run_logs_and_shows_its_progress(capfd: pytest.CaptureFixture[st
     model.learn_offline(two_arms(), 3, progress_bar=True)
     assert "train/accept_log_prob_data" in kept.values
     assert "3/3" in "".join(capfd.readouterr())
-    with pytest.raises(ValueError, match="log_interval must be >= 1"):
+    with pytest.raises(ValueError, match="log_interval must be a whole number >= 1"):
         model.learn_offline(two_arms(), 3, log_interval=0)
 
 

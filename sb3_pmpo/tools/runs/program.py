@@ -129,6 +129,8 @@ def sweep(
     interrupted = False
     try:
         for run, why in execution:
+            if why is None and run.result().status not in ("finished", "failed"):
+                why = "The process ended before the run was finished"  # os._exit(0)
             if why is not None:  # what fails in the process has written the reason itself
                 run.fail(f"{why}; {_REMEDY}\n")
             result = outcomes[run.folder] = run.result()

@@ -132,7 +132,7 @@ def execute(run: Run) -> None:
             if not is_free:
                 raise RuntimeError(f"another process trains {run.folder}: wait until it has ended")
             _finish(run, train(_job(run)))
-    except Exception:
+    except (Exception, SystemExit):  # of an environment; whatever its status, nothing is finished
         run.fail(traceback.format_exc())
 
 
