@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
@@ -45,20 +46,27 @@ def filled(**kwargs: Any) -> PMPO:
     return model.learn(60)
 
 
+class Late(gym.RewardWrapper):
+    """All rewards are zero at first."""
+
+    first = 200
+
+    def reward(self, reward: float) -> float:
+        self.first -= 1
+        return reward * (self.first < 0)
+
+
 @pytest.mark.slow
-def test_it_learns_the_identity() -> None:
+def test_nothing_is_learned_from_zeros_and_the_identity_from_the_first_reward_on() -> None:
     env = IdentityEnvBox(eps=0.5)
     model = PMPO(
-        "MlpPolicy",
-        env,
-        learning_rate=3e-3,
-        learning_starts=50,
-        batch_size=64,
-        gamma=0.5,
-        seed=0,
-        policy_kwargs={"net_arch": [32]},
-    )
-    model.learn(250)
+        "MlpPolicy", Late(env), learning_rate=3e-3, learning_starts=50, batch_size=64, gamma=0.5,
+        seed=0, policy_kwargs={"net_arch": [32]}, buffer_size=200,
+    )  # fmt: skip
+    model.learn(200)
+    states = np.linspace(-1.0, 1.0, 9, dtype=np.float32)[:, None]
+    assert np.ptp(model.predict(states, deterministic=True)[0]) < 0.8  # 1.5 if noise were labelled
+    model.learn(300, reset_num_timesteps=False)
     mean_return, _ = evaluate_policy(model, env, n_eval_episodes=3, warn=False)
     assert mean_return > 90.0  # of 100
 
