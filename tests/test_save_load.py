@@ -17,7 +17,7 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from toys import DictToy, Guess, Toy, assert_equal, parameters, sample, small
 
-from sb3_pmpo import PMPO, top_k
+from sb3_pmpo import DPO, MPO, PMPO, top_k
 from sb3_pmpo.actor import Actor
 from sb3_pmpo.online import persistence
 from sb3_pmpo.policies import MlpPolicy
@@ -468,3 +468,22 @@ def test_none_asks_for_the_measured_best_in_load_too(
     model = PMPO.load(tmp_path / "m.zip", make_env(), n_steps=None, train_freq=None)
     assert (model.n_steps, model.train_freq.frequency) == (n_steps, train_freq)
     assert PMPO.load(tmp_path / "m.zip", n_steps=None).train_freq.frequency == 3
+
+
+@pytest.mark.parametrize("saved", [PMPO, MPO, DPO])
+def test_a_file_of_another_algorithm_is_refused(saved: type, tmp_path: Path) -> None:
+    class Mine(saved):
+        pass
+
+    model = small(Toy(), algorithm=saved)
+    model.save(tmp_path / "model")
+    for other in (PMPO, MPO, DPO):
+        if other is not saved:
+            message = f"is a model of {saved.__name__}, not of {other.__name__}"
+            with pytest.raises(ValueError, match=message):
+                other.load(tmp_path / "model", device="cpu")
+    mine = Mine.load(tmp_path / "model", device="cpu")
+    assert vars(mine).keys() == vars(saved.load(tmp_path / "model", device="cpu")).keys()
+    assert "algorithm" not in vars(mine)
+    mine.save(tmp_path / "mine")
+    assert isinstance(saved.load(tmp_path / "mine", device="cpu"), saved)

@@ -31,6 +31,9 @@ from sb3_pmpo.storage.pickles import UntrustedFileError
 _PARTS = ("actor", "reference_actor", "critic", "critic_target", "objective", "duals", "learner")
 _MADE = ("noise", "metrics", "_feedback", "label_rng", "_kept", "lr_schedule", "actor_lr_schedule")
 
+#: In a file, the name of the class that saved it.
+_ALGORITHM = "algorithm"
+
 
 class Persistent(CheckedLearn):
     """Saves and loads as SB3 does, but without pickles for what is plain."""
@@ -55,6 +58,7 @@ class Persistent(CheckedLearn):
         left_out = {*(exclude or ()), *self._excluded_save_params()} - set(include or ())
         left_out |= {name.partition(".")[0] for name in (*parts, *variables)}
         items = {name: value for name, value in vars(self).items() if name not in left_out}
+        items[_ALGORITHM] = type(self).__name__
         of_torch = {name: recursive_getattr(self, name) for name in variables}
         with whole_stream(path, "zip") as file:
             save_model(file, items, self.get_parameters(), of_torch)
@@ -86,8 +90,9 @@ class Persistent(CheckedLearn):
             that is not known to be harmless.
         """
         file = ModelFile(path, custom_objects, trust=trust)
+        cls._check_algorithm(path, file.items.pop(_ALGORITHM, None))
         try:
-            return super().load(
+            model = super().load(
                 file.content, env, device, file.items, print_system_info, force_reset, **kwargs
             )
         except pickle.UnpicklingError as error:  # SB3 reads weights with weights_only=True
@@ -95,6 +100,15 @@ class Persistent(CheckedLearn):
                 f"the weights in {path} are not only numbers, and are not loaded even with "
                 f"trust=True, as with SB3: {str(error).partition('. ')[0]}"
             ) from error
+
+        vars(model).pop(_ALGORITHM, None)  # SB3 makes an attribute of whatever a file has
+        return model
+
+    @classmethod
+    def _check_algorithm(cls, path: Any, name: Any) -> None:
+        """Refuse another algorithm's model, whose weights would fit; what users call theirs may."""
+        if name in {"PMPO", "MPO", "DPO"} - {kind.__name__ for kind in cls.__mro__}:
+            raise ValueError(f"{path} is a model of {name}, not of {cls.__name__}: use {name}.load")
 
     def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """Save it in one atomic step, as data: columns of numbers with a JSON header."""

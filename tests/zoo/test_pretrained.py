@@ -359,6 +359,11 @@ def test_the_best_model_of_a_folder_is_loaded(tmp_path: Path) -> None:
     assert main(["evaluate", str(folder), "-n", "1", "--load-best"]) == 0
 
 
+def test_a_policy_and_a_model_to_begin_with_are_one_too_many() -> None:
+    with pytest.raises(SystemExit, match="give one of them"):
+        main(["train", "--from-pretrained", "walker-walk", "-i", "model.zip"])
+
+
 @pytest.mark.parametrize("given", [["--from-pre", "x"], ["--from-pretrained=x"]])
 def test_an_abbreviation_is_the_option(given: list[str]) -> None:
     with pytest.raises(SystemExit, match="--from-pretrained: no pretrained policy is called 'x'"):

@@ -94,9 +94,16 @@ def begin_from(
     :return: the arguments, with algorithm and environment of the policy where none are given; and
         what learns in the place of the model's ``learn``, None without such a policy.
     """
-    name, _ = _taken("--from-pretrained", arguments)
+    name, rest = _taken("--from-pretrained", arguments)
     if name is None:
         return [*arguments], None
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("-i", "--trained-agent", dest="agent")
+    if parser.parse_known_args(rest)[0].agent:
+        raise SystemExit(
+            "sb3-pmpo train: error: --from-pretrained begins with a policy and -i goes on from a "
+            "model: give one of them"
+        )
     try:
         told = pretrained.about(name)
         pretrained.check_harmless(name, told)
