@@ -6,7 +6,7 @@ import io
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
@@ -47,17 +47,16 @@ def copy_whole(source: Path, target: Path) -> None:
         shutil.copyfile(source, writing)
 
 
-def set_aside(folder: Path) -> Path:
-    """Link the files of a folder and of its folders into a new one within, which is returned."""
+def set_aside(folder: Path, patterns: Sequence[str]) -> Path:
+    """Link files of a folder, or of its folders, into a new one within, which is returned."""
     aside = Path(mkdtemp(dir=folder, prefix=WRITING))
-    for path in [*folder.glob("*"), *folder.glob("*/*")]:
-        name = path.relative_to(folder)
-        if path.is_file() and not str(name).startswith(WRITING):
-            (aside / name).parent.mkdir(exist_ok=True)
-            try:
-                os.link(path, aside / name)
-            except OSError:  # a file system that has none
-                shutil.copyfile(path, aside / name)
+    for path in (path for pattern in patterns for path in folder.glob(pattern)):
+        target = aside / path.relative_to(folder)
+        target.parent.mkdir(exist_ok=True)
+        try:
+            os.link(path, target)
+        except OSError:  # a file system that has no links
+            shutil.copyfile(path, target)
     return aside
 
 

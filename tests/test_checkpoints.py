@@ -383,6 +383,11 @@ def test_a_file_in_a_checkpoint_has_a_name_of_its_own(name: str, tmp_path: Path)
     with pytest.raises(ValueError, match=re.escape(f"got {name!r}")):
         model.save_checkpoint(tmp_path, files={name: tmp_path / MANIFEST})
     assert read_checkpoint(tmp_path) == before
+    (tmp_path / "mine").write_text("mine")
+    names = ["model.zip", "state.npz", "buffer.pkl", MANIFEST]
+    model.save_checkpoint(tmp_path, files=dict.fromkeys(names, tmp_path / "mine"))
+    assert {read_checkpoint(tmp_path).path(each).read_text() for each in names} == {"mine"}
+    PMPO.load_checkpoint(tmp_path, Toy(), device="cpu")
 
 
 def test_a_checkpoint_replaces_the_one_before(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
 
 from sb3_pmpo.storage import environment_state
 from sb3_pmpo.storage.environment_state import UnknownStateError, register_environment
@@ -31,6 +33,10 @@ class Own(gym.Env):
         self.move = self.walk
         self.rule = increase
         vars(self).update(attributes)
+
+    @classmethod
+    def from_nothing(cls) -> Any:
+        return cls()
 
     def walk(self) -> None:
         self.clock += 1
@@ -83,15 +89,48 @@ def test_rendering_of_gymnasiums_environments_stays_their_own() -> None:
     np.testing.assert_array_equal(other.state, one.state)
 
 
-@pytest.mark.parametrize("rule", [increase, partial(increase, 3), partial(increase, by=3), np.add])
+class OwnWrapper(gym.ObservationWrapper, RecordConstructorArgs):
+    """A wrapper of a user's, with a method of the environment that it wraps."""
+
+    def __init__(self, env: gym.Env) -> None:
+        RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+        self.clock, self.of_the_env = 3, env.unwrapped.walk
+
+    def observation(self, observation: Any) -> Any:
+        return observation
+
+
+def test_a_users_wrapper_is_told_as_his_environment_is() -> None:
+    one, other = OwnWrapper(Own()), OwnWrapper(Own())
+    one.clock, one.env.clock = 5, 6
+    carried_over(one, other)
+    assert (other.clock, other.env.clock) == (5, 6)
+
+
+def test_a_window_is_not_replaced_by_what_was_there_before_it() -> None:
+    window = object()
+    assert carried_over(Own(screen=None), Own(screen=window)).screen is window
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        *(increase, np.add, np.random.rand, random.random, Own.from_nothing),
+        *(partial(increase, 3), partial(increase, by=3), partial(increase, (1, "a"))),
+        partial(np.clip, a_min=0, a_max=1),
+    ],
+)
 def test_the_same_function_is_no_state(rule: Any) -> None:
     carried_over(Own(rule=rule, clock=5), Own(rule=rule))
 
 
 @pytest.mark.parametrize(
     "rule",
-    [Counter().step, Counter(), partial(increase, Counter()), partial(increase, state=[])],
-    ids=["method", "callable", "partial of a callable", "partial of a list"],
+    [
+        *(Counter().step, Counter(), random.Random(3).random, np.random.default_rng(0).random),
+        *(partial(increase, Counter()), partial(increase, state=[]), partial(increase, ([],))),
+    ],
 )
 def test_a_function_that_holds_a_state_is_no_constant(rule: Any) -> None:
     with pytest.raises(UnknownStateError, match=r"Own\.rule is a"):

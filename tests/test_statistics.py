@@ -143,7 +143,7 @@ def test_a_rare_reward_is_no_outlier_beside_a_small_cost(cost: float) -> None:
     assert 0.5 * rms < model.policy.critic.scale.item() < 2.0 * rms
 
 
-def test_one_absurd_reward_leaves_the_unit_of_the_critic() -> None:
+def test_one_absurd_return_leaves_the_unit_of_the_critic() -> None:
     model = model_of(Sign())
     for value in [*np.random.default_rng(0).normal(size=999), 1e10]:
         model.policy.update_statistics(np.zeros((1, 1), np.float32), np.array([value]))

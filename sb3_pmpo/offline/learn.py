@@ -64,9 +64,12 @@ def learn_from_labels(
         return learner.steps.step(learner.objective)
 
     record = getattr(source, "record", lambda logger: None)  # of a FeedbackBuffer
-    run(model, loop, _refreshing(model, step, reference_interval))
-    if kl == "data":  # what acts in an environment from here on starts from here
-        model.learner.reference_lag.move(1.0)
+
+    def finish() -> None:
+        if kl == "data":  # what acts in an environment from here on starts from here
+            model.learner.reference_lag.move(1.0)
+
+    run(model, loop, _refreshing(model, step, reference_interval), finish)
 
 
 class LabelLearner:

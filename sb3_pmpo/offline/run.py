@@ -228,11 +228,17 @@ class Loop(NamedTuple):
     name: str
 
 
-def run(model: Any, loop: Loop, step: Callable[[], dict[str, th.Tensor]]) -> None:
+def run(
+    model: Any,
+    loop: Loop,
+    step: Callable[[], dict[str, th.Tensor]],
+    finish: Callable[[], None] = lambda: None,
+) -> None:
     """Take the steps, with SB3's callbacks and log.
 
     :param model: an algorithm of this package.
     :param step: moves the policy and returns what to log.
+    :param finish: what is done after the last one, before callbacks see the end.
     """
     total_timesteps, callback = _set_up(model, loop)  # a name that SB3's progress bar looks up
     callback.on_training_start(locals(), globals())
@@ -254,6 +260,7 @@ def run(model: Any, loop: Loop, step: Callable[[], dict[str, th.Tensor]]) -> Non
             break
         model.policy.set_training_mode(True)  # an evaluation has switched it off
     model.policy.set_training_mode(False)
+    finish()
     callback.on_training_end()
 
 

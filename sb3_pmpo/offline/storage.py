@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,7 +77,7 @@ def _put_back(target: Path) -> None:
     if target.exists() or not target.parent.is_dir():
         return
     for path in target.parent.iterdir():
-        if path.name.startswith(_OLD) and path.name.endswith(f"-{target.name}"):
+        if re.fullmatch(rf"{re.escape(_OLD)}\d+-{re.escape(target.name)}", path.name):
             os.replace(path, target)
             return
 

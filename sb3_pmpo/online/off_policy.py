@@ -19,6 +19,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_pmpo.actor import Actor
 from sb3_pmpo.core.e_step import Duals
+from sb3_pmpo.feedback.buffer import FeedbackBuffer
 from sb3_pmpo.feedback.learn import FeedbackSteps
 from sb3_pmpo.heap import keep_freed_memory
 from sb3_pmpo.learner import Learner, Networks, Plan, plan_updates
@@ -148,6 +149,7 @@ class OffPolicyMPO(Persistent):
         self._kept = KeptStatistics(None)
         self.statistics_due = True
         self._feedback: FeedbackSteps | None = None
+        self._labels: FeedbackBuffer | None = None  # those of the last learn()
 
     n_updates = property(lambda self: self._n_updates, doc="Updates of the critics so far.")
 

@@ -29,7 +29,16 @@ from sb3_pmpo.storage.pickles import UntrustedFileError
 
 #: Not saved: parts of the policy, and what is made anew from the arguments.
 _PARTS = ("actor", "reference_actor", "critic", "critic_target", "objective", "duals", "learner")
-_MADE = ("noise", "metrics", "_feedback", "label_rng", "_kept", "lr_schedule", "actor_lr_schedule")
+_MADE = (
+    "noise",
+    "metrics",
+    "_feedback",
+    "_labels",
+    "label_rng",
+    "_kept",
+    "lr_schedule",
+    "actor_lr_schedule",
+)
 
 #: In a file, the name of the class that saved it.
 _ALGORITHM = "algorithm"
@@ -200,7 +209,10 @@ class Persistent(CheckedLearn):
             buffer.timeouts = 0.0 * buffer.dones
         if isinstance(buffer, HerReplayBuffer):
             if self.env is None:
-                raise ValueError("a HerReplayBuffer needs an environment: call set_env before")
+                raise ValueError(
+                    "a HerReplayBuffer computes rewards by an environment, and there is none: give "
+                    "load_checkpoint one, or call set_env before"
+                )
             buffer.env = self.env
         buffer.device = self.device
         check_loaded_buffer(self, buffer)

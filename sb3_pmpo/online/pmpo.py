@@ -179,7 +179,7 @@ class PMPO(OffPolicyMPO):
         :param feedback_alpha: in [0, 1], weight of the accepted rows of ``feedback``. None: one
             kind of labels determines it (App. A); with both it is the model's.
         """
-        self._feedback = None
+        self._feedback, self._labels = None, feedback
         if feedback is not None:
             self.label_rng = None if reset_num_timesteps else self.label_rng
             self._feedback = FeedbackSteps(self, feedback, feedback_alpha)

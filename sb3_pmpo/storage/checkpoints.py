@@ -110,7 +110,7 @@ def write_checkpoint(
         pieces = _write_pieces(folder, prefix, buffer, by_row)
         containers.write(folder / names["state"], Container(_KIND, told, sink.arrays, {}))
         for name, given in files.items():
-            names[name] = f"{prefix}-{name}"
+            names[name] = f"{prefix}-file-{name}"
             if isinstance(given, Path):
                 shutil.copyfile(given, folder / names[name])
             else:

@@ -10,9 +10,10 @@ episode. Simulations of MuJoCo are told by
 from __future__ import annotations
 
 import functools
+import random
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -58,10 +59,16 @@ _OWN = {
 #: Whose attributes of those names are what is meant above.
 _LIBRARIES = ("gymnasium.", "gymnasium_robotics.", "shimmy.", "stable_baselines3.", "sb3_pmpo.")
 
-_CONSTANT = (
-    *(types.FunctionType, types.BuiltinFunctionType, types.ModuleType, type),
-    *(EnvSpec, np.ufunc, np.dtype),
-)
+#: Of the libraries, what a user's own classes are made from.
+_BASES = ("gymnasium.core", "gymnasium.utils.")
+
+#: Functions of NumPy's that choose by the type of an argument, such as ``np.clip``.
+_DISPATCHER = type(np.clip)
+
+_CONSTANT = (types.FunctionType, types.ModuleType, type, EnvSpec, np.ufunc, np.dtype, _DISPATCHER)
+
+#: Whose methods draw from the generators of the process, which are told elsewhere.
+_OF_THE_PROCESS = tuple(each.__self__ for each in cast(Any, (np.random.rand, random.random)))
 
 _ADAPTERS: dict[type, tuple[GetState, SetState]] = {}
 
@@ -93,7 +100,7 @@ def get_attributes(part: Any) -> dict[str, Any]:
 
 def _is_own(part: Any, value: Any) -> bool:
     of_a_library = any(
-        kind.__module__.startswith(_LIBRARIES) and kind not in (gym.Env, gym.Wrapper)
+        kind.__module__.startswith(_LIBRARIES) and not kind.__module__.startswith(_BASES)
         for kind in type(part).__mro__
     )
     return of_a_library or not _is_plain(value)
@@ -109,19 +116,26 @@ def _is_plain(value: Any) -> bool:
 
 def _constant(part: Any, value: Any) -> str | None:
     """Name a function, a class or another constant; None for what may have a state of its own."""
-    if isinstance(value, types.MethodType) and value.__self__ is part:
-        return f"method {value.__func__.__qualname__}"
+    if isinstance(value, types.MethodType | types.BuiltinMethodType):
+        owner = value.__self__  # whose state is told here, or which has none
+        told = (*_layers(part), *_OF_THE_PROCESS)
+        has_none = owner is None or isinstance(owner, types.ModuleType | type)
+        if has_none or any(owner is each for each in told):
+            return f"method {value.__qualname__}"
+        return None
     if isinstance(value, functools.partial):
         inside = [value.func, *value.args, *value.keywords.values()]
-        named = [_constant(part, each) or _immutable(each) for each in inside]
+        named = [_constant(part, each) or _immutable(part, each) for each in inside]
         return None if None in named else f"partial {named}"
     if isinstance(value, _CONSTANT):
-        name = getattr(value, "__qualname__", getattr(value, "__name__", None))
-        return f"{getattr(value, '__module__', '')} {name or value}"
+        return str(getattr(value, "__qualname__", getattr(value, "__name__", value)))
     return None
 
 
-def _immutable(value: Any) -> str | None:
+def _immutable(part: Any, value: Any) -> str | None:
+    if isinstance(value, tuple):
+        named = [_constant(part, each) or _immutable(part, each) for each in value]
+        return None if None in named else f"tuple {named}"
     return repr(value) if isinstance(value, int | float | str | bytes | None) else None
 
 
@@ -148,6 +162,8 @@ def set_attributes(part: Any, state: dict[str, Any]) -> None:
     for name, told in sorted(state.items(), key=lambda item: "model" not in item[1]):
         ((kind, value),) = told.items()
         present = vars(part).get(name)
+        if name in _OWN and not _is_plain(present):
+            continue  # the new environment's window
         if kind == "value":
             _set_value(part, name, present, value)
         elif kind == "constant":

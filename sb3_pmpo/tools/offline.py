@@ -37,6 +37,8 @@ def main(arguments: Sequence[str]) -> int:
     steps = args.gradient_steps
     try:
         if args.folder is not None:
+            if not args.folder.is_dir():
+                raise ValueError(f"-i {args.folder} is no folder: --model begins with a .zip file")
             steps -= find_unit(args.folder).step
         dataset = read_data(args.dataset, args.labels, gamma=args.gamma, seed=args.seed)
     except (ValueError, OSError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -326,7 +327,11 @@ def test_a_data_set_that_is_being_replaced_is_not_lost(
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
     (tmp_path / "data").rename(tmp_path / ".old-1-data")  # kill -9 between the two steps
     assert len(LabelledDataset.load(tmp_path / "data")) == 4
-    (tmp_path / "data").rename(tmp_path / ".old-1-data")
+    (tmp_path / "data").rename(tmp_path / ".old-1-my-data")  # another one's
+    other.save(tmp_path / "data")
+    assert len(LabelledDataset.load(tmp_path / "my-data")) == 4
+    (tmp_path / "my-data").rename(tmp_path / ".old-1-data")
+    shutil.rmtree(tmp_path / "data")
     other.save(tmp_path / "data")
     assert len(LabelledDataset.load(tmp_path / "data")) == 6
     assert [path.name for path in tmp_path.iterdir()] == ["data"]

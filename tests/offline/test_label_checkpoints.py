@@ -52,6 +52,7 @@ def test_offline_learning_goes_on_from_a_checkpoint(kl: str, tmp_path: Path) -> 
     )
     assert read_checkpoint(tmp_path).step == first.num_timesteps == 30
     resumed = PMPO.load_checkpoint(tmp_path, device="cpu")
+    assert_equal(parameters(first.policy), parameters(resumed.policy))  # the reference, too
     np.random.rand(3)
     resumed.learn_offline(data, 30, reset_num_timesteps=False, **given)
     assert resumed.num_timesteps == 60
@@ -76,6 +77,8 @@ def test_given_labels_are_in_the_checkpoint(tmp_path: Path) -> None:
     kept = FeedbackBuffer.load(read_checkpoint(tmp_path / "run").path("feedback.npz"))
     assert len(kept) == len(feedback) == 30
     resumed = run(30, kept, tmp_path / "run", resumes=True)
+    resumed.save_checkpoint(tmp_path / "run")
+    kept = FeedbackBuffer.load(read_checkpoint(tmp_path / "run").path("feedback.npz"))
     assert len(kept) == 60
     assert_equal(parameters(once.policy), parameters(resumed.policy))
 

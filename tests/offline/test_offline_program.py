@@ -85,6 +85,9 @@ def test_a_run_goes_on_from_its_checkpoint(
     with pytest.raises(SystemExit):
         run("twice", 40, "-i", "data")
     assert "it holds no checkpoint" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run("twice", 40, "-i", f"{folder}/Pendulum-v1.zip")
+    assert "--model begins with a .zip file" in capsys.readouterr().err
 
 
 def test_where_labels_come_from(tmp_path: Path) -> None:

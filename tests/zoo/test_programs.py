@@ -431,6 +431,23 @@ def test_a_signal_outside_of_training_loses_nothing(
         assert PMPO.load(model, device="cpu").num_timesteps == 20
 
 
+def test_an_error_is_shown_though_a_signal_came_while_the_model_was_saved(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(rl_zoo3.ALGOS, "sac", Breaks)
+    save = Manager._save_all
+
+    def stopped(manager: Manager, model: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        save(manager, model)
+
+    monkeypatch.setattr(Manager, "_save_all", stopped)
+    conf = settings("Pendulum-v1: {n_timesteps: 500, policy: MlpPolicy, learning_starts: 20}")
+    with pytest.raises(RuntimeError, match="out of memory"):
+        main(["train", "--algo", "sac", "--env", "Pendulum-v1", "-conf", str(conf), "-P"])
+    assert SAC.load("logs/sac/Pendulum-v1_1/Pendulum-v1.zip").num_timesteps == 21
+
+
 def test_sigterm_within_an_exec_leaves_the_exit_status(tmp_path: Path) -> None:
     (tmp_path / "stopped.py").write_text(
         "import contextlib, os, signal, sys, time\n"

@@ -167,15 +167,18 @@ class Manager(ExperimentManager):
         try:
             return super().setup_experiment()
         except BaseException:  # Ctrl-C, too
-            if self._aside is not None:
-                put_back(self._aside, folder)
-            self._leave()
+            try:
+                if self._aside is not None:
+                    with uninterrupted():
+                        put_back(self._aside, folder)
+            finally:
+                self._leave()
             if is_new:
                 shutil.rmtree(folder, ignore_errors=True)
             raise
         finally:
             if self._aside is not None:
-                shutil.rmtree(self._aside)
+                shutil.rmtree(self._aside, ignore_errors=True)
 
     def create_log_folder(self) -> None:
         """Make the run's folder, or take the one that goes on, and hold it."""
@@ -186,7 +189,8 @@ class Manager(ExperimentManager):
             raise CannotResumeError(f"another process trains {self.save_path}: stop it first")
         if self._run is not None:
             clean(self._run)
-            self._aside = set_aside(self._run)
+            results = ("evaluations.npz", "best_model.zip", "*.monitor.csv", "*/vecnormalize.pkl")
+            self._aside = set_aside(self._run, results)
 
     def create_callbacks(self) -> None:
         """Add the layout of TensorBoard, and checkpoints; take results of one that is resumed."""
@@ -290,7 +294,10 @@ class Manager(ExperimentManager):
         except (Exception, SystemExit) as error:
             try:
                 self.save_trained_model(model)
-            except Exception as another:  # the first one is the cause, and the one to show
+            except (
+                Exception,
+                SystemExit,
+            ) as another:  # the first one is the cause, and the one to show
                 error.add_note(f"The model could not be saved either: {another!r}")
             raise
         finally:

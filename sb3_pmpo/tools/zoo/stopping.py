@@ -69,7 +69,8 @@ def _handled(handler: Callable[[int, Any], Any], *signals: signal.Signals) -> It
     if threading.current_thread() is not threading.main_thread():  # signals are not its business
         yield
         return
-    previous = {each: signal.signal(each, handler) for each in signals}
+    heard = [each for each in signals if signal.getsignal(each) is not signal.SIG_IGN]  # nohup
+    previous = {each: signal.signal(each, handler) for each in heard}
     try:
         yield
     finally:
