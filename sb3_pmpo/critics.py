@@ -62,6 +62,10 @@ class Critic(Protocol):
         """
         ...
 
+    def score_each(self, observations: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        """Compute the same by each of N critics, ``[N, S, B]``; how far they agree is no noise."""
+        ...
+
     def bootstrap(
         self, observations: PyTorchObs, actions: th.Tensor, weights: th.Tensor, pessimism: float
     ) -> th.Tensor:
@@ -181,6 +185,10 @@ class StateActionCritic(NormalisedFeatures):
         by_dim = zip(actions.long().unbind(-1), self.n_choices, strict=True)
         return th.cat([F.one_hot(index, n) for index, n in by_dim], dim=-1).float()
 
+    def score_each(self, observations: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        """Score as the one critic that this is, ``[1, S, B]``; an ensemble says what each does."""
+        return cast(Critic, self).score(observations, actions).unsqueeze(0)
+
     def auxiliary_loss(
         self, batch: Batch, features: th.Tensor, weights: th.Tensor | None
     ) -> th.Tensor | None:
@@ -241,6 +249,10 @@ class QuantileCritic(StateActionCritic):
     def score(self, observations: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         """Average the critics; ``[S, B]``."""
         return self.q_values(observations, actions).mean(0)
+
+    def score_each(self, observations: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        """Compute :meth:`q_values`."""
+        return self.q_values(observations, actions)
 
     def bootstrap(
         self, observations: PyTorchObs, actions: th.Tensor, weights: th.Tensor, pessimism: float

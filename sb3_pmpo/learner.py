@@ -297,6 +297,7 @@ class Learner:
             value=partial(self.value, observations),
             n_samples=n_samples,
             unit=self.critic.scale,
+            each=partial(self._score_each, observations, actions),
         )
 
     @th.no_grad()
@@ -305,6 +306,10 @@ class Learner:
         reference = self.reference_actor.distribution(observations, dtype)
         actions, weights = reference.propose(n_samples)
         return reference, actions, weights, self.critic_target.score(observations, actions)
+
+    @th.no_grad()
+    def _score_each(self, observations: Observations, actions: th.Tensor) -> th.Tensor:
+        return self.critic_target.score_each(observations, actions)
 
     def value(self, observations: Observations) -> th.Tensor:
         """Estimate the reference's expected value ``[B]`` from fresh samples."""

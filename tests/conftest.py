@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,9 @@ import torch as th
 # interrupt would be.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
+# Ray makes its workers nice, and they starve where another test keeps a core busy.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 UNIT = Path(__file__).parent / "unit"
 

@@ -10,14 +10,16 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.envs import IdentityEnvBox
 from stable_baselines3.common.evaluation import evaluate_policy
-from toys import DictToy, Toy, assert_equal, parameters, sample, small, toys
+from toys import DictToy, Guess, Toy, assert_equal, parameters, sample, small, toys
 
 from sb3_pmpo import (
     PMPO,
     Candidates,
     Preference,
+    advantage,
     best_worst,
     boltzmann,
     quantile,
@@ -54,6 +56,29 @@ class Late(gym.RewardWrapper):
     def reward(self, reward: float) -> float:
         self.first -= 1
         return reward * (self.first < 0)
+
+
+@pytest.mark.parametrize("space", [None, spaces.Discrete(3), spaces.MultiDiscrete([4, 3, 5])])
+def test_a_labeller_is_told_what_each_critic_says(space: Any, tmp_path: Path) -> None:
+    seen = []
+
+    def labeller(candidates: Any) -> Any:
+        if candidates.each is not None:  # not in the trial call
+            each = candidates.each()
+            th.testing.assert_close(each.mean(0), candidates.scores)
+            seen.append((len(each), candidates.reliability().item()))
+        return advantage(reliable=True)(candidates)
+
+    env = Toy() if space is None else Guess(space)
+    model = small(env, labeller=labeller, policy_kwargs={"net_arch": [8], "n_critics": 3})
+    model.learn(60)
+    assert {n for n, _ in seen} == {3}
+    assert all(0.0 <= reliability <= 1.0 for _, reliability in seen)
+    assert len({reliability for _, reliability in seen}) > 1
+    by_name = small(env, labeller="advantage(reliable=True)", policy_kwargs={"net_arch": [8]})
+    by_name.save(tmp_path / "model")
+    loaded = PMPO.load(tmp_path / "model", env, device="cpu").learn(30)
+    assert loaded.objective.labeller == advantage(reliable=True)
 
 
 @pytest.mark.slow

@@ -138,10 +138,13 @@ class advantage:  # noqa: N801  # made like a function call
         iff ``beta >= 2 * (1 - alpha) * limit``: a rejected action whose probability p is small is
         pushed away by up to ``2 * limit * p``, and the KL holds it by ``beta * p``. A small limit
         slows learning (benchmarks/trials.md).
+    :param reliable: multiply the weights by :meth:`Candidates.reliability`, so that a policy moves
+        less where the critics disagree on what its actions are worth.
     :raises ValueError: unless the limit is > 0.
     """
 
     limit: float | None = None
+    reliable: bool = False
     balanced: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -167,6 +170,8 @@ class advantage:  # noqa: N801  # made like a function call
             size = deviation.abs().mean()  # the spread, but for the probabilities of listed actions
             noise = NOISE * candidates.unit / th.where(size > 0.0, size, 1.0)
             weights = weights * (1.0 - noise.square()).clamp(min=0.0)
+        if self.reliable:
+            weights = weights * candidates.reliability()
         return Preference(weights.clamp(min=0.0), (-weights).clamp(min=0.0))
 
 

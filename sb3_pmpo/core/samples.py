@@ -31,6 +31,8 @@ class Candidates:
         many as were asked for.
     :param unit: the size of a return, in units of the scores: a scalar that says which differences
         are small. None where nobody knows it.
+    :param each: computes the scores ``[N, S, *B]`` by each of N critics; called only by a labeller
+        that wants them. None where there is one judge.
     """
 
     scores: th.Tensor
@@ -40,6 +42,7 @@ class Candidates:
     value: Callable[[], th.Tensor] | None = None
     n_samples: int = 0
     unit: th.Tensor | None = None
+    each: Callable[[], th.Tensor] | None = None
 
     def __post_init__(self) -> None:
         if self.weights is None:
@@ -50,6 +53,25 @@ class Candidates:
     def mean_score(self) -> th.Tensor:
         """Average the scores over the samples, ``[*B]``: an expectation under the reference."""
         return (self.weights * self.scores).sum(0)
+
+    def reliability(self) -> th.Tensor:
+        """Estimate the share of the scores' variance within the states that is no critic's noise.
+
+        It is Cronbach's alpha over the batch: ``N / (N - 1) * (1 - sum_n var_n / var_sum)``, with
+        variances of the deviations from each state's mean. Where two critics spread alike and
+        correlate by r it is ``2 r / (1 + r)`` (Spearman and Brown).
+
+        :return: scalar in [0, 1]; 1 where one judge scores, or all the scores of a state are equal.
+        """
+        each = self.scores.unsqueeze(0) if self.each is None else self.each().detach()
+        n_critics = len(each)
+        if n_critics < 2:
+            return each.new_ones(())
+        deviations = each - (self.weights * each).sum(1, keepdim=True)
+        apart = (self.weights * deviations.square()).sum()
+        together = (self.weights * deviations.sum(0).square()).sum()
+        alpha = n_critics / (n_critics - 1) * (1.0 - apart / together)
+        return th.where(apart > 0.0, alpha, 1.0).clamp(0.0, 1.0)
 
 
 def uniform_weights(like: th.Tensor) -> th.Tensor:

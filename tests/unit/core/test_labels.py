@@ -103,6 +103,45 @@ def test_advantage_labels_nothing_where_the_scores_differ_by_the_critics_noise_a
         assert not labels.any()
 
 
+def test_labels_count_as_far_as_the_critics_agree() -> None:
+    """Of scores ``signal + noise_n`` the mean of N critics has ``1 / (1 + v / N)`` of signal."""
+    generator = th.Generator().manual_seed(0)
+
+    def drawn(*shape: int) -> th.Tensor:
+        return th.randn(*shape, 6, 4000, generator=generator)
+
+    for n_critics, variance in ((2, 1.0), (2, 9.0), (5, 4.0)):
+        each = drawn(1) + variance**0.5 * drawn(n_critics)
+        shifted = (
+            each + 7.0 * drawn(n_critics)[:, :1]
+        )  # what a critic says of the state is no matter
+        candidates = Candidates(each.mean(0), each=lambda each=shifted: each)
+        expected = 1.0 / (1.0 + variance / n_critics)
+        assert candidates.reliability().item() == pytest.approx(expected, abs=0.02)
+        plain, weighed = advantage()(candidates), advantage(reliable=True)(candidates)
+        th.testing.assert_close(weighed.accept, candidates.reliability() * plain.accept)
+        th.testing.assert_close(weighed.reject, candidates.reliability() * plain.reject)
+    one = drawn(1)
+    for each, share in (
+        *((one, 1.0), (th.cat([one, one]), 1.0), (th.cat([one, -one]), 0.0)),
+        *((drawn(2), 0.0), (th.zeros(2, 6, 5), 1.0), (th.ones(2, 1, 5), 1.0)),
+    ):
+        found = Candidates(each.mean(0), each=lambda each=each: each).reliability()
+        assert found.item() == pytest.approx(share, abs=0.03)
+    assert Candidates(one[0]).reliability() == 1.0  # of one judge
+
+
+def test_two_critics_that_correlate_are_as_reliable_as_spearman_and_brown_say() -> None:
+    one = th.randn(6, 1000, generator=th.Generator().manual_seed(0), dtype=th.float64)
+    other = th.randn(6, 1000, generator=th.Generator().manual_seed(1), dtype=th.float64)
+    one, other = (x - x.mean(0) for x in (one, other))
+    one = one / one.norm()
+    other = other - (one * other).sum() * one
+    both = th.stack([one, 0.4 * one + (1.0 - 0.16) ** 0.5 * other / other.norm()])
+    found = Candidates(both.mean(0), each=lambda: both).reliability()
+    assert found.item() == pytest.approx(2 * 0.4 / 1.4)
+
+
 def test_a_limit_keeps_the_rejected_under_what_the_kl_holds() -> None:
     """With ``beta = 2 (1 - alpha) limit`` the loss of a categorical policy has a minimum."""
     prior = th.tensor([[0.98, 0.5], [0.01, 0.25], [0.01, 0.25]], dtype=th.float64)  # [S, B]
