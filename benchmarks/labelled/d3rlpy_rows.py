@@ -46,7 +46,8 @@ def write_columns(path: Path, plan: dict[str, Any]) -> None:
     data, _ = write_log("table1", mixtures(plan)["table1"])
     ends = np.zeros(len(data))
     ends[[rows.stop - 1 for rows in data.episodes()]] = 1.0
-    columns = {"observations": data.observations, "actions": data.actions}
+    rows = data.rows(np.arange(len(data)))
+    columns = {"observations": rows.observations, "actions": rows.actions}
     np.savez(path, rewards=data.required("rewards"), timeouts=ends, **columns)
 
 
