@@ -70,7 +70,7 @@ def test_whole_numbers_are_taken_in_any_type(kind: Any, tmp_path: Any) -> None:
         ("replay_buffer_class", RolloutBuffer),
         ("replay_buffer_class", DictReplayBuffer),
         ("replay_buffer_class", HerReplayBuffer),
-        ("replay_buffer_kwargs", 3),
+        *[("replay_buffer_kwargs", value) for value in (3, 0, [], "", np.array([1, 2]))],
         ("exploration_noise", pink_noise(1, 1, 0)),
     ],
 )

@@ -19,7 +19,7 @@ from sb3_pmpo.online.arguments import chosen_by_space
 from sb3_pmpo.online.noise_checks import check_action_noise, check_noise_factory
 from sb3_pmpo.online.written import as_object
 from sb3_pmpo.policies import NO_SDE, PMPOPolicy
-from sb3_pmpo.replay.checks import check_buffer_arguments
+from sb3_pmpo.replay.checks import check_buffer_arguments, check_buffer_kwargs
 from sb3_pmpo.space_checks import check_action_space, check_observation_space
 
 #: The largest step that Adam or SGD takes with anything left to learn; 1e-3 is usual.
@@ -67,7 +67,7 @@ def check_first(policy: Any, arguments: dict[str, Any], aliases: dict[str, type]
     """Check the arguments that SB3's own constructor uses, and would not name.
 
     :param policy: the argument of that name.
-    :param arguments: by name: ``use_sde``, ``verbose``, ``device`` and ``tensorboard_log``.
+    :param arguments: by name, of all that are not the algorithm's own.
     :param aliases: policies by name.
     :raises ValueError: naming the argument, its value, its range and what to do.
     """
@@ -77,6 +77,8 @@ def check_first(policy: Any, arguments: dict[str, Any], aliases: dict[str, type]
     verbose = arguments["verbose"]
     if not isinstance(verbose, bool):
         check_number("verbose", verbose, 0, INFINITY, int, "0 nothing, 1 information, 2 debugging")
+    if arguments["replay_buffer_kwargs"] is not None:
+        check_buffer_kwargs(arguments["replay_buffer_kwargs"])
     log = arguments["tensorboard_log"]
     if not (log is None or isinstance(log, (str, os.PathLike))):
         raise ValueError(

@@ -34,6 +34,18 @@ def buffer_class_of(model: OffPolicyAlgorithm) -> type[ReplayBuffer]:
     )
 
 
+def check_buffer_kwargs(kwargs: Any) -> None:
+    """Check that these are arguments by name, before SB3 asks whether there are any.
+
+    :raises ValueError: naming the value and what to do.
+    """
+    if not (isinstance(kwargs, Mapping) and all(isinstance(name, str) for name in kwargs)):
+        raise ValueError(
+            f"{_KWARGS} must be a dict of keyword arguments or None, got {kwargs!r}: leave it out "
+            "for none"
+        )
+
+
 def check_buffer_arguments(model: OffPolicyAlgorithm) -> None:
     """Check the class of the buffer and what it is given.
 
@@ -46,11 +58,7 @@ def check_buffer_arguments(model: OffPolicyAlgorithm) -> None:
             f"replay_buffer_class must be a subclass of SB3's ReplayBuffer or None, got {given!r}: "
             "give the class itself, such as HerReplayBuffer, not its name or an object of it"
         )
-    if not (isinstance(kwargs, Mapping) and all(isinstance(name, str) for name in kwargs)):
-        raise ValueError(
-            f"{_KWARGS} must be a dict of keyword arguments or None, got {kwargs!r}: leave it out "
-            "for none"
-        )
+    check_buffer_kwargs(kwargs)
     chosen = buffer_class_of(model)
     is_dict = isinstance(model.observation_space, spaces.Dict)
     if issubclass(chosen, HerReplayBuffer):
