@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
-import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_pmpo.core.checks import INFINITY, check_number
 
 
 def check_count(name: str, value: Any, least: int) -> None:
@@ -14,11 +16,9 @@ def check_count(name: str, value: Any, least: int) -> None:
     :raises TypeError: if it is no number.
     :raises ValueError: if it is not whole, or too small.
     """
-    is_number = isinstance(value, (int, float, np.integer, np.floating))
-    if isinstance(value, bool) or not is_number:
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a whole number >= {least}, got {value!r}")
-    if not (value >= least and float(value).is_integer()):
-        raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
+    check_number(name, value, least, INFINITY, int, "1e5 is one, too")
 
 
 def check_callback(callback: Any) -> None:

@@ -294,10 +294,8 @@ class Manager(ExperimentManager):
         except (Exception, SystemExit) as error:
             try:
                 self.save_trained_model(model)
-            except (
-                Exception,
-                SystemExit,
-            ) as another:  # the first one is the cause, and the one to show
+            except (Exception, SystemExit) as another:
+                # The first one is the cause, and the one to show.
                 error.add_note(f"The model could not be saved either: {another!r}")
             raise
         finally:
