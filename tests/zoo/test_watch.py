@@ -123,10 +123,9 @@ def walker_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @reads_video
-@pytest.mark.parametrize("n_envs", [1, 2])
-def test_a_video_is_as_fast_as_the_world_it_shows(walker_run: Path, n_envs: int) -> None:
+def test_a_video_is_as_fast_as_the_world_it_shows(walker_run: Path) -> None:
     logs = str(walker_run.parent.parent)
-    arguments = ["--env", WALKER, "-f", logs, "-n", "40", "--n-envs", str(n_envs)]
+    arguments = ["--env", WALKER, "-f", logs, "-n", "40", "--n-envs", "2"]
     printed = run_with_egl("record", *arguments)
     (path,) = (walker_run / "videos").glob("*.mp4")
     assert f"Saved {path}: 40 decisions, 2.0 s at 30 fps" in printed
@@ -135,7 +134,7 @@ def test_a_video_is_as_fast_as_the_world_it_shows(walker_run: Path, n_envs: int)
     assert says["fps"] == 30
     assert says["duration"] == pytest.approx(2.0)
     assert says["pix_fmt"].startswith("yuv420p")  # which browsers play
-    assert frames.shape == (60, 48 * n_envs, 64, 3)
+    assert frames.shape == (60, 48 * 2, 64, 3)
     assert frames.mean() > 20  # not black
     changes = np.abs(np.diff(frames.astype(int), axis=0)).mean(axis=(1, 2, 3))
     assert (changes[:30] > 0).sum() >= 20  # the walker falls
