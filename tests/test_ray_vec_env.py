@@ -28,7 +28,7 @@ from sb3_pmpo.storage.environment_state import register_environment
 
 ray = pytest.importorskip("ray")
 
-from sb3_pmpo.tools.ray_vec_env import RayVecEnv, WorkerDiedError  # noqa: E402  # it needs Ray
+from sb3_pmpo.tools.ray_vec_env import RayVecEnv, WorkerDiedError, connect  # noqa: E402  # it needs Ray
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -286,6 +286,23 @@ def _zoo_config(folder: Path, content: dict[str, Any]) -> str:
     path = folder / "config.yml"
     path.write_text(yaml.safe_dump(content))
     return str(path)
+
+
+NICENESS = "RAY_worker_niceness"  # as Ray spells it
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, "0"), ("5", "5")])
+def test_workers_that_start_here_are_not_nice(
+    given: str | None, used: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(NICENESS, given or "")
+    if given is None:
+        monkeypatch.delenv(NICENESS)
+    seen = []
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: seen.append(os.environ[NICENESS]))
+    connect()
+    assert seen == [used]
 
 
 def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -46,11 +47,16 @@ class WorkerDiedError(RuntimeError):
 def connect(address: str | None = None) -> None:
     """Connect to Ray, unless this process is connected already.
 
+    A Ray that starts here gives its workers the priority of this process, unless the variable
+    ``RAY_worker_niceness`` sets another: Ray's own choice, niceness 15, starves them beside a
+    learner that keeps the cores busy.
+
     :param address: a cluster's ``host:port``, ``"auto"`` for one that must be running here,
         ``"local"`` for a new one on this machine; None for what ``RAY_ADDRESS`` says or one that
         runs here, else a new one.
     """
     if not ray.is_initialized():
+        os.environ.setdefault("RAY_worker_niceness", "0")
         ray.init(address=address, include_dashboard=False)
 
 
