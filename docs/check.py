@@ -1,7 +1,8 @@
 """Check a built site and the pages of the repository, offline: ``python docs/check.py SITE``.
 
 Every link to a file or an anchor of the site leads there, every relative link of a Markdown file of
-the repository names a file that exists, and the reference has every public name.
+the repository names a file that exists, and the reference has every public name and every name that
+a page's code imports.
 """
 
 from __future__ import annotations
@@ -74,7 +75,24 @@ def undocumented(site: Path) -> list[str]:
     inventory = (site / "objects.inv").read_bytes().split(b"\n", 4)[4]
     lines = zlib.decompress(inventory).decode().splitlines()
     known = {line.split(" py:")[0] for line in lines if " py:" in line}
-    return [name for module in PUBLIC for name in public_names(module) if name not in known]
+    public = {name for module in PUBLIC for name in public_names(module)}
+    return sorted((public | imported_by_pages()) - known)
+
+
+def imported_by_pages() -> set[str]:
+    """Collect the names that the Python code of the pages imports from the package."""
+    pages = (path.read_text() for path in (ROOT / "docs").glob("*.md"))
+    blocks = (
+        code for page in pages for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    )
+    nodes = (node for code in blocks for node in ast.walk(ast.parse(code)))
+    imports = (node for node in nodes if isinstance(node, ast.ImportFrom) and node.module)
+    return {
+        f"{node.module}.{alias.name}"
+        for node in imports
+        for alias in node.names
+        if node.module.startswith("sb3_pmpo") and alias.name != "pretrained"  # a module
+    }
 
 
 def public_names(module: str) -> list[str]:

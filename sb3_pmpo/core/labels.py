@@ -124,14 +124,14 @@ def best_worst(*, normalise: Normalisation = mean_per_set) -> top_k:
 class advantage:  # noqa: N801  # made like a function call
     """Accept the samples above their state's mean score, reject those below, weighed by how far.
 
-    A sample's weight is its deviation ``f(y, x) - mean_y f(y, x)`` over the mean absolute deviation
-    of the whole batch. So a state in which the action matters weighs more than one in which it
-    hardly does. Ranks weigh all states alike, and then learn the critic's noise in the latter. In
+    A sample's weight is its score minus its state's mean score, over the mean absolute deviation of
+    the whole batch. A state in which the action matters therefore weighs more. Ranks weigh all
+    states alike, so in states where the action hardly matters they teach the critic's noise. In
     each state the accepted and the rejected weigh the same; over the states the mean is 1.
 
-    Where no action matters in any state, as before the first reward, all deviations are noise, and
-    dividing by their size would make a policy of it. So of a mean deviation ``s`` only the share
-    ``1 - (NOISE * candidates.unit / s)^2`` counts, and nothing below :data:`NOISE` of a return.
+    Before the first reward every deviation is noise. So weights shrink by
+    ``1 - (NOISE * candidates.unit / s)^2``, where ``s`` is the batch's mean deviation, and are 0
+    where ``s`` is below ``NOISE * candidates.unit``, a small share of a return.
 
     :param limit: a sample that is worse by more than so many of the batch's mean deviations is
         rejected as if it were worse by that many; None for no limit. A categorical policy is safe

@@ -57,11 +57,11 @@ class SharedArguments(TypedDict, total=False):
     :param exploration_noise: makes the noise that collecting acts with, scaled by the policy's
         std: a function of (number of environments, action dimension, seed). None for independent
         draws.
-    :param compile: on a GPU, replay the update as one CUDA graph, which was five times as fast on
-        an H200. On a CPU, compile the networks in place with ``torch.compile``. Models save and
-        load the same with and without. A graph is fixed while :meth:`learn` runs: a changed
-        argument counts from the next call on, a changed learning rate at once. A Python number
-        that a labeller or an extractor holds keeps the value that it had at the capture.
+    :param compile: on a GPU, replay the update as one CUDA graph, five times as fast on an H200. On
+        a CPU, compile the networks with ``torch.compile``. Saved models are the same either way.
+        The graph is captured once per :meth:`learn`. Learning rates may change during it; other
+        arguments take effect at the next :meth:`learn`. A plain Python number inside a labeller or
+        an extractor is frozen at capture: hold it in a tensor if it must change.
     :param use_sde: refused; here so that a configuration written for SAC gets a clear answer.
     :param stats_window_size: episodes in the rolling means of return and length.
     :param tensorboard_log: folder of the TensorBoard logs.
