@@ -5,6 +5,7 @@ Axes: B states, A action dimensions. Actions of a Box are in [-1, 1].
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch as th
@@ -273,14 +274,19 @@ class PMPOPolicy(SavesAlone, BoundedPolicy):
             self.normaliser.update(observations)
         self.return_moments.update(th.as_tensor(returns).unsqueeze(-1))
 
-    def begin_statistics_anew(self, observations: Any, returns: Any) -> None:
-        """Forget what was collected, and take the statistics of these instead.
+    def begin_observations_anew(self, observations: Any) -> None:
+        """Forget the observations seen, and take the statistics of these instead.
 
         :param observations: ``[T, ...]`` as the policy sees them, or a dict of such.
-        :param returns: ``[T]`` discounted returns so far, in units of the reward.
         """
         if isinstance(self.normaliser, ObservationNormaliser):
             self.normaliser.begin_anew(observations)
+
+    def begin_returns_anew(self, returns: Any) -> None:
+        """Forget the returns seen, and take the statistics of these instead.
+
+        :param returns: ``[T]`` discounted returns so far, in units of the reward.
+        """
         self.return_moments.begin_anew(th.as_tensor(returns).unsqueeze(-1))
 
     def sees_absurd_readings(self, observations: Any) -> bool:
@@ -290,12 +296,20 @@ class PMPOPolicy(SavesAlone, BoundedPolicy):
         return False
 
     @property
-    def statistics_count(self) -> float:
-        """How many observations and returns the statistics are of."""
+    def statistics_counts(self) -> tuple[float, float]:
+        """How many observations and returns the statistics are of.
+
+        Infinitely many observations where none is normalised.
+        """
         of_returns = float(self.return_moments.count)
         if isinstance(self.normaliser, ObservationNormaliser):
-            return min(self.normaliser.count, of_returns)
-        return of_returns
+            return self.normaliser.count, of_returns
+        return math.inf, of_returns
+
+    @property
+    def statistics_count(self) -> float:
+        """How many observations and returns the statistics are of, the fewer of the two."""
+        return min(self.statistics_counts)
 
     def set_training_mode(self, mode: bool) -> None:
         """Switch actor and critic between training and evaluation; the lagged copies stay put."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -11,9 +12,11 @@ import torch as th
 from gymnasium import spaces
 from scipy.signal import lfilter
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_pmpo import PMPO
 from sb3_pmpo.networks import RunningMoments, has_absurd_readings
+from sb3_pmpo.offline import LabelledDataset
 from sb3_pmpo.online.exploration import seed_of
 
 
@@ -69,6 +72,29 @@ def test_a_loaded_buffer_completes_the_statistics(tmp_path: Any) -> None:
     assert moments.mean.item() == pytest.approx(1000.0, abs=0.1)
     assert moments.var.item() == pytest.approx(1 / 3, rel=0.1)
     assert fresh.policy.return_moments.mean.item() < -0.5
+
+
+def test_a_policy_that_has_learned_keeps_its_statistics(tmp_path: Path) -> None:
+    """One learned from data has seen no return: the buffer gives those, and no observations."""
+    source = model_of(Sign())
+    fill(source, 500)
+    source.save_replay_buffer(tmp_path / "buffer")
+    observations = np.full((50, 1), 990, np.float32) + np.arange(50, dtype=np.float32)[:, None]
+    spaces_of = Sign.observation_space, Sign.action_space
+    model = PMPO.from_spaces("MlpPolicy", *spaces_of, seed=0, policy_kwargs={"net_arch": [16]})
+    data = LabelledDataset(
+        observations, np.zeros((50, 1)), np.ones(50), **dict(zip(SPACES, spaces_of, strict=True))
+    )
+    model.learn_offline(data, 20)
+    acted, _ = model.predict(observations, deterministic=True)
+    model.set_env(DummyVecEnv([Sign]))
+    model.load_replay_buffer(tmp_path / "buffer")
+    assert model.policy.return_moments.count.item() == 500
+    assert model.policy.normaliser.moments[0].count.item() == 50
+    np.testing.assert_array_equal(acted, model.predict(observations, deterministic=True)[0])
+
+
+SPACES = ("observation_space", "action_space")
 
 
 def test_statistics_of_collecting_stay_as_they_are() -> None:

@@ -98,8 +98,9 @@ class AnswerLog:
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{self.path}, line {number} is no answer: {line!r}") from error
         if answer == "undo":
-            if self._given and self._given[-1][0] == clip:
-                self._given.pop()
+            of_clip = [number for number, (given, _) in enumerate(self._given) if given == clip]
+            if of_clip:
+                del self._given[of_clip[-1]]
         elif answer in LABELS:
             self._given.append((clip, answer))
         else:

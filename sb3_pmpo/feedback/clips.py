@@ -10,10 +10,11 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space_channels_first
 
 from sb3_pmpo.feedback.answers import AnswerLog
 from sb3_pmpo.feedback.buffer import FeedbackBuffer
@@ -80,11 +81,14 @@ class ClipSet:
     ) -> FeedbackBuffer:
         """Gather the answers so far; a clip's steps share its answer.
 
-        :param credit: as of :meth:`FeedbackBuffer.add_segment`, as is ``delay``.
+        :param credit: as of :meth:`FeedbackBuffer.add_segment`, as is ``delay``, which leaves
+            nothing of a clip that is as short.
         """
         buffer = FeedbackBuffer(self.observation_space, self.action_space)
         for name, label in self.answers().labels().items():
             seen, actions = self._steps(name)
+            if len(actions) <= delay:
+                continue  # the answer is to what came before it
             buffer.add_segment(
                 seen, actions, label, credit, delay=delay, weight=len(actions), source=source
             )
@@ -226,12 +230,15 @@ def segments_of(dataset: LabelledDataset, n_clips: int, length: int) -> Iterator
     ]
     if not starts:
         raise DatasetError(f"no episode has {length} steps: ask for shorter clips")
+    space = dataset.observation_space
+    pictures_of = space[key] if isinstance(space, spaces.Dict) else space
+    first = is_image_space_channels_first(cast(spaces.Box, pictures_of))
     chosen = np.unique(np.linspace(0, len(starts) - 1, min(n_clips, len(starts))).astype(int))
     for number in chosen:
         index = np.arange(starts[number], starts[number] + length)
         rows = dataset.rows(index)
         pictures = rows.observations[key] if key else rows.observations
-        yield Segment(rows.observations, rows.actions, _to_frames(pictures), index)
+        yield Segment(rows.observations, rows.actions, _to_frames(pictures, first), index)
 
 
 def _picture_key(space: spaces.Space) -> str:
@@ -245,11 +252,21 @@ def _picture_key(space: spaces.Space) -> str:
     )
 
 
-def _to_frames(pictures: np.ndarray) -> np.ndarray:
-    """Bring ``[K, C, H, W]`` or ``[K, H, W, C]`` to colours, enlarged to 240 lines at least."""
-    if pictures.shape[1] in (1, 3, 4) and pictures.shape[-1] not in (1, 3, 4):
+def _to_frames(pictures: np.ndarray, channels_first: bool) -> np.ndarray:
+    """Bring pictures to colours, enlarged to 240 lines at least.
+
+    Of pictures that are stacked along their channels the newest counts, the last: of three channels
+    where their number is a multiple of three, else of one, a grey.
+
+    :param pictures: ``[K, C, H, W]`` or ``[K, H, W, C]``.
+    :return: ``[K, H, W, 3]``.
+    """
+    if channels_first:
         pictures = np.moveaxis(pictures, 1, -1)
-    colours = pictures[..., :3] if pictures.shape[-1] >= 3 else np.repeat(pictures[..., :1], 3, -1)
+    if pictures.shape[-1] % 3 == 0:
+        colours = pictures[..., -3:]
+    else:
+        colours = np.repeat(pictures[..., -1:], 3, -1)
     factor = max(1, -(-240 // colours.shape[1]))
     return colours.repeat(factor, 1).repeat(factor, 2)
 

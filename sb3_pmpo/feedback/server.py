@@ -24,7 +24,7 @@ from starlette.routing import Route
 from sb3_pmpo.feedback.answers import AnswerLog
 from sb3_pmpo.feedback.clips import ClipSet
 
-COOKIE = "sb3_pmpo_token"
+COOKIE = "sb3_pmpo_token_{port}"  # a browser has one jar for all ports of a host
 #: Nothing is loaded from elsewhere, and no other page may frame this one.
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; style-src 'unsafe-inline' 'self'; "
@@ -185,7 +185,7 @@ def make_app(
         for name, value in HEADERS.items():
             response.headers.setdefault(name, value)
         if refused is None and token is not None:
-            response.set_cookie(COOKIE, token, httponly=True, samesite="strict")
+            response.set_cookie(_cookie(request), token, httponly=True, samesite="strict")
         return response
 
     return Starlette(
@@ -204,8 +204,12 @@ def _refused_host(request: Request) -> Response | None:
     return PlainTextResponse(f"{host!r} is no name of this machine's loopback", 403)
 
 
+def _cookie(request: Request) -> str:
+    return COOKIE.format(port=request.url.port or 80)
+
+
 def _refused_token(request: Request, token: str) -> Response | None:
-    given = request.query_params.get("token") or request.cookies.get(COOKIE) or ""
+    given = request.query_params.get("token") or request.cookies.get(_cookie(request)) or ""
     if hmac.compare_digest(given.encode(), token.encode()):
         return None
     return PlainTextResponse("open the address that sb3-pmpo label printed, with its token", 403)

@@ -7,6 +7,7 @@ from copy import deepcopy
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 
 from sb3_pmpo.feedback.buffer import FeedbackBuffer
 from sb3_pmpo.storage.environment_state import register_environment
@@ -49,8 +50,11 @@ class FeedbackWrapper(gym.Wrapper):
         """
         observation, reward, terminated, truncated, info = self.env.step(action)
         label = self.annotator(self._seen, action, info)
-        if label not in (-1, 0, 1):
-            raise ValueError(f"the annotator must return 1, 0 or -1, got {label!r}")
+        if isinstance(label, (bool, np.bool_)) or label not in (-1, 0, 1):
+            raise ValueError(
+                f"the annotator must return 1, 0 or -1, got {label!r}: False could mean a "
+                "rejection or no opinion"
+            )
         self.feedback.add(self._seen, action, int(label), source=self.source)
         self._seen = deepcopy(observation)
         return observation, reward, terminated, truncated, info

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sb3_pmpo.offline.columns import Column, DatasetError
-from sb3_pmpo.offline.spaces import check_rows
+from sb3_pmpo.offline.spaces import check_rows, is_finite
 
 ACCEPTED, UNLABELLED, REJECTED = 1, 0, -1
 
@@ -35,8 +35,8 @@ def read_numbers(values: Any, name: str, n: int) -> np.ndarray | None:
     if column.row_shape != ():
         raise DatasetError(f"{name} must be one number a row, got rows of {column.row_shape}")
     check_lengths([column], n)
-    check_rows(column, np.isfinite, "must be finite")
-    return np.array(column.array, subok=False)
+    check_rows(column, is_finite, "must be finite in float32")
+    return np.array(column.array, column.dtype, subok=False)
 
 
 def read_labels(values: Any, n: int) -> np.ndarray:

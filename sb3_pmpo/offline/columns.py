@@ -62,8 +62,8 @@ class Column:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The type of the numbers."""
-        return self.array.dtype
+        """The type of the numbers that are taken, in this machine's byte order."""
+        return self.array.dtype.newbyteorder("=")
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Copy these rows, in this order.
@@ -71,7 +71,7 @@ class Column:
         :param rows: ``[B]`` integers in ``[0, N)``.
         """
         if self._mapping is None:
-            return np.array(self.array[rows], subok=False)
+            return np.array(self.array[rows], self.dtype, subok=False)
         values = np.empty((len(rows), *self.row_shape), self.dtype)
         for start in range(0, len(rows), _ROWS):
             part = slice(start, start + _ROWS)
@@ -82,7 +82,7 @@ class Column:
     def chunks(self, size: int = CHUNK) -> Iterator[tuple[int, np.ndarray]]:
         """Yield ``(first row, copy of up to size rows)``, from the first row to the last."""
         for start in range(0, len(self), size):
-            values = np.array(self.array[start : start + size], subok=False)
+            values = np.array(self.array[start : start + size], self.dtype, subok=False)
             self._count(values.nbytes)
             yield start, values
 

@@ -11,6 +11,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_pmpo.offline.columns import DatasetError
 from sb3_pmpo.offline.dataset import LabelledDataset
+from sb3_pmpo.offline.spaces import form
 
 
 def from_replay_buffer(buffer: ReplayBuffer, labels: Any = None) -> LabelledDataset:
@@ -125,7 +126,7 @@ def concatenate(datasets: list[LabelledDataset]) -> LabelledDataset:
     for other in datasets[1:]:
         for name in ("observation_space", "action_space"):
             one, two = getattr(first, name), getattr(other, name)
-            if one.shape != two.shape or type(one) is not type(two):
+            if form(one) != form(two):
                 raise DatasetError(f"the data sets must have one {name}, got {one} and {two}")
     rows = [part.rows(np.arange(len(part))) for part in datasets]
     seen: Any = [part.observations for part in rows]

@@ -68,6 +68,7 @@ def label_by_advantage(
         :func:`~sb3_pmpo.offline.gae`; None for ``gae(0.95)``.
     :param only: ``[N]`` boolean, the rows to label; None for all.
     :param truth: ``[N]`` the sign of which says what is good, for the report; 0 or NaN: unknown.
+        Booleans say it, too.
     :param fit: of :class:`~sb3_pmpo.offline.ValueFunction`: ``gradient_steps``, ``seed``, ...
     :return: the data set with labels, and their report.
     :raises DatasetError: if rewards or episodes are missing.
@@ -77,9 +78,15 @@ def label_by_advantage(
     chosen = _chosen(only, dataset)
     values = ValueFunction(dataset, gamma, gae() if targets is None else targets, **fit)
     advantages = values.advantages()
-    edge = margin * float(advantages.std())
+    edge = margin * spread(advantages, dataset.weights)
     labels = np.where(advantages > edge, 1, np.where(advantages < -edge, -1, 0))
     return _labelled(dataset, np.where(chosen, labels, 0), truth)
+
+
+def spread(values: np.ndarray, weights: np.ndarray | None) -> float:
+    """Compute the standard deviation of ``[N]`` values, each counted by its weight."""
+    mean = np.average(values, weights=weights)
+    return float(np.sqrt(np.average(np.square(values - mean), weights=weights)))
 
 
 def label_by_return(
@@ -92,30 +99,50 @@ def label_by_return(
 ) -> Labelled:
     """Accept the episodes with the best returns and reject those with the worst.
 
+    Equal returns get equal labels. Where a share ends among them they stay unlabelled, unless they
+    are the best or the worst of all.
+
     :param dataset: with rewards and episodes.
     :param top: share of the episodes that is accepted, in (0, 1).
     :param bottom: share that is rejected, in [0, 1 - top]; None for all the others.
     :param only: ``[N]`` boolean, the rows to label; None for all.
     :param truth: as of :func:`label_by_advantage`.
-    :raises DatasetError: if rewards are missing, or there is but one episode.
+    :raises DatasetError: if rewards are missing, or no return differs from another.
     """
     if not 0.0 < top < 1.0:
         raise ValueError(f"top must be in (0, 1), got {top}: it is the share that is accepted")
     low = 1.0 - top if bottom is None else bottom
-    if not 0.0 <= low <= 1.0 - top:
+    if not (low >= 0.0 and low + top <= 1.0 + 1e-9):
         raise ValueError(f"bottom must be in [0, 1 - top] = [0, {1.0 - top:g}], got {bottom}")
     if dataset.n_episodes < 2:
         raise DatasetError("there is one episode, with nothing to compare it with: give more")
     chosen = _chosen(only, dataset)
-    order = np.argsort(dataset.episode_returns(), kind="stable")
-    n_best = max(round(top * len(order)), 1)
-    n_worst = len(order) - n_best if bottom is None else round(low * len(order))
-    of_episode = np.zeros(len(order), np.int8)
-    of_episode[order[:n_worst]] = -1
-    of_episode[order[len(order) - n_best :]] = 1
+    returns = dataset.episode_returns()
+    if returns.min() == returns.max():
+        raise DatasetError(
+            f"all {len(returns)} episodes have the return {returns[0]:g}: label them by something "
+            "else, with label_by() for instance"
+        )
+    n_best = max(round(top * len(returns)), 1)
+    n_worst = len(returns) - n_best if bottom is None else round(low * len(returns))
+    of_episode = np.zeros(len(returns), np.int8)
+    of_episode[_best(-returns, n_worst)] = -1
+    of_episode[_best(returns, n_best)] = 1
     lengths = [rows.stop - rows.start for rows in dataset.episodes()]
     labels = np.repeat(of_episode, lengths)
     return _labelled(dataset, np.where(chosen, labels, 0), truth)
+
+
+def _best(returns: np.ndarray, n: int) -> np.ndarray:
+    """Mark the n highest, without those that equal one that is left out, but for the highest."""
+    if n == 0:
+        return np.zeros(len(returns), bool)
+    ordered = np.sort(returns)
+    lowest = ordered[-n]
+    ties = n < len(returns) and lowest == ordered[-n - 1]
+    if ties and lowest < ordered[-1]:
+        return returns > lowest
+    return returns >= lowest
 
 
 def label_by(
@@ -161,6 +188,8 @@ def _labelled(dataset: LabelledDataset, labels: np.ndarray, truth: np.ndarray | 
     if truth is None:
         return Labelled(labelled, LabelReport(rates))
     truth = np.asarray(truth)
+    if truth.dtype == bool:
+        truth = np.where(truth, 1, -1)
     if truth.shape != (len(dataset),):
         raise DatasetError(f"truth must be one number a row, got shape {truth.shape}")
     known = np.isfinite(truth) & (truth != 0)

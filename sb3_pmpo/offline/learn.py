@@ -31,6 +31,7 @@ def learn_from_labels(
     normalise: Normalisation,
     clone_steps: int | None,
     reference_interval: int | None,
+    anew: bool,
 ) -> None:
     """Fit a model's policy to labelled rows; see :meth:`sb3_pmpo.PMPO.learn_offline`.
 
@@ -43,33 +44,40 @@ def learn_from_labels(
     :param normalise: how the sets of labels are averaged.
     :param clone_steps: of behaviour cloning for the reference before the first step.
     :param reference_interval: steps between copies of the policy to the reference; None for none.
+    :param anew: whether this is no continuation: ``kl="reference"`` then holds the policy to what
+        it is now, or to a clone.
     """
     _check(source, loop, kl)
+    if clone_steps is not None:
+        check_count("clone_steps", clone_steps, 0)
+    if reference_interval is not None:
+        check_count("reference_interval", reference_interval, 1)
     loop = loop._replace(gradient_steps=int(loop.gradient_steps))
-    if loop.reset_num_timesteps:
+    if anew:
         model.label_rng = None  # else it draws on as it did
     learner = LabelLearner(model, source, kl=kl, alpha=alpha, beta=beta, normalise=normalise)
     learner.adapt()
     check_refresh(learner.alpha, reference_interval)
     learner.steps.fit_normaliser()
-    if kl == "reference" and loop.reset_num_timesteps:
+    if kl == "reference" and anew:
         new = model.n_updates == 0
         default = loop.gradient_steps if new else 0
-        clone(model, source, default if clone_steps is None else clone_steps, learner.steps.rng)
+        steps = default if clone_steps is None else int(clone_steps)
+        if steps and model.verbose:
+            print(f"Cloning the data for {steps} steps, which makes the reference")
+        clone(model, source, steps, learner.steps.rng)
 
     def step() -> dict[str, th.Tensor]:
         if learner.adapt():
             check_refresh(learner.alpha, reference_interval)
         record(model.logger)
-        return learner.steps.step(learner.objective)
+        metrics = learner.steps.step(learner.objective)
+        if kl == "data":  # it has no part in that, and what acts or is saved from here on has it
+            model.learner.reference_lag.move(1.0)
+        return metrics
 
     record = getattr(source, "record", lambda logger: None)  # of a FeedbackBuffer
-
-    def finish() -> None:
-        if kl == "data":  # what acts in an environment from here on starts from here
-            model.learner.reference_lag.move(1.0)
-
-    run(model, loop, _refreshing(model, step, reference_interval), finish)
+    run(model, loop, _refreshing(model, step, reference_interval))
 
 
 class LabelLearner:
@@ -173,8 +181,6 @@ def check_refresh(alpha: float, interval: int | None) -> None:
 
     :raises ValueError: if it is, and rejected rows count.
     """
-    if interval is not None and interval < 1:
-        raise ValueError(f"reference_interval must be >= 1 or None, got {interval}")
     if interval == 1 and alpha < 1.0:
         raise ValueError(
             f"reference_interval=1 with alpha={alpha:g} is refused: a reference that is refreshed "

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from sb3_pmpo.offline.columns import DatasetError, take
+from sb3_pmpo.offline.columns import CHUNK, DatasetError, take
 from sb3_pmpo.offline.dataset import LabelledDataset
 from sb3_pmpo.offline.storage import make_array
 
@@ -106,7 +106,7 @@ def to_minari(dataset: LabelledDataset, dataset_id: str, **metadata: Any) -> Any
     :param dataset: with ``next_observations``: an episode has one observation more than actions.
     :param dataset_id: such as ``"walker/labelled-v0"``; it must not exist yet.
     :param metadata: of ``minari.create_dataset_from_buffers``: ``env``, ``author``, ...
-    :raises DatasetError: if there are no ``next_observations``.
+    :raises DatasetError: if there are no ``next_observations``, or no episode has them.
     """
     import minari
     from minari.data_collector import EpisodeBuffer
@@ -116,6 +116,7 @@ def to_minari(dataset: LabelledDataset, dataset_id: str, **metadata: Any) -> Any
             "Minari wants the observation after an episode's last action, and the data set has no "
             "next_observations: give next_observations=..."
         )
+    _check_successors(dataset)
     buffers = [
         EpisodeBuffer(id=number, **_episode(dataset, np.arange(rows.start, rows.stop)))
         for number, rows in enumerate(dataset.episodes())
@@ -127,6 +128,31 @@ def to_minari(dataset: LabelledDataset, dataset_id: str, **metadata: Any) -> Any
         action_space=dataset.action_space,
         **metadata,
     )
+
+
+def _check_successors(dataset: LabelledDataset) -> None:
+    """Check that within an episode each observation is what came next; Minari keeps one of both.
+
+    :raises DatasetError: naming the first row where it is not.
+    """
+    assert dataset.next_observations is not None  # to_minari has asked
+    for rows in dataset.episodes():
+        for start in range(rows.start, rows.stop - 1, CHUNK):
+            index = np.arange(start, min(start + CHUNK, rows.stop - 1))
+            one, other = (
+                take(dataset.next_observations, index),
+                take(dataset.observations, index + 1),
+            )
+            pairs = (
+                [(one[key], other[key]) for key in one] if isinstance(one, dict) else [(one, other)]
+            )
+            wrong = np.logical_or.reduce([(a != b).reshape(len(a), -1).any(1) for a, b in pairs])
+            if wrong.any():
+                raise DatasetError(
+                    f"next_observations of row {index[wrong][0]} must be the observation of the "
+                    "next row of its episode, for Minari keeps one of the two: give episode_ids "
+                    "that part episodes, with one a row for transitions that do not follow another"
+                )
 
 
 def _episode(dataset: LabelledDataset, index: np.ndarray) -> dict[str, Any]:

@@ -15,8 +15,7 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ProgressBarCallback
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import configure_logger
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -29,6 +28,7 @@ from sb3_pmpo.objectives import Objective
 from sb3_pmpo.offline.columns import DatasetError
 from sb3_pmpo.offline.dataset import Rows
 from sb3_pmpo.offline.sampling import LabelSampler
+from sb3_pmpo.offline.spaces import form
 from sb3_pmpo.offline.tensors import channels_first_space, to_policy_actions, to_tensors
 from sb3_pmpo.offline.weights import Labels
 
@@ -136,7 +136,7 @@ class LabelSteps:
             th.as_tensor(rows.labels, dtype=th.float32, device=device),
             to_policy_actions(rows.actions, self.source.action_space, device),
             th.as_tensor(drawn.weights, device=device),
-            n_samples=self._sampler.n,
+            n_samples=self._sampler.n_samples,
         )
         return Batch(self.observe(rows), candidates)
 
@@ -178,14 +178,14 @@ def check_spaces(model: Any, source: Labelled) -> None:
     :raises DatasetError: naming the spaces that differ.
     """
     theirs = channels_first_space(source.observation_space)
-    if _form(theirs) != _form(channels_first_space(model.observation_space)):
+    if form(theirs) != form(channels_first_space(model.observation_space)):
         raise DatasetError(
             f"the observations must be in the model's space {model.observation_space}, got "
             f"{source.observation_space}: make the model with PMPO.from_spaces(policy, "
             "dataset.observation_space, dataset.action_space)"
         )
     mine, other = model.action_space, source.action_space
-    same = _form(mine) == _form(other)
+    same = form(mine) == form(other)
     if same and isinstance(mine, spaces.Box):
         same = np.allclose(mine.low, other.low) and np.allclose(mine.high, other.high)  # type: ignore[attr-defined]  # of one form
     if not same:
@@ -193,17 +193,6 @@ def check_spaces(model: Any, source: Labelled) -> None:
             f"the actions must be in the model's space {mine}, got {other}: give the data set the "
             "action_space that they were taken in"
         )
-
-
-def _form(space: spaces.Space) -> Any:
-    """Describe what two spaces must have in common."""
-    if isinstance(space, spaces.Dict):
-        return {key: _form(part) for key, part in space.spaces.items()}
-    if isinstance(space, spaces.Discrete):
-        return ("Discrete", int(space.n), int(space.start))
-    if isinstance(space, spaces.MultiDiscrete):
-        return ("MultiDiscrete", space.nvec.tolist(), space.start.tolist())
-    return (type(space).__name__, space.shape, is_image_space(space))
 
 
 # ---------------------------------------------------------------------- the loop
@@ -228,17 +217,11 @@ class Loop(NamedTuple):
     name: str
 
 
-def run(
-    model: Any,
-    loop: Loop,
-    step: Callable[[], dict[str, th.Tensor]],
-    finish: Callable[[], None] = lambda: None,
-) -> None:
+def run(model: Any, loop: Loop, step: Callable[[], dict[str, th.Tensor]]) -> None:
     """Take the steps, with SB3's callbacks and log.
 
     :param model: an algorithm of this package.
     :param step: moves the policy and returns what to log.
-    :param finish: what is done after the last one, before callbacks see the end.
     """
     total_timesteps, callback = _set_up(model, loop)  # a name that SB3's progress bar looks up
     callback.on_training_start(locals(), globals())
@@ -260,7 +243,6 @@ def run(
             break
         model.policy.set_training_mode(True)  # an evaluation has switched it off
     model.policy.set_training_mode(False)
-    finish()
     callback.on_training_end()
 
 
@@ -284,12 +266,28 @@ def _set_up(model: Any, loop: Loop) -> tuple[int, BaseCallback]:
     model.metrics.clear()
     model.metrics.follow(model.logger)
     model.learner.forget_graphs()
-    return total, cast(BaseCallback, model._init_callback(loop.callback, loop.progress_bar))
+    callback = model._init_callback(loop.callback)
+    if loop.progress_bar:
+        callback = model._init_callback(CallbackList([callback, StepBar()]))
+    return total, cast(BaseCallback, callback)
+
+
+class StepBar(ProgressBarCallback):
+    """SB3's progress bar, for steps that no environment takes."""
+
+    def _on_step(self) -> bool:
+        self.pbar.update(1)
+        return True
 
 
 def spaces_only(observation_space: spaces.Space, action_space: spaces.Space) -> DummyVecEnv:
     """Make a vectorised environment that has these spaces and cannot be stepped."""
     return DummyVecEnv([lambda: SpacesOnly(observation_space, action_space)])
+
+
+def stands_in(env: Any) -> bool:
+    """Say whether a vectorised environment is one that cannot be stepped."""
+    return isinstance(env, DummyVecEnv) and isinstance(env.envs[0].unwrapped, SpacesOnly)
 
 
 def _log(model: Any) -> None:

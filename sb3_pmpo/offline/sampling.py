@@ -5,6 +5,7 @@ Axes: S rows of the minibatch.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -47,6 +48,10 @@ class LabelSampler:
         self.n = len(labels)
         self._labels = labels
         self._weights = None if weights is None else weights / weights.mean()
+        #: How many rows as light as the lightest of them all rows together are.
+        self.n_samples = self.n
+        if self._weights is not None:
+            self.n_samples = math.ceil(self.n / float(self._weights[self._weights > 0].min()))
         wanted = [label for label, counts in ((1, accepted), (-1, rejected)) if counts]
         counts = np.ones(self.n, bool) if weights is None else weights > 0  # else drawn in vain
         members = {

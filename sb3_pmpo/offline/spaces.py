@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space
 
 from sb3_pmpo.offline.columns import Column, Columns, DatasetError
 
@@ -117,7 +118,7 @@ def _fit(column: Column, space: spaces.Space, *, bounded: bool) -> Column:
     if not np.issubdtype(column.dtype, np.floating):
         check_rows(column, _is_in(space, bounded), f"must be in {space}")
         return column
-    check_rows(column, np.isfinite, "must be finite")
+    check_rows(column, is_finite, "must be finite in float32")
     if not isinstance(space, spaces.Box):
         raise DatasetError(
             f"{column.name} must be integers, as its space {space} has, got dtype {column.dtype}"
@@ -151,6 +152,12 @@ def _is_in(space: spaces.Space, bounded: bool) -> Callable[[np.ndarray], np.ndar
     return lambda values: (values >= low) & (values <= high)
 
 
+def is_finite(values: np.ndarray) -> np.ndarray:
+    """Say of each number whether it is finite in float32, in which it is learned from."""
+    with np.errstate(over="ignore"):
+        return np.isfinite(values.astype(np.float32))
+
+
 def check_rows(
     column: Column, good: Callable[[np.ndarray], np.ndarray], rule: str, remedy: str = ""
 ) -> None:
@@ -171,6 +178,17 @@ def check_rows(
             f"{column.name} {rule}; {count} of {len(column)} rows are not, the first at index "
             f"{first}: {shown}. {remedy or 'Mend or drop those rows'}"
         )
+
+
+def form(space: spaces.Space) -> Any:
+    """Describe what two spaces must have in common."""
+    if isinstance(space, spaces.Dict):
+        return {key: form(part) for key, part in space.spaces.items()}
+    if isinstance(space, spaces.Discrete):
+        return ("Discrete", int(space.n), int(space.start))
+    if isinstance(space, spaces.MultiDiscrete):
+        return ("MultiDiscrete", space.nvec.tolist(), space.start.tolist())
+    return (type(space).__name__, space.shape, is_image_space(space))
 
 
 # ---------------------------------------------------------------------- JSON
@@ -194,10 +212,20 @@ def space_to_json(space: spaces.Space) -> dict[str, Any]:
 
 
 def space_from_json(text: dict[str, Any]) -> spaces.Space:
-    """Make the space that :func:`space_to_json` described."""
+    """Make the space that :func:`space_to_json` described.
+
+    :raises DatasetError: if it did not.
+    """
+    try:
+        return _space_from_json(text)
+    except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
+        raise DatasetError(f"the header describes no space by {text!r}: {error!r}") from error
+
+
+def _space_from_json(text: dict[str, Any]) -> spaces.Space:
     kind = text.get("type")
     if kind == "Dict":
-        parts = {key: space_from_json(part) for key, part in text["spaces"].items()}
+        parts = {key: _space_from_json(part) for key, part in text["spaces"].items()}
         return spaces.Dict(OrderedDict(parts))  # of a plain dictionary it sorts the keys
     if kind == "Box":
         dtype, shape = np.dtype(text["dtype"]), tuple(text["shape"])

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch as th
@@ -21,12 +21,16 @@ from stable_baselines3.common.torch_layers import (
     FlattenExtractor,
     NatureCNN,
 )
+from stable_baselines3.common.utils import get_device
 from torch import nn
 
 from sb3_pmpo.features import ObservationNormaliser, count_from_zero
 from sb3_pmpo.offline.columns import Columns, DatasetError, take
 from sb3_pmpo.offline.dataset import LabelledDataset
 from sb3_pmpo.offline.tensors import channels_first_space, to_tensors
+
+#: Lines and columns that the kernels of NatureCNN need.
+SMALLEST_PICTURE = 36
 
 #: Rows that are evaluated together.
 EVALUATED = 8192
@@ -120,7 +124,8 @@ class ValueNetwork(nn.Module):
 def _make_extractor(space: spaces.Space) -> BaseFeaturesExtractor:
     if isinstance(space, spaces.Dict):
         return CombinedExtractor(space)
-    if isinstance(space, spaces.Box) and is_image_space(space):
+    is_picture = isinstance(space, spaces.Box) and is_image_space(space)
+    if is_picture and min(cast(spaces.Box, space).shape[1:]) >= SMALLEST_PICTURE:
         return NatureCNN(space)
     return FlattenExtractor(space)
 
@@ -128,7 +133,8 @@ def _make_extractor(space: spaces.Space) -> BaseFeaturesExtractor:
 class ValueFunction:
     """V(s) in units of the reward, fitted on all the episodes of a data set.
 
-    :param dataset: with rewards; with ``next_observations`` the state after a cut is valued.
+    :param dataset: with rewards; with ``next_observations`` the state after a cut is valued. Each
+        row counts by its weight.
     :param gamma: discount factor, in [0, 1].
     :param targets: what V regresses to: :func:`monte_carlo`, :func:`td`, :func:`gae`.
     :param gradient_steps: of the fit, >= 1.
@@ -158,7 +164,7 @@ class ValueFunction:
         for name, value in (("gradient_steps", gradient_steps), ("rounds", rounds)):
             if value < 1:
                 raise ValueError(f"{name} must be >= 1, got {value}")
-        self.dataset, self.targets, self.device = dataset, targets, th.device(device)
+        self.dataset, self.targets, self.device = dataset, targets, get_device(device)
         self.episodes = _episodes(dataset, gamma)
         self._rng = np.random.default_rng(seed)
         with th.random.fork_rng(devices=[]):
@@ -196,7 +202,7 @@ class ValueFunction:
                 index = self._rng.integers(0, len(goals), batch_size)
                 wanted = th.as_tensor(goals[index], dtype=th.float32, device=self.device)
                 predicted = self.network(self._tensors(self.dataset.observations, index))
-                loss = (predicted - wanted).square().mean()
+                loss = (self._weights(index) * (predicted - wanted).square()).mean()
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -227,6 +233,12 @@ class ValueFunction:
                 found = self.network(self._tensors(columns, part)).cpu().numpy()
                 following[part] = self.offset + self.scale * found
         return following
+
+    def _weights(self, index: np.ndarray) -> th.Tensor:
+        """Return how much each row counts, 1 on average over the data."""
+        weights = self.dataset.weights
+        counts = np.ones(len(index)) if weights is None else weights[index] / weights.mean()
+        return th.as_tensor(counts, dtype=th.float32, device=self.device)
 
     def _fit_normaliser(self) -> None:
         for index in _batches(min(len(self.dataset), 200_000)):

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sb3_pmpo.core.checks import HEAVIEST, check_number
 from sb3_pmpo.core.samples import Normalisation, mean_over_samples
 from sb3_pmpo.offline.columns import DatasetError
 
@@ -74,7 +75,9 @@ def choose_weights(
             "all labels are 0: accept or reject some rows, with label_by_advantage() for instance; "
             "to clone all that was done, accept every row"
         )
-    if alpha is None:
+    if alpha is not None:
+        check_number("alpha", alpha, 0.0, 1.0, float, "it is the weight of the accepted rows")
+    else:
         kinds = (labels.accepted > 0) - (labels.rejected > 0)
         alpha = {1: 1.0, 0: otherwise, -1: 0.0}[int(kinds)]
     if beta is None:
@@ -85,6 +88,8 @@ def choose_weights(
     mean, *rest = beta if isinstance(beta, (tuple, list)) else (beta, beta)
     if len(rest) != 1:
         raise ValueError(f"beta must be a number or a pair (mean, std), got {beta}")
+    for each in (mean, rest[0]):
+        check_number("beta", each, 0.0, HEAVIEST, float, "it is the weight of the KL")
     chosen = LabelWeights(float(alpha), (float(mean), float(rest[0])))
     _check(chosen.alpha, min(chosen.betas[:n_parts]), labels, normalise)
     return chosen

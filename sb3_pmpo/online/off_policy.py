@@ -45,7 +45,6 @@ from sb3_pmpo.online.exploration import (
 from sb3_pmpo.online.metrics import MeanMetrics
 from sb3_pmpo.online.noise_checks import for_environments
 from sb3_pmpo.online.persistence import Persistent
-from sb3_pmpo.online.statistics import complete_statistics
 from sb3_pmpo.online.written import as_object
 from sb3_pmpo.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, PMPOPolicy
 from sb3_pmpo.replay import Replay, close_open_episodes, make_replay_buffer
@@ -183,8 +182,7 @@ class OffPolicyMPO(Persistent):
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Do ``gradient_steps`` updates of critics and policy on batches from the buffer."""
         if self.statistics_due:  # a buffer may have been filled by hand, or from a file
-            normalize = self._vec_normalize_env
-            complete_statistics(self.policy, self.replay_buffer, self.gamma, normalize)
+            self.complete_statistics()
             self.statistics_due = False
         self.policy.set_training_mode(True)
         self.set_learning_rates()

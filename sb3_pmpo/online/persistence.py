@@ -143,7 +143,12 @@ class Persistent(CheckedLearn):
         if truncate_last_traj:
             close_open_episodes(self.replay_buffer)
         adopt_replay_buffer(self)
-        complete_statistics(self.policy, self.replay_buffer, self.gamma, self._vec_normalize_env)
+        self.complete_statistics()
+
+    def complete_statistics(self) -> None:
+        """Take the policy's statistics from the buffer where they are missing."""
+        env, learned = self._vec_normalize_env, self._n_updates > 0
+        complete_statistics(self.policy, self.replay_buffer, self.gamma, env, learned=learned)
 
     @property
     def is_between_steps(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from numbers import Real
 from typing import Any, Self, Unpack
 
@@ -18,7 +19,7 @@ from sb3_pmpo.feedback.learn import FeedbackSteps
 from sb3_pmpo.objectives import PMPOObjective
 from sb3_pmpo.offline.dataset import LabelledDataset
 from sb3_pmpo.offline.learn import learn_from_labels
-from sb3_pmpo.offline.run import Loop, SpacesOnly
+from sb3_pmpo.offline.run import Loop, SpacesOnly, stands_in
 from sb3_pmpo.online.arguments import SharedArguments, lists_all
 from sb3_pmpo.online.off_policy import OffPolicyMPO
 from sb3_pmpo.online.written import as_object
@@ -179,6 +180,12 @@ class PMPO(OffPolicyMPO):
         :param feedback_alpha: in [0, 1], weight of the accepted rows of ``feedback``. None: one
             kind of labels determines it (App. A); with both it is the model's.
         """
+        if self.buffer_size == 1 and not stands_in(self.env):
+            warnings.warn(
+                "the replay buffer holds one transition, as of a model made by from_spaces: for "
+                "learning in an environment give buffer_size to from_spaces, or to PMPO.load",
+                stacklevel=2,
+            )
         self._feedback, self._labels = None, feedback
         if feedback is not None:
             self.label_rng = None if reset_num_timesteps else self.label_rng
@@ -254,6 +261,7 @@ class PMPO(OffPolicyMPO):
             normalise=normalise,
             clone_steps=clone_steps,
             reference_interval=reference_interval,
+            anew=reset_num_timesteps,
         )
         return self
 
@@ -268,12 +276,19 @@ class PMPO(OffPolicyMPO):
     ) -> Self:
         """Learn from given labels alone: no reward, no critic.
 
+        Meanwhile steps count from 0, and afterwards the steps that were taken before count again:
+        :meth:`learn` with ``reset_num_timesteps=False`` goes on without random actions.
+
         :param feedback: may grow meanwhile.
         :param gradient_steps: of the policy.
         :param kl: ``"reference"`` holds the policy to what it is now, in closed form.
         :param tb_log_name: of the run in TensorBoard's folder.
         :param arguments: the others of :meth:`learn_offline`, such as ``alpha``, ``callback`` and
-            ``reference_interval``.
+            ``reference_interval``; ``clone_steps`` is 0 if it is not given.
         """
-        names: dict[str, Any] = {"kl": kl, "tb_log_name": tb_log_name}
-        return self.learn_offline(feedback, gradient_steps, clone_steps=0, **names, **arguments)
+        names: dict[str, Any] = {"kl": kl, "tb_log_name": tb_log_name, "clone_steps": 0}
+        before = 0 if "reset_num_timesteps" in arguments else self.num_timesteps
+        self.learn_offline(feedback, gradient_steps, **names | arguments)
+        self.num_timesteps += before
+        self.stored_steps = self.num_timesteps
+        return self

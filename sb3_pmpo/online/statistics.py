@@ -18,28 +18,41 @@ ENOUGH = 100_000
 
 
 def complete_statistics(
-    policy: PMPOPolicy, buffer: ReplayBuffer, gamma: float, env: VecNormalize | None
+    policy: PMPOPolicy,
+    buffer: ReplayBuffer,
+    gamma: float,
+    env: VecNormalize | None,
+    *,
+    learned: bool,
 ) -> None:
     """Take the statistics from a buffer that holds more transitions than they have seen.
 
     Without them every input would be clipped and the critic's unit would be 1: a buffer that was
     filled by hand, or from a file, would look as if all its states were alike. They are taken anew,
     too, where a reading that cannot be true is in them, of a sensor that failed in the warm-up.
+    Those with which a policy has learned stay, because with others it would act otherwise.
 
     :param policy: whose statistics to complete.
     :param buffer: with transitions, or none.
     :param gamma: the discount factor of the returns.
     :param env: normalises what the policy sees, if given.
+    :param learned: whether the policy has taken steps.
     """
     if buffer.size() == 0:
         return
     rows = _newest(buffer)
     observations = _observations(buffer, rows, env)
-    complete = buffer.size() * buffer.n_envs <= policy.statistics_count
-    if complete and not policy.sees_absurd_readings(observations):
-        return
-    returns = _returns(buffer, rows, gamma, env)
-    policy.begin_statistics_anew(observations, returns.reshape(-1))
+    absurd = policy.sees_absurd_readings(observations)
+
+    def lack(count: float) -> bool:
+        few = count < buffer.size() * buffer.n_envs
+        return absurd or (few and not (learned and count > 0))
+
+    of_observations, of_returns = policy.statistics_counts
+    if lack(of_observations):
+        policy.begin_observations_anew(observations)
+    if lack(of_returns):
+        policy.begin_returns_anew(_returns(buffer, rows, gamma, env).reshape(-1))
 
 
 def _newest(buffer: ReplayBuffer) -> np.ndarray:

@@ -7,6 +7,7 @@ import secrets
 import shlex
 import socket
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from sb3_pmpo.feedback.clips import (
 )
 from sb3_pmpo.feedback.server import is_loopback, make_app
 from sb3_pmpo.offline.dataset import LabelledDataset
+from sb3_pmpo.tools.checkpoints import lock
 
 
 def _zoo(module: str) -> Any:
@@ -45,11 +47,19 @@ def main(arguments: Sequence[str]) -> int:
         bound = _bind(args.host, args.port)
     except (OSError, OverflowError) as error:
         parser.error(f"--host {args.host} --port {args.port} cannot be listened on: {error}")
-    try:
-        clips = _find_or_make_clips(args, folder)
-    except ValueError as error:
-        bound.close()
-        parser.error(str(error))
+    with ExitStack() as held:
+        if not held.enter_context(lock(folder)):
+            bound.close()
+            parser.error(f"another sb3-pmpo label asks about {folder}: use its page, or stop it")
+        try:
+            clips = _find_or_make_clips(args, folder)
+        except ValueError as error:
+            bound.close()
+            parser.error(str(error))
+        return _ask(args, clips, folder, bound)
+
+
+def _ask(args: argparse.Namespace, clips: ClipSet, folder: Path, bound: socket.socket) -> int:
     command = learning_command(clips)
     server, bound, address = _make_server(clips, args.host, args.port, command, bound)
     answered = len(clips.answers().answers)
@@ -58,7 +68,8 @@ def main(arguments: Sequence[str]) -> int:
         f"Open {address}\nCtrl-C ends the program; every answer is saved as it is given.",
         flush=True,
     )
-    server.run(sockets=[bound])
+    with suppress(KeyboardInterrupt), bound:  # the server raises it again, once it is done
+        server.run(sockets=[bound])
     counts = clips.answers().counts()
     print(", ".join(f"{name}: {count}" for name, count in counts.items()))
     print(f"Learn from the answers with:\n  {command}")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -154,8 +155,9 @@ def _read_dataset(name: str) -> LabelledDataset:
     if path.is_dir():
         return LabelledDataset.load(path)
     if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as file:
-            return LabelledDataset.from_d4rl_like({key: file[key] for key in file.files})
+        with reading(path) as file, np.load(file, allow_pickle=False) as found:
+            arrays = {key: found[key] for key in found.files}
+        return LabelledDataset.from_d4rl_like(arrays)
     try:
         import minari
     except ModuleNotFoundError as error:
@@ -168,6 +170,21 @@ def _read_dataset(name: str) -> LabelledDataset:
     return LabelledDataset.from_minari(minari.load_dataset(name))
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[BinaryIO]:
+    """Open a file, and say which it is if it cannot be read, however it is broken.
+
+    :raises DatasetError: naming it.
+    """
+    try:
+        with path.open("rb") as file:
+            yield file
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # a header, a zip or what is packed in it
+        raise DatasetError(f"{path} cannot be read, or is torn: {error}") from error
+
+
 def _labelled(
     data: LabelledDataset | None, labels: str, *, gamma: float, seed: int
 ) -> LabelledDataset:
@@ -175,7 +192,9 @@ def _labelled(
         raise DatasetError(f"--labels {labels} needs the rows that it labels: give --dataset")
     path = Path(labels)
     if path.suffix == ".npy":
-        return data.with_labels(np.load(path, allow_pickle=False))
+        with reading(path) as file:
+            given = np.load(file, allow_pickle=False)
+        return data.with_labels(given)
     kind, _, number = labels.partition(":")
     if kind == "advantage":
         found = label_by_advantage(data, float(number or 0.0), gamma, seed=seed)

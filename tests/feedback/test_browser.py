@@ -95,6 +95,11 @@ def test_from_the_page_to_a_policy(tmp_path: Path, driver: Any) -> None:
             wait.until(lambda _: text("counts").startswith("3 of"))
             ActionChains(driver).send_keys("u").perform()
             wait.until(lambda _: text("counts").startswith("2 of"))
+            ActionChains(driver).send_keys("f").perform()  # enough for today
+            wait.until(lambda _: text("over") == f"2 of {N_CLIPS} clips have an answer")
+            assert "sb3-pmpo offline" in text("command")
+            driver.find_element(By.ID, "resume").click()
+            brightness()
         if number == 3:
             driver.find_element(By.ID, "accept" if good else "reject").click()
         else:

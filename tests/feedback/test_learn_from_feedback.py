@@ -138,3 +138,57 @@ def test_without_feedback_learning_is_as_it_was() -> None:
     other.learn(60, feedback=FeedbackBuffer(other.observation_space, other.action_space))
     for name, value in parameters(one.policy).items():
         th.testing.assert_close(value, parameters(other.policy)[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("alpha", "label"), [(1.0, -1), (0.0, 1)])
+def test_a_label_of_the_kind_that_does_not_count_is_no_end(alpha: float, label: int) -> None:
+    env = Toy()
+    buffer = FeedbackBuffer(env.observation_space, env.action_space)
+
+    class Late(BaseCallback):
+        def _on_step(self) -> bool:
+            if self.num_timesteps == 15:
+                buffer.add([0.0, 0.0], [0.5], label)
+            return True
+
+    model = small(env).learn(30, callback=Late(), feedback=buffer, feedback_alpha=alpha)
+    assert model.num_timesteps == 30
+
+
+def test_what_is_no_feedback_is_refused_before_it_learns() -> None:
+    model, buffer = small(Toy()), answered(n=20)
+    with pytest.raises(TypeError, match="feedback must be a FeedbackBuffer, got LabelledDataset"):
+        model.learn(5, feedback=buffer.to_dataset())  # type: ignore[arg-type]
+    for alpha in (2.0, -1.0, "x", np.nan):
+        with pytest.raises(ValueError, match="feedback_alpha must be a number >= 0"):
+            model.learn(5, feedback=buffer, feedback_alpha=alpha)  # type: ignore[arg-type]
+    assert model.num_timesteps == 0
+
+
+def test_what_acted_before_goes_on_acting_without_a_warm_up() -> None:
+    model = small(Toy(), learning_starts=20).learn(25)
+    model.learn_from_feedback(answered(n=20), 5, clone_steps=0)
+    assert model.num_timesteps == 30
+    draws = []
+    model.action_space.sample = lambda: draws.append(1)  # type: ignore[method-assign]
+    model.learn(10, reset_num_timesteps=False)
+    assert model.num_timesteps == 40
+    assert not draws
+
+
+def test_an_annotator_of_booleans_is_refused() -> None:
+    env = Toy()
+    feedback = FeedbackBuffer(env.observation_space, env.action_space)
+    wrapped = FeedbackWrapper(env, lambda *_: False, feedback)
+    wrapped.reset(seed=0)
+    with pytest.raises(ValueError, match="must return 1, 0 or -1, got False"):
+        wrapped.step(np.zeros(1, np.float32))
+
+
+def test_what_float32_cannot_hold_is_refused_and_the_rest_is_kept(tmp_path: Path) -> None:
+    buffer = answered(n=20)
+    with pytest.raises(DatasetError, match="must be finite in float32"):
+        buffer.add(np.full(2, 1e39), [0.5], 1)
+    n = len(buffer)
+    buffer.save(tmp_path / "kept.npz")
+    assert len(FeedbackBuffer.load(tmp_path / "kept.npz")) == n

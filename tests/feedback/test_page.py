@@ -24,6 +24,8 @@ from sb3_pmpo.feedback.answers import AnswerLog
 from sb3_pmpo.feedback.clips import ClipSet, Segment, read_clips, segments_of, write_clips
 from sb3_pmpo.feedback.server import is_loopback, make_app
 from sb3_pmpo.offline import DatasetError, LabelledDataset
+from sb3_pmpo.tools.checkpoints import lock
+from sb3_pmpo.tools.cli import main
 from sb3_pmpo.tools.offline import read_data
 
 SEEN, DONE = spaces.Box(-1, 1, (2,)), spaces.Box(-1, 1, (1,))
@@ -238,3 +240,77 @@ def test_labels_of_clips_go_back_to_the_data_they_were_cut_from(tmp_path: Path) 
     clips.answers().answer("clip-0001", "reject")
     found = read_data(str(tmp_path / "data"), str(clips.folder), gamma=0.9, seed=0)
     assert found.labels.tolist() == [0, 0, 0, -1, -1, -1, 0, 0, 0, 0, 0, 0]
+
+
+def test_an_undo_takes_back_the_answer_to_its_own_clip(tmp_path: Path) -> None:
+    """Also where two programs wrote into one file."""
+    path, names = tmp_path / "answers.jsonl", ["a", "b"]
+    one, other = AnswerLog(path, names), AnswerLog(path, names)
+    one.answer("a", "accept")
+    other.answer("a", "reject")
+    one.answer("b", "accept")
+    other.undo()
+    assert AnswerLog(path, names).answers == {"a": "accept", "b": "accept"}
+
+
+def test_one_program_at_a_time_asks_about_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_clips(tmp_path / "labels")
+    with lock(Path("labels")), pytest.raises(SystemExit):
+        main(["label", "--env", "Pendulum-v1", "--labels", "labels"])
+    assert "another sb3-pmpo label asks about labels" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_with_the_command_that_learns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt  # as uvicorn does again after its own end
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("uvicorn.Server.run", interrupted)
+    make_clips(tmp_path / "labels").answers().answer("clip-0000", "accept")
+    assert main(["label", "--env", "Pendulum-v1", "--labels", "labels"]) == 0
+    printed = capsys.readouterr().out
+    assert "accept: 1, reject: 0, skip: 0" in printed
+    assert "Learn from the answers with:\n  sb3-pmpo offline --env Toy --labels labels" in printed
+
+
+@pytest.mark.parametrize(
+    ("pictures", "newest"),
+    [
+        (np.arange(9)[:, None, None] * np.ones((9, 64, 64)), [6, 7, 8]),
+        (np.arange(4)[:, None, None] * np.ones((4, 84, 84)), [3, 3, 3]),
+        (np.arange(12) * np.ones((84, 84, 12)), [9, 10, 11]),
+        (np.arange(1) * np.ones((84, 84, 1)), [0, 0, 0]),
+    ],
+)
+def test_of_stacked_pictures_the_newest_is_shown(pictures: np.ndarray, newest: list[int]) -> None:
+    shape = pictures.shape
+    data = LabelledDataset(
+        np.repeat(pictures[None].astype(np.uint8), 4, 0), np.zeros((4, 1), np.float32),
+        observation_space=spaces.Box(0, 255, shape, np.uint8), action_space=DONE,
+    )  # fmt: skip
+    (segment,) = segments_of(data, 1, 4)
+    assert segment.frames.shape[-1] == 3
+    assert segment.frames.shape[1] >= 240
+    assert segment.frames[0, 0, 0].tolist() == newest
+    assert (segment.frames == segment.frames[0, 0, 0]).all()
+
+
+def test_a_late_answer_leaves_out_what_is_too_short(tmp_path: Path) -> None:
+    clips = make_clips(tmp_path / "labels")  # of four steps
+    clips.answers().answer("clip-0000", "accept")
+    assert len(clips.feedback(delay=3)) == 1
+    assert len(clips.feedback(delay=4)) == 0
+
+
+def test_two_pages_of_one_host_have_two_tokens(clips: ClipSet) -> None:
+    one, _ = client(clips, "first", base_url="http://robot:8000")
+    two, _ = client(clips, "second", base_url="http://robot:8001")
+    two.cookies = one.cookies  # as a browser has it
+    assert one.get("/?token=first").status_code == 200
+    assert two.get("/?token=second").status_code == 200
+    assert one.get("/api/state").status_code == two.get("/api/state").status_code == 200

@@ -44,9 +44,18 @@ def with_value(name: str, index: int, value: float) -> dict[str, Any]:
 HOSTILE = [
     (columns() | {"observations": np.zeros((11, 3))}, r"observations has 11"),
     (columns() | {"labels": np.ones(11)}, r"labels has 11"),
-    (with_value("observations", 5, np.nan), r"observations must be finite; 1 of 12 .* index 5"),
-    (with_value("actions", 7, np.inf), r"actions must be finite; 1 of 12 rows .* index 7"),
-    (with_value("rewards", 3, np.nan), r"rewards must be finite; 1 of 12 rows .* index 3"),
+    (
+        with_value("observations", 5, np.nan),
+        r"observations must be finite in float32; 1 of 12 .* index 5",
+    ),
+    (
+        with_value("actions", 7, np.inf),
+        r"actions must be finite in float32; 1 of 12 rows .* index 7",
+    ),
+    (
+        with_value("rewards", 3, np.nan),
+        r"rewards must be finite in float32; 1 of 12 rows .* index 3",
+    ),
     (with_value("labels", 4, 0.5), r"labels must be 1 .*index 4: 0.5"),
     (with_value("labels", 4, np.nan), r"labels must be finite.*index 4"),
     (columns() | {"labels": np.ones(12, bool)}, r"got booleans"),
@@ -282,6 +291,16 @@ def test_minari(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mapped: bool) -
         np.testing.assert_array_equal(value, other.observations[key])
     del env
     gc.collect()
+
+
+def test_transitions_that_do_not_follow_each_other_are_no_episode_of_minari() -> None:
+    pytest.importorskip("minari")
+    seen = np.arange(6, dtype=np.float32)[:, None]
+    data = LabelledDataset(
+        seen, np.zeros((6, 1)), next_observations=seen + 100, action_space=spaces.Box(-1, 1, (1,))
+    )
+    with pytest.raises(DatasetError, match="next_observations of row 0 must be the observation"):
+        data.to_minari("never/made-v0", **ABOUT)
 
 
 def test_a_full_buffer_of_shared_memory_has_lost_its_oldest_observation() -> None:

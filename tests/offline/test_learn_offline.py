@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv
 from toys import Kept, Toy, assert_equal, parameters
 
 from sb3_pmpo import PMPO
@@ -21,6 +23,7 @@ from sb3_pmpo.distributions import DiagGaussian
 from sb3_pmpo.learner import policy_step
 from sb3_pmpo.offline import DatasetError, LabelledDataset
 from sb3_pmpo.offline.objective import LabelObjective
+from sb3_pmpo.offline.run import StepBar
 from sb3_pmpo.offline.sampling import LabelSampler
 from sb3_pmpo.offline.weights import Labels, choose_weights
 
@@ -371,3 +374,83 @@ def test_data_of_other_types_and_starts_are_refused() -> None:
     )  # fmt: skip
     with pytest.raises(DatasetError, match="actions must be in the model's space"):
         model.learn_offline(moved, 1)
+
+
+# ---------------------------------------------------------------------- what callbacks see
+
+
+def test_what_a_callback_saves_has_the_reference_that_acts_from_there_on(tmp_path: Path) -> None:
+    data = two_arms()
+    model = model_for(data)
+    model.learn_offline(data, 20, callback=CheckpointCallback(20, str(tmp_path)))
+    policy = PMPO.load(tmp_path / "rl_model_20_steps.zip", device="cpu").policy
+    assert_equal(parameters(policy.actor), parameters(policy.reference_actor))
+
+
+def test_the_progress_bar_counts_gradient_steps() -> None:
+    data = two_arms()
+    model = PMPO("MlpPolicy", make_vec_env(Arms, n_envs=4), buffer_size=4, **ARGUMENTS)
+    bars = []
+
+    class Look(BaseCallback):
+        def _on_step(self) -> bool:
+            if not bars:
+                _, bar = self.locals["callback"].callbacks
+                bars.append(bar)
+            return True
+
+    model.learn_offline(data, 15, callback=Look(), progress_bar=True)
+    assert isinstance(bars[0], StepBar)
+    assert (bars[0].pbar.n, bars[0].pbar.total) == (15, 15)
+
+
+class Arms(gym.Env):
+    observation_space, action_space = spaces.Box(-np.inf, np.inf, (1,)), spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> Any:
+        return np.zeros(1, np.float32), {}
+
+
+def test_a_model_from_spaces_says_that_its_buffer_is_none() -> None:
+    model = model_for(two_arms())
+    model.set_env(DummyVecEnv([Arms]))
+    with (
+        pytest.warns(UserWarning, match="holds one transition.*buffer_size"),
+        pytest.raises(NotImplementedError),
+    ):
+        model.learn(5)  # Arms cannot be stepped
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"alpha": 2.0}, "alpha must be a number >= 0.0 and <= 1.0, got 2.0"),
+        ({"alpha": "x"}, "alpha must be a number"),
+        ({"beta": -1.0}, "beta must be a number >= 0.0, got -1.0"),
+        ({"beta": (1.0, "x")}, "beta must be a number"),
+        ({"kl": "reference", "clone_steps": -5}, "clone_steps must be a whole number >= 0"),
+        ({"kl": "reference", "clone_steps": 2.5}, "clone_steps must be a whole number"),
+        ({"kl": "reference", "reference_interval": 2.5}, "reference_interval must be a whole"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(arguments: dict[str, Any], message: str) -> None:
+    data = two_arms()
+    with pytest.raises(ValueError, match=message):
+        model_for(data).learn_offline(data, 5, **arguments)
+
+
+def test_light_rows_have_their_full_weight_in_their_set() -> None:
+    """Means per set do not depend on the unit of the rows' weights."""
+    labels = np.zeros(1000, np.int8)
+    labels[:5] = 1
+    weights = np.where(labels, 0.01, 1.0)
+    sampler = LabelSampler(labels, weights, accepted=True, rejected=False, all_rows=True)
+    drawn = sampler.draw(512, np.random.default_rng(0))
+    accepted = th.as_tensor(np.where(labels[drawn.rows] > 0, drawn.weights, 0.0))
+    assert mean_per_set(accepted, sampler.n_samples).sum().item() == pytest.approx(1.0)
+
+
+def test_columns_of_another_byte_order_are_learned_from() -> None:
+    seen = np.zeros((50, 1), ">f4")
+    data = LabelledDataset(seen, np.ones(50, ">i8"), np.ones(50), action_space=spaces.Discrete(2))
+    model_for(data).learn_offline(data, 5)

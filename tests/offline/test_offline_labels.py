@@ -172,3 +172,63 @@ def test_values_of_one_whole_episode_of_choices_that_start_at_five() -> None:
     )  # fmt: skip
     labelled = label_by_advantage(data, gamma=1.0, targets=monte_carlo(), gradient_steps=5)
     assert len(labelled.dataset) == 4
+
+
+def episodes_with(returns: list[float]) -> LabelledDataset:
+    n = len(returns)
+    return LabelledDataset(
+        np.zeros((n, 1), np.float32), np.zeros((n, 1), np.float32), rewards=np.array(returns),
+        episode_ids=np.arange(n), action_space=spaces.Box(-1, 1, (1,)),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("returns", "top", "bottom", "labels"),
+    [
+        ([0, 1, 2, 3, 4], 0.2, 0.8, [-1, -1, -1, -1, 1]),
+        ([0, 1, 2, 3, 4], 0.8, 0.2, [-1, 1, 1, 1, 1]),
+        ([0, 0, 0, 0, 1], 0.4, None, [-1, -1, -1, -1, 1]),  # the second of the best two ties
+        ([1, 1, 1, 0], 0.25, None, [1, 1, 1, -1]),  # the best tie: all of them are the best
+        ([0, 1, 1, 1, 2], 0.4, 0.4, [-1, 0, 0, 0, 1]),
+    ],
+)
+def test_equal_returns_get_equal_labels(
+    returns: list[float], top: float, bottom: float | None, labels: list[int]
+) -> None:
+    found = label_by_return(episodes_with(returns), top, bottom)
+    assert found.dataset.labels.tolist() == labels
+
+
+def test_returns_that_are_all_equal_are_refused() -> None:
+    with pytest.raises(DatasetError, match="all 4 episodes have the return 0"):
+        label_by_return(episodes_with([0, 0, 0, 0]))
+
+
+def test_a_truth_of_booleans_says_what_is_good() -> None:
+    data, good = walks()
+    by_sign = label_by_return(data, truth=np.where(good > 0, 1, -1)).report
+    assert label_by_return(data, truth=good > 0).report == by_sign
+    assert by_sign.reject_precision is not None
+    assert 0.0 < by_sign.reject_precision < 1.0
+
+
+def test_rows_without_weight_do_not_teach_the_value() -> None:
+    """Half of the rows return 1 and count; those that return -1 do not."""
+    returns = np.tile([1.0, -1.0], 100)
+    data = LabelledDataset(
+        np.zeros((200, 1), np.float32), np.zeros((200, 1), np.float32), rewards=returns,
+        dones=np.ones(200), episode_ids=np.arange(200), weights=(returns > 0).astype(np.float32),
+        action_space=spaces.Box(-1, 1, (1,)),
+    )  # fmt: skip
+    values = ValueFunction(data, GAMMA, gae(), gradient_steps=300, rounds=3, device="auto")
+    assert values.values(data.observations)[0] == pytest.approx(1.0, abs=0.05)
+
+
+def test_small_pictures_have_a_value() -> None:
+    seen = np.zeros((20, 1, 16, 16), np.uint8)
+    data = LabelledDataset(
+        seen, np.zeros((20, 1), np.float32), rewards=np.ones(20), episode_ids=np.arange(20) // 5,
+        observation_space=spaces.Box(0, 255, (1, 16, 16), np.uint8),
+        action_space=spaces.Box(-1, 1, (1,)),
+    )  # fmt: skip
+    assert len(label_by_advantage(data, gradient_steps=5, rounds=1).dataset) == 20

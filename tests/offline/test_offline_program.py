@@ -124,3 +124,39 @@ def test_errors_are_for_the_user(more: list[str], capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit, match="2"):
         main(["offline", "--env", "Pendulum-v1", *more])
     assert "error:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("labels", "more", "said"),
+    [
+        (np.zeros(60), (), "all labels are 0"),
+        (-np.ones(60), ("--beta", "0.5"), "beta=0.5 is not above"),
+        (np.ones(60), ("--alpha", "2"), "alpha must be a number"),
+    ],
+)
+def test_what_cannot_be_learned_is_one_sentence_and_leaves_no_run(
+    labels: np.ndarray, more: tuple[str, ...], said: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    pendulum(tmp_path / "data")
+    np.save("labels.npy", labels)
+    these = ["offline", "--env", "Pendulum-v1", "--dataset", "data", "--labels", "labels.npy"]
+    with pytest.raises(SystemExit, match=f"^sb3-pmpo offline: error: {said}"):
+        main([*these, "--gradient-steps", "5", *TINY, *more])
+    assert not list(Path("logs").rglob("*.zip"))
+    assert not list(Path("logs/pmpo").iterdir())
+
+
+@pytest.mark.parametrize("name", ["data.npz", "labels.npy"])
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and no more"])
+def test_a_torn_file_is_named(
+    name: str, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pendulum(tmp_path / "data")
+    Path(name).write_bytes(content)
+    of_data = name == "data.npz"
+    dataset, labels = (name, None) if of_data else ("data", name)
+    with pytest.raises(DatasetError, match=f"{name} cannot be read, or is torn"):
+        read_data(dataset, labels, gamma=0.9, seed=0)

@@ -17,7 +17,7 @@ import rl_zoo3.train
 from sb3_pmpo.tools.settings import KeyValues
 from sb3_pmpo.tools.zoo import register
 from sb3_pmpo.tools.zoo.manager import Manager
-from sb3_pmpo.tools.zoo.resuming import NothingLeftError
+from sb3_pmpo.tools.zoo.resuming import NotBegunError, NothingLeftError
 from sb3_pmpo.tools.zoo.shipped import HELP, PRETRAINED
 from sb3_pmpo.tools.zoo.stopping import INTERRUPTED, sigterm_interrupts
 
@@ -85,7 +85,7 @@ def run_train(command: str, arguments: Sequence[str], manager: Callable[..., Man
         except NothingLeftError as done:
             print(done)
         except (AssertionError, ValueError, TypeError, ImportError, FileNotFoundError) as error:
-            if _is_of_training(error):
+            if _is_of_training(error) and not isinstance(error, NotBegunError):
                 raise
             raise SystemExit(f"sb3-pmpo {command}: error: {error}") from error
 

@@ -39,7 +39,13 @@ from sb3_pmpo.tools.settings import (
     to_arguments,
 )
 from sb3_pmpo.tools.tensorboard import TensorBoardLayout
-from sb3_pmpo.tools.zoo.resuming import CannotResumeError, NothingLeftError, run_of, unit_of
+from sb3_pmpo.tools.zoo.resuming import (
+    CannotResumeError,
+    NotBegunError,
+    NothingLeftError,
+    run_of,
+    unit_of,
+)
 from sb3_pmpo.tools.zoo.spaces import setting_of
 from sb3_pmpo.tools.zoo.stopping import (
     INTERRUPTED,
@@ -76,7 +82,7 @@ class Manager(ExperimentManager):
             self._borrowed = is_suite and not is_ours
             if is_ours or self._borrowed:
                 self.config = str(config_path())
-        self._interrupted = self._came_to_end = False
+        self._interrupted = self._came_to_end = self._is_new = False
         self._held = ExitStack()
         self._checkpoints: Checkpoints | None = None
         #: Where the results are until it is known that the run can go on.
@@ -163,7 +169,7 @@ class Manager(ExperimentManager):
     def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
         """Make the model as the Zoo does; a run that cannot begin leaves all as it was."""
         folder = Path(self.save_path)
-        is_new = not folder.exists()
+        self._is_new = not folder.exists()
         try:
             return super().setup_experiment()
         except BaseException:  # Ctrl-C, too
@@ -173,7 +179,7 @@ class Manager(ExperimentManager):
                         put_back(self._aside, folder)
             finally:
                 self._leave()
-            if is_new:
+            if self._is_new:
                 shutil.rmtree(folder, ignore_errors=True)
             raise
         finally:
@@ -279,6 +285,7 @@ class Manager(ExperimentManager):
         log: dict[str, Any] = (
             {} if self.log_interval == -1 else {"log_interval": max(self.log_interval, 0) or None}
         )
+        before = model.num_timesteps
         try:
             with sigterm_interrupts():
                 learn = model.learn if self._learn is None else partial(self._learn, model)
@@ -292,6 +299,12 @@ class Manager(ExperimentManager):
         except KeyboardInterrupt:
             self._interrupted = True
         except (Exception, SystemExit) as error:
+            refused = isinstance(error, ValueError) and model.num_timesteps in (before, 0)
+            if self._learn is not None and refused:
+                self._leave()  # there is nothing to save
+                if self._is_new:
+                    shutil.rmtree(self.save_path, ignore_errors=True)
+                raise NotBegunError(str(error)) from error
             try:
                 self.save_trained_model(model)
             except (Exception, SystemExit) as another:

@@ -24,6 +24,10 @@ class CannotResumeError(ValueError):
     """There is nothing to go on from; the message is for the one who asked."""
 
 
+class NotBegunError(ValueError):
+    """Learning refused its arguments before the first step."""
+
+
 class NothingLeftError(ValueError):
     """The run is finished; the message says so."""
 
