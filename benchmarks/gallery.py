@@ -201,8 +201,8 @@ sb3-pmpo train --from-pretrained {first} -n 20000
 `train --from-pretrained` starts with the trained policy and with untrained critics. Until
 `learning_starts` decisions only the critics learn. Then the policy is released, and its return may
 drop. In one seed of cartpole-swingup it fell from 871 to 333 by decision 1200. A longer hold only
-delayed the drop: with `-params learning_starts:5000` the return was 868 at 4800 decisions and 134 at
-5600.
+delayed the drop: with `-params learning_starts:5000` the return was 868 at 4800 decisions and 134
+at 5600.
 
 The score is the mean return over 100 episodes with a 95% bootstrap interval of the episodes. The
 seed of the training run was the best of those that ran; the score's episodes took no part in that.

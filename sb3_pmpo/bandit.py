@@ -215,9 +215,9 @@ def minimize(
     )
     with th.random.fork_rng(devices=[]):
         if seed is None:
-            th.seed()
+            th.default_generator.seed()
         else:
-            th.manual_seed(seed)
+            th.default_generator.manual_seed(seed)
         search = Bandit(*map(th.from_numpy, (low, high, start)), **bandit)
         if maxfev < search.n_samples:
             raise ValueError(f"maxfev must be at least n_samples={search.n_samples}, got {maxfev}")

@@ -288,9 +288,15 @@ class QuantileCritic(StateActionCritic):
         )
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """List the body and the output layer."""
+        """List the body and the output layer, whose weights have the unit of the returns.
+
+        So an optimiser's weight decay leaves the latter alone: it would pull large values to zero.
+        """
         output = self.ensemble.output
-        return [{"params": self.body_parameters(output)}, {"params": list(output.parameters())}]
+        return [
+            {"params": self.body_parameters(output)},
+            {"params": list(output.parameters()), "weight_decay": 0.0},
+        ]
 
     def rate_scales(self) -> Sequence[th.Tensor | float]:
         """Give the output layer its learning rate in units of the returns.

@@ -81,6 +81,7 @@ class PMPOObjective:
     :param decoupled: fit mean and std apart (MPO's way) or together (the paper's).
     :param edge_barrier: >= 0, weight of :meth:`DiagGaussian.edge_barrier`; 0 for a mean without
         bounds.
+    :param rejected: share of the samples that the labeller rejects, in (0, 1], for the warning.
     :raises ValueError: for a number out of its range, or a labeller that cannot be called.
     :warns UserWarning: if the KL's weight does not outweigh the push away from rejected samples.
     """
@@ -91,6 +92,7 @@ class PMPOObjective:
     labeller: Labeller
     decoupled: bool = True
     edge_barrier: float = 0.0
+    rejected: float = 0.5
     duals: ClassVar[None] = None
 
     def __post_init__(self) -> None:
@@ -110,7 +112,7 @@ class PMPOObjective:
     def instability(self) -> str | None:
         """Say why the policy may collapse, or None where the weights are safe."""
         if not self.decoupled:
-            return instability(self.alpha, self.beta_mean)
+            return instability(self.alpha, self.beta_mean, rejected=self.rejected)
         balanced = is_balanced(self.labeller)
         if balanced and self.alpha < 0.5:
             return (
@@ -121,7 +123,9 @@ class PMPOObjective:
         of_mean = instability(
             self.alpha, self.beta_mean, fixed_variance=balanced, whose="the mean's "
         )
-        return of_mean or instability(self.alpha, self.beta_std, whose="the std's ")
+        return of_mean or instability(
+            self.alpha, self.beta_std, rejected=self.rejected, whose="the std's "
+        )
 
     def __call__(self, online: D, reference: D, candidates: Candidates) -> PolicyLoss:
         """Compute the loss of the policy on labelled samples of the reference.

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.envs import IdentityEnvBox
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.noise import NormalActionNoise
 from toys import DictToy, Guess, Toy, assert_equal, parameters, sample, small, toys
 
 from sb3_pmpo import (
@@ -190,6 +192,7 @@ def test_number_of_updates(n_envs: int, train_freq: Any, gradient_steps: int, up
     assert model.replay_buffer.size() * n_envs == 60
 
 
+@pytest.mark.filterwarnings("ignore:the replay buffer holds one transition")
 def test_smallest_sizes_run() -> None:
     model = small(Toy(), buffer_size=1, batch_size=1, learning_starts=1)
     model.learn(6)
@@ -395,7 +398,7 @@ def test_target_uses_discounts_and_ends_at_terminations() -> None:
     [best_worst(), threshold(state_value), threshold(quantile(0.75)), boltzmann(1.0)],
 )
 def test_every_labeller_trains(labeller: Labeller) -> None:
-    model = filled(labeller=labeller, alpha=0.5, beta=(2.0, 2.0), policy_delay=1)
+    model = filled(labeller=labeller, alpha=0.5, beta=(2.0, 3.0), policy_delay=1)
     before = parameters(model.actor)
     model.train(3, 16)
     after = parameters(model.actor)
@@ -437,3 +440,18 @@ def test_each_update_has_a_batch_and_targets_of_its_own(policy: str, n_steps: in
         assert own.shape == (8, 8)  # one observation for each, 8 quantiles
         assert th.equal(target, batch.rewards.unsqueeze(-1).expand(8, 8))
     assert not th.equal(pairs[0][0].rewards, pairs[1][0].rewards)
+
+
+def test_action_noise_outlives_a_callback_that_cannot_begin() -> None:
+    class Fails(BaseCallback):
+        def _init_callback(self) -> None:
+            raise OSError("disk full")
+
+        def _on_step(self) -> bool:
+            return True
+
+    noise = NormalActionNoise(np.zeros(1), np.ones(1))
+    model = small(Toy(), action_noise=noise).learn(25)
+    with pytest.raises(OSError, match="disk full"):
+        model.learn(5, callback=Fails(), reset_num_timesteps=False)
+    assert model.action_noise is noise

@@ -205,3 +205,10 @@ def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> N
 def test_a_value_that_is_not_finite_is_refused_with_its_point(value: float) -> None:
     with pytest.raises(ValueError, match=r"must be finite, got (nan|inf) at \["):
         minimize(lambda x: value, BOX)
+
+
+def test_the_seed_of_a_search_is_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeded = []
+    monkeypatch.setattr(th.cuda, "manual_seed_all", seeded.append)
+    minimize(sphere, BOX, maxfev=8, seed=7)
+    assert not seeded

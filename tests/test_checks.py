@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch as th
 from gymnasium import spaces
 from toys import Toy, small
 
-from sb3_pmpo import PAPER_A, PAPER_AR, PAPER_R, PMPO, Candidates, advantage, top_k
+from sb3_pmpo import PAPER_A, PAPER_AR, PAPER_R, PMPO, Candidates, advantage, best_worst, top_k
 from sb3_pmpo.core.labels import Labeller
 from sb3_pmpo.objectives import PMPOObjective
 from sb3_pmpo.online.checks import check_finite
@@ -218,7 +219,7 @@ def test_an_unbounded_or_binary_action_space_is_refused() -> None:
 def test_a_reference_that_always_equals_the_policy_is_refused(interval: int, delay: int) -> None:
     with pytest.raises(ValueError, match=f"reference_update_interval={interval} is refused"):
         small(Toy(), reference_tau=1.0, reference_update_interval=interval, policy_delay=delay)
-    small(Toy(), reference_tau=1.0, reference_update_interval=delay + 1, policy_delay=delay)
+    small(Toy(), reference_tau=1.0, reference_update_interval=2 * delay, policy_delay=delay)
 
 
 @pytest.mark.parametrize(
@@ -286,3 +287,29 @@ def test_check_finite_reads_integers_and_dicts() -> None:
         check_finite({"vector": np.zeros((2, 1))}, reward, infos, 9)
     with pytest.raises(ValueError, match=r"environment 0 .*reward .*: -inf"):
         check_finite(images, np.array([-INF, 0.0]), [{}, {}], 9)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "warns"),
+    [
+        ({"labeller": best_worst(), "n_samples": 6, "decoupled": False, "beta": 2.0}, "below .* 3"),
+        ({"labeller": best_worst(), "n_samples": 6, "beta": (2.0, 2.0)}, "the std's beta=2.0"),
+        ({"labeller": best_worst(), "n_samples": 6, "beta": (2.0, 3.0)}, None),
+        ({"labeller": best_worst(), "n_samples": 6, "decoupled": False}, None),  # it fits
+        ({"n_samples": 3, "alpha": 0.0, "decoupled": False}, None),
+    ],
+)
+def test_few_rejections_need_a_larger_kl(arguments: dict[str, Any], warns: str | None) -> None:
+    """A share p that is rejected is safe from ``(1 - alpha) / p`` on."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = small(Toy(), **arguments)
+    said = [str(each.message) for each in caught]
+    assert any(re.search(warns, text) for text in said) if warns else not said, said
+    if arguments.get("alpha") == 0.0:
+        assert model.objective.beta_mean == 3.0
+
+
+def test_a_reference_that_often_is_the_policy_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match="equals the policy at 80% of the policy's updates"):
+        small(Toy(), reference_tau=1.0, reference_update_interval=5, policy_delay=4)

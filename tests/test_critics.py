@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
@@ -226,3 +227,20 @@ def test_an_auxiliary_loss_is_learned_saved_and_loaded(tmp_path: Path) -> None:
     loaded = PMPO.load(tmp_path / "model", env=Toy(), device="cpu")
     assert_equal(parameters(model.policy), parameters(loaded.policy))
     assert isinstance(loaded.critic.auxiliary, NextFeaturesAndReward)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e4])
+def test_weight_decay_does_not_depend_on_the_unit_of_the_returns(size: float) -> None:
+    """One state, one step; the values of three actions are 0.8, 1 and 1.2 of the size."""
+    optimizer = {"optimizer_class": th.optim.AdamW, "optimizer_kwargs": {"weight_decay": 0.01}}
+    model = small(Toy(), policy_kwargs={"net_arch": [32], **optimizer}, learning_rate=3e-3)
+    critic, actions = model.critic, th.tensor([[-1.0], [0.0], [1.0]]).repeat(8, 1)
+    values = size * (1.0 + 0.2 * actions)
+    model.policy.update_statistics(np.zeros((24, 2), np.float32), values[:, 0].numpy())
+    batch = Batch(th.zeros(24, 2), actions, th.zeros(24, 2), values[:, 0], th.ones(24), 0.0)
+    for _ in range(400):
+        model.learner.scale_rates()
+        model.learner.critic_step(batch, values)
+    with th.no_grad():
+        found = critic.score(th.zeros(24, 2), actions.unsqueeze(0))[0, :3] / size
+    th.testing.assert_close(found, th.tensor([0.8, 1.0, 1.2]), atol=0.06, rtol=0.0)

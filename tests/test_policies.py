@@ -262,3 +262,15 @@ def test_a_subclass_makes_its_own_actor() -> None:
 
     policy = PMPO(Wider, Toy(), buffer_size=100).policy
     assert policy.actor.head.std_max == policy.reference_actor.head.std_max == 2.0
+
+
+def test_a_policy_of_ones_own_may_have_arguments_by_name_alone() -> None:
+    class Mine(MlpPolicy):
+        def __init__(self, *args: Any, extra: float = 1.0, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.extra = extra
+
+    model = small(Toy(), Mine, policy_kwargs={"net_arch": [8], "extra": 2.0})  # type: ignore[arg-type]
+    assert model.policy.extra == 2.0
+    with pytest.raises(TypeError, match=r"extras=2\.0, which Mine lacks: did you mean 'extra'"):
+        small(Toy(), Mine, policy_kwargs={"extras": 2.0})  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.callbacks import StopTrainingOnMaxEpisodes
 from stable_baselines3.common.vec_env import DummyVecEnv
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
@@ -240,3 +241,41 @@ def test_closing_keeps_the_observation_of_a_discrete_space() -> None:
     buffer.add(*pair, np.zeros((3, 1)), np.ones(3), np.zeros(3), [{}] * 3)
     batch = Replay(buffer, 1, 0.9).sample(50)
     assert set((batch.next_observations - batch.observations).flatten().tolist()) == {3}
+
+
+def test_each_of_the_updates_of_a_draw_has_its_share_of_hindsight_goals() -> None:
+    """The policy moves on one of them alone, and its part came with true goals only."""
+    for n_steps in (1, 3):
+        model = small(
+            Diary(goals=True), "MultiInputPolicy", replay_buffer_class=HerReplayBuffer,
+            gradient_steps=4, n_steps=n_steps, learning_starts=100, batch_size=40,
+        ).learn(100)  # fmt: skip
+        replay = Replay(model.replay_buffer, n_steps, 0.9)
+        goals = replay.sample(160, parts=4).observations["desired_goal"][:, 0]  # 7 is the true one
+        assert [(part == 7).sum().item() for part in goals.view(4, 40)] == [8] * 4
+
+
+class Ends(Diary):
+    """Terminates after five steps."""
+
+    def step(self, action: np.ndarray) -> Any:
+        observation, reward, _, _, info = super().step(action)
+        return observation, reward, self.step_in_episode == 5, False, info
+
+
+def test_a_step_that_was_not_stored_joins_no_episodes() -> None:
+    model = small(Ends(), learning_starts=1000, n_steps=3)
+    for _ in range(3):
+        stop = StopTrainingOnMaxEpisodes(1)
+        model.learn(1000, callback=stop, reset_num_timesteps=False)
+    buffer = model.replay_buffer
+    before, after = (part[: buffer.pos, 0, 0] for part in
+                     (buffer.observations, buffer.next_observations))  # fmt: skip
+    np.testing.assert_array_equal(before, after)
+    assert len(set(before)) == 3
+
+
+def test_new_episodes_have_returns_of_their_own() -> None:
+    model = small(Diary(), learning_starts=1000).learn(25)
+    model.learn(1)
+    assert model.discounted_returns[0] == model.replay_buffer.rewards[25, 0]

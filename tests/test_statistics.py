@@ -13,6 +13,7 @@ from gymnasium import spaces
 from scipy.signal import lfilter
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv
+from toys import assert_equal, parameters
 
 from sb3_pmpo import PMPO
 from sb3_pmpo.networks import RunningMoments, has_absurd_readings
@@ -95,6 +96,15 @@ def test_a_policy_that_has_learned_keeps_its_statistics(tmp_path: Path) -> None:
 
 
 SPACES = ("observation_space", "action_space")
+
+
+def test_an_absurd_reading_in_a_buffer_changes_nothing_that_has_learned(tmp_path: Path) -> None:
+    model = model_of(Sign(), learning_starts=20, buffer_size=200).learn(60)
+    model.replay_buffer.observations[30] = 1e10  # and long gone from the statistics
+    model.save_replay_buffer(tmp_path / "buffer")
+    before = parameters(model.policy)
+    model.load_replay_buffer(tmp_path / "buffer")
+    assert_equal(before, parameters(model.policy))
 
 
 def test_statistics_of_collecting_stay_as_they_are() -> None:

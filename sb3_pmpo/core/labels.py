@@ -51,6 +51,15 @@ def is_balanced(labeller: Labeller) -> bool:
     return bool(getattr(labeller, "balanced", False))
 
 
+def rejected_share(labeller: Labeller, n_samples: int) -> float:
+    """Say which share of the samples a labeller rejects, with means per set; a half if unknown.
+
+    Such a labeller has a method ``rejected_share``.
+    """
+    share = getattr(labeller, "rejected_share", None)
+    return 0.5 if share is None else float(share(n_samples))
+
+
 def ranking(candidates: Candidates) -> th.Tensor:
     """Rank the samples of each state, best first; equal scores by ``outside``, then by index.
 
@@ -86,6 +95,10 @@ class top_k:  # noqa: N801  # made like a function call
     def __post_init__(self) -> None:
         if self.k < 1:
             raise ValueError(f"k must be at least 1, got {self.k}")
+
+    def rejected_share(self, n_samples: int) -> float:
+        """Return ``k / n_samples``; a half with other means, whose bound is a lower one."""
+        return self.k / n_samples if self.normalise is mean_per_set else 0.5
 
     def __call__(self, candidates: Candidates) -> Preference:
         """Label the samples by their rank.

@@ -51,8 +51,12 @@ class Candidates:
             object.__setattr__(self, "n_samples", len(self.scores))
 
     def mean_score(self) -> th.Tensor:
-        """Average the scores over the samples, ``[*B]``: an expectation under the reference."""
-        return (self.weights * self.scores).sum(0)
+        """Average the scores over the samples, ``[*B]``: an expectation under the reference.
+
+        Where all are equal it is that score to the last digit, so that rounding is no preference.
+        """
+        mean = (self.weights * self.scores).sum(0)
+        return th.where(self.scores.amax(0) == self.scores.amin(0), self.scores[0], mean)
 
     def reliability(self) -> th.Tensor:
         """Estimate the share of the scores' variance within the states that is no critic's noise.

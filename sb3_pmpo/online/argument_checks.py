@@ -208,7 +208,8 @@ def _check_policy_kwargs(model: OffPolicyAlgorithm) -> None:
     for ancestor in model.policy_class.__mro__:
         if "__init__" in vars(ancestor):
             parameters = inspect.signature(vars(ancestor)["__init__"]).parameters.values()
-            known += [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD][1:]
+            named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+            known += [p.name for p in parameters if p.kind in named and p.name != "self"]
             if not any(p.kind is p.VAR_KEYWORD for p in parameters):
                 break
     own = set(known) - {"observation_space", "action_space", "lr_schedule"}
@@ -247,6 +248,14 @@ def _check_reference(tau: Any, interval: int, policy_delay: int) -> None:
             f"refreshed at every policy update (policy_delay={policy_delay}) equals the policy, "
             "so its KL has no gradient and nothing holds the policy; use reference_tau=0.005, or "
             "an interval such as 100"
+        )
+    if tau == 1.0 and interval < 2 * policy_delay:
+        warnings.warn(
+            f"with reference_tau=1.0, reference_update_interval={interval} and "
+            f"policy_delay={policy_delay} the reference equals the policy at "
+            f"{policy_delay / interval:.0%} of the policy's updates, where the KL has no gradient: "
+            f"an interval of {10 * policy_delay} or more holds the policy better",
+            stacklevel=2,
         )
 
 

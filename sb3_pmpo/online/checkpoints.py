@@ -7,12 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_pmpo.replay import close_open_episodes
 from sb3_pmpo.storage import vec_env_state
 from sb3_pmpo.storage.checkpoints import (
     Checkpoint,
@@ -94,7 +92,7 @@ def resume(model: Any, checkpoint: Checkpoint, *, trust: bool) -> None:
         model.env.reset()
         _set_normaliser(model.get_vec_normalize_env(), items["normaliser"])
     if not _set_environments(model, items["environments"]):
-        _begin_new_episodes(model)
+        model.begin_new_episodes()
     set_random_state(model, items["random"])
 
 
@@ -118,16 +116,6 @@ def _set_environments(model: Any, state: list[Any] | None) -> bool:
         _say_once(f"the run begins new episodes: {error}")
         return False
     return True
-
-
-def _begin_new_episodes(model: Any) -> None:
-    """Let the next step reset the environments; what was open in the buffer ends."""
-    close_open_episodes(model.replay_buffer)
-    model._last_obs = None
-    model.discounted_returns = np.zeros(model.n_envs)
-    if model.noise is not None:
-        for env in range(model.n_envs):
-            model.noise.reset(env)
 
 
 # ---------------------------------------------------------------------- generators

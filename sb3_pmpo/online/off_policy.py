@@ -190,9 +190,8 @@ class OffPolicyMPO(Persistent):
         replay = Replay(self.replay_buffer, self.n_steps, self.gamma)
         while gradient_steps > 0:
             together = min(gradient_steps, self.policy_delay)
-            batch = replay.sample(
-                together * batch_size, self._vec_normalize_env, self._current_progress_remaining
-            )
+            normalize, remaining = self._vec_normalize_env, self._current_progress_remaining
+            batch = replay.sample(together * batch_size, normalize, remaining, together)
             plan = self._plan(together)
             metrics, errors = self.learner(batch, plan)
             replay.update_priorities(batch.indices, errors)
@@ -302,18 +301,20 @@ class OffPolicyMPO(Persistent):
             warn_of_empty_buffer(self)
         if self.num_timesteps >= self.policy_held_until:  # released, also where steps count anew
             self.policy_held_until = 0
-        if reset_num_timesteps or self._last_obs is None:  # the environment will be reset
-            close_open_episodes(self.replay_buffer)
-        goes_on = not reset_num_timesteps and self._last_obs is not None
+        # A callback that stopped it, or an error, left a step that is not stored.
+        goes_on = not reset_num_timesteps and self._last_obs is not None and self.is_between_steps
+        if not goes_on:  # the environment will be reset
+            self.begin_new_episodes()
         noise = for_environments(self.action_noise, self.n_envs)
-        self.action_noise = None if goes_on else noise
         check_vec_normalize(self._vec_normalize_env)
         kept = KeptStatistics(self._vec_normalize_env)
-        # Not OffPolicyAlgorithm's: it makes a termination of the end of a cut episode.
-        total_timesteps, callback = super(OffPolicyAlgorithm, self)._setup_learn(
-            total_timesteps, callback, reset_num_timesteps, name, progress_bar
-        )
-        self.action_noise = noise  # SB3 has reset it, but not within an episode
+        self.action_noise = None if goes_on else noise
+        try:  # not OffPolicyAlgorithm's: it makes a termination of the end of a cut episode
+            total_timesteps, callback = super(OffPolicyAlgorithm, self)._setup_learn(
+                total_timesteps, callback, reset_num_timesteps, name, progress_bar
+            )
+        finally:
+            self.action_noise = noise  # SB3 has reset it, but not within an episode
         self.stored_steps = self.num_timesteps
         self.metrics.follow(self.logger)
         self.learner.forget_graphs()  # arguments may have been changed since

@@ -8,6 +8,7 @@ import pickle
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
+import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.save_util import recursive_getattr
@@ -51,6 +52,7 @@ class Persistent(CheckedLearn):
     replay_buffer: ReplayBuffer
     duals: Duals | None
     stored_steps: int
+    noise: Any
 
     def save(
         self,
@@ -144,6 +146,17 @@ class Persistent(CheckedLearn):
             close_open_episodes(self.replay_buffer)
         adopt_replay_buffer(self)
         self.complete_statistics()
+
+    def begin_new_episodes(self) -> None:
+        """Let the next step reset the environments; what was open in the buffer ends."""
+        close_open_episodes(self.replay_buffer)
+        if self._last_obs is None:
+            return
+        self._last_obs = None
+        self.discounted_returns = np.zeros(self.n_envs)
+        if self.noise is not None:
+            for env in range(self.n_envs):
+                self.noise.reset(env)
 
     def complete_statistics(self) -> None:
         """Take the policy's statistics from the buffer where they are missing."""

@@ -11,7 +11,14 @@ from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
 from sb3_pmpo.core.checks import check_flag
-from sb3_pmpo.core.labels import Labeller, advantage, is_balanced, top_k, try_labeller
+from sb3_pmpo.core.labels import (
+    Labeller,
+    advantage,
+    is_balanced,
+    rejected_share,
+    top_k,
+    try_labeller,
+)
 from sb3_pmpo.core.losses import check_alpha_beta
 from sb3_pmpo.core.samples import Normalisation, mean_over_samples
 from sb3_pmpo.feedback.buffer import FeedbackBuffer
@@ -47,7 +54,9 @@ ADVANTAGE_BETA = (0.2, 100.0)
 CATEGORICAL_BETA = 5.0
 
 
-def fitting_beta(alpha: float, beta: tuple[float, float]) -> tuple[float, float]:
+def fitting_beta(
+    alpha: float, beta: tuple[float, float], joint: float = 0.0
+) -> tuple[float, float]:
     """Return the KL weights that fit ``alpha``, from those that were measured at 0.5.
 
     Below 0.5 the rejected outweigh the accepted by ``1 - 2 * alpha``. With two sets of equal size a
@@ -55,9 +64,10 @@ def fitting_beta(alpha: float, beta: tuple[float, float]) -> tuple[float, float]
 
     :param alpha: of the model; one that is out of its range is refused later.
     :param beta: of the mean and of the std.
+    :param joint: the least weight of one KL of the whole policy.
     """
     more = max(0.0, 1.0 - 2.0 * float(alpha)) if isinstance(alpha, Real) else 0.0
-    return beta[0] + more, beta[1] + more
+    return max(beta[0] + more, joint), beta[1] + more
 
 
 @lists_all
@@ -124,10 +134,13 @@ class PMPO(OffPolicyMPO):
             # Rejections that outweigh need sets of one weight in every state: ranks.
             weighs = measured and self.alpha >= 0.5
             labeller = advantage() if weighs else top_k(self.n_samples // 2)
+        rejected = rejected_share(labeller, self.n_samples)
         beta: Any = self.beta
         if beta is None:
             gaussian = ADVANTAGE_BETA if decoupled and is_balanced(labeller) else GAUSSIAN_BETA
-            beta = fitting_beta(self.alpha, gaussian if has_parts else (CATEGORICAL_BETA,) * 2)
+            least = 0.0 if decoupled else (1.0 - self.alpha) / rejected
+            usual = gaussian if has_parts else (CATEGORICAL_BETA,) * 2
+            beta = fitting_beta(self.alpha, usual, least)
         pair = beta if isinstance(beta, (tuple, list)) else (beta, beta)
         if len(pair) != 2:
             raise ValueError(
@@ -135,7 +148,9 @@ class PMPO(OffPolicyMPO):
                 "measured best"
             )
         mean, std = pair
-        objective = PMPOObjective(self.alpha, mean, std, labeller, decoupled, self.edge_barrier)
+        objective = PMPOObjective(
+            self.alpha, mean, std, labeller, decoupled, self.edge_barrier, rejected
+        )
         try_labeller(labeller, self.n_samples, get_action_dim(self.action_space), self.device)
         return objective
 

@@ -29,7 +29,8 @@ def complete_statistics(
 
     Without them every input would be clipped and the critic's unit would be 1: a buffer that was
     filled by hand, or from a file, would look as if all its states were alike. They are taken anew,
-    too, where a reading that cannot be true is in them, of a sensor that failed in the warm-up.
+    too, where a reading that cannot be true is among the observations, of a sensor that failed in
+    the warm-up.
     Those with which a policy has learned stay, because with others it would act otherwise.
 
     :param policy: whose statistics to complete.
@@ -42,16 +43,16 @@ def complete_statistics(
         return
     rows = _newest(buffer)
     observations = _observations(buffer, rows, env)
-    absurd = policy.sees_absurd_readings(observations)
+    stored = buffer.size() * buffer.n_envs
 
-    def lack(count: float) -> bool:
-        few = count < buffer.size() * buffer.n_envs
-        return absurd or (few and not (learned and count > 0))
+    def may_change(count: float) -> bool:
+        return count == 0 or not learned
 
     of_observations, of_returns = policy.statistics_counts
-    if lack(of_observations):
+    wrong = of_observations < stored or policy.sees_absurd_readings(observations)
+    if wrong and may_change(of_observations):
         policy.begin_observations_anew(observations)
-    if lack(of_returns):
+    if of_returns < stored and may_change(of_returns):
         policy.begin_returns_anew(_returns(buffer, rows, gamma, env).reshape(-1))
 
 

@@ -41,7 +41,11 @@ class Replay:
     gamma: float
 
     def sample(
-        self, batch_size: int, env: VecNormalize | None = None, progress_remaining: float = 0.0
+        self,
+        batch_size: int,
+        env: VecNormalize | None = None,
+        progress_remaining: float = 0.0,
+        parts: int = 1,
     ) -> Batch:
         """Sample transitions.
 
@@ -49,9 +53,22 @@ class Replay:
         :param env: normalises observations and rewards, if given.
         :param progress_remaining: of the training, from 1 at its start to 0 at its end; what
             importance weights depend on.
+        :param parts: how many updates share the batch, each the next part of it. A divisor of B:
+            hindsight goals, which are drawn together, are then spread over all of them.
         :return: single steps are drawn by the buffer's own ``sample``, n-step transitions with
             the same random numbers.
         """
+        batch = self._sample(batch_size, env, progress_remaining)
+        if parts == 1 or not isinstance(self.buffer, HerReplayBuffer):
+            return batch
+        order = np.arange(batch_size).reshape(-1, parts).T.ravel()  # every parts-th to the first
+        rows = th.as_tensor(order, device=batch.rewards.device)
+        spread = batch.map(lambda values: values[rows])
+        return spread._replace(indices=None if batch.indices is None else batch.indices[order])
+
+    def _sample(
+        self, batch_size: int, env: VecNormalize | None, progress_remaining: float
+    ) -> Batch:
         buffer = self.buffer
         if isinstance(buffer, Chooses):
             return self._gather(buffer.choose(batch_size, progress_remaining), env)

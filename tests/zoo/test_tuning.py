@@ -103,7 +103,7 @@ def test_pmpos_feedback_becomes_labels_and_safe_weights() -> None:
     }  # fmt: skip
     arguments = HYPERPARAMS_CONVERTER["pmpo"](params)
     assert arguments["labeller"] == top_k(4)
-    assert (arguments["alpha"], arguments["beta"]) == (0.0, (2.5, 10.0))
+    assert (arguments["alpha"], arguments["beta"]) == (0.0, (4.5, 12.0))  # a quarter is rejected
     assert arguments["gamma"] == pytest.approx(0.99)
     assert (arguments["batch_size"], arguments["n_samples"]) == (64, 16)
     assert (arguments["gradient_steps"], arguments["policy_delay"]) == (3, 3)

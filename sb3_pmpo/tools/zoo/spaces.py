@@ -118,7 +118,8 @@ def as_setting(params: dict[str, Any]) -> dict[str, Any]:
             setting["labeller"], safe_mean = "advantage()", max(0.0, 1.0 - 2.0 * alpha)
         elif labels in _SHARES:
             n_accepted = max(1, int(_SHARES[labels] * setting["n_samples"]))
-            setting["labeller"], safe_mean = f"top_k({n_accepted})", safe
+            safe = safe_mean = (1.0 - alpha) * setting["n_samples"] / n_accepted
+            setting["labeller"] = f"top_k({n_accepted})"
         else:
             setting["labeller"], safe_mean = labels, safe
         setting["alpha"] = alpha

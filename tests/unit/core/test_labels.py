@@ -257,3 +257,13 @@ def test_boolean_labels_are_accept_and_reject() -> None:
 def test_what_makes_no_sense_is_refused(make, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_equal_scores_are_no_preference_whatever_their_rounding() -> None:
+    scores = th.randn(1, 4000, generator=th.Generator().manual_seed(0)).expand(6, -1)
+    accept, reject = advantage()(Candidates(scores))
+    assert not accept.any()
+    assert not reject.any()
+    accept, reject = threshold(mean_score)(Candidates(scores))
+    assert (accept > 0).all()
+    assert not reject.any()
