@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +33,29 @@ LARGEST = 150_000
 FOLDER = Path(pretrained.__file__).parent
 
 
-def pack(places: Places, suite: str, tasks: list[str] | None, output: Path) -> list[Path]:
+def pack(
+    places: Places,
+    suite: str,
+    tasks: list[str] | None,
+    output: Path,
+    variant: tuple[str, dict[str, Any]] = ("PMPO", {}),
+) -> list[Path]:
     """Write the best policy of each task for which there are runs.
 
     :param places: of the runs' rows and checkpoints.
     :param suite: by name.
     :param tasks: None for all of the suite's.
     :param output: folder of the policies.
+    :param variant: name and arguments of what was trained, as of ``benchmarks.learning``.
     :return: the files that were written.
     """
     written = []
-    runs = [x for x in SUITES[suite].runs(suite) if x.algorithm == "PMPO" and "@" not in x.task]
+    name, arguments = variant
+    chosen_from = (
+        SUITES[suite].with_variants({name: arguments}).only(algorithms=[name], tasks=tasks)
+    )
+    runs = [run for run in chosen_from.runs(suite) if "@" not in run.task]
     for task in dict.fromkeys(run.task for run in runs):
-        if tasks is not None and task not in tasks:
-            continue
         there = [run for run in runs if run.task == task and last_model(places.checkpoints(run))]
         if not there:
             continue
@@ -86,6 +97,8 @@ def pack_run(run: Run, places: Places, path: Path, chosen: str) -> bool:
             print(f"{path.name}: {there} stays, the run has {score}")
             return False
     command = f"python -m benchmarks.learning run {run.suite} --tasks {run.task}"
+    if run.arguments:
+        command += f" --variant {run.algorithm} {shlex.quote(json.dumps(run.arguments))}"
     told = _environment(run) | {
         "score": score._asdict(),
         "curve": [[int(row["steps"]), float(row["return_mean"])] for row in rows],
@@ -283,7 +296,9 @@ def main(arguments: list[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     packing = commands.add_parser("pack", help="write the best policy of each task")
     packing.add_argument("--suite", default="development", choices=list(SUITES))
-    packing.add_argument("--tasks", nargs="+", help="only these (default: all with runs)")
+    packing.add_argument("--tasks", nargs="+", help="only these (default: the suite's)")
+    packing.add_argument("--variant", nargs=2, metavar=("NAME", "JSON"), default=("PMPO", "{}"),
+                         help="as of benchmarks.learning (default: the default)")  # fmt: skip
     packing.add_argument("--results", type=Path, default=Places().results)
     packing.add_argument("--state", type=Path, default=Places().state)
     packing.add_argument("--output", type=Path, default=FOLDER, help="default: the package")
@@ -291,7 +306,9 @@ def main(arguments: list[str] | None = None) -> None:
     paging.add_argument("--docs", type=Path, default=DOCS)
     options = parser.parse_args(arguments)
     if options.command == "pack":
-        pack(Places(options.results, options.state), options.suite, options.tasks, options.output)
+        name, text_of = options.variant
+        places = Places(options.results, options.state)
+        pack(places, options.suite, options.tasks, options.output, (name, json.loads(text_of)))
     else:
         print(page(options.docs))
 
