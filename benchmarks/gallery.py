@@ -15,7 +15,7 @@ import contextlib
 import json
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from benchmarks.suites import SUITES, Run
 from sb3_pmpo import pretrained
 from sb3_pmpo.pretrained import PretrainedFile, Score
 from sb3_pmpo.storage.checkpoints import read_checkpoint
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 #: Seeds of the episodes of a score. Those that chose the seed and the step are others.
 SCORE_SEED, EPISODES = 20_000, 100
@@ -243,23 +246,8 @@ seed {told["seed"]} ({told["chosen"]}):
 
 
 def draw_moving(name: str, file: PretrainedFile, path: Path) -> None:
-    """Write an animated WebP of the policy at the speed of its world."""
-    from PIL import Image
-    from stable_baselines3.common.vec_env import DummyVecEnv
-
-    from sb3_pmpo.tools.zoo.video import decisions_per_second, frames
-
-    size = {"height": EDGE, "width": EDGE}
-    is_suite = file.about["env"].startswith("dm_control/")
-    size = {"render_kwargs": size} if is_suite else size  # type: ignore[dict-item]  # as each takes it
-    env = DummyVecEnv([lambda: pretrained.make_env(name, render_mode="rgb_array", **size)])
-    try:
-        n_decisions = int(SECONDS * decisions_per_second(env))
-        options: Any = {"n_decisions": n_decisions, "seed": 0, "deterministic": True, "fps": FPS}
-        seen = frames(pretrained.load(name, "cpu"), env, **options)
-        pictures = [Image.fromarray(frame).resize((EDGE, EDGE)) for _, frame in seen]
-    finally:
-        env.close()
+    """Let a policy act from the seed 0 and write what is seen as WebP, at its world's speed."""
+    pictures = moving(name, file, EDGE, SECONDS, FPS)
     for quality in (80, 60, 40, 20):
         pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=1000 // FPS,
                          loop=0, quality=quality, method=6)  # fmt: skip
@@ -268,6 +256,31 @@ def draw_moving(name: str, file: PretrainedFile, path: Path) -> None:
     raise ValueError(
         f"{path} has {path.stat().st_size} bytes, at most {LARGEST_PICTURE} are allowed"
     )
+
+
+def moving(name: str, file: PretrainedFile, edge: int, seconds: float, fps: int) -> list[Image]:
+    """Let a policy act from the seed 0; what is seen, in squares, at its world's speed."""
+    import gymnasium as gym
+    from PIL import Image, ImageOps
+    from stable_baselines3.common.vec_env import DummyVecEnv
+
+    from sb3_pmpo.tools.zoo.video import decisions_per_second, frames
+
+    env_id = file.about["env"]
+    size: dict[str, Any] = {}
+    if env_id.startswith("dm_control/"):
+        size = {"render_kwargs": {"height": edge, "width": edge, "camera_id": 0}}
+    elif "mujoco" in str(gym.spec(env_id).entry_point):
+        size = {"height": edge, "width": edge}
+    env = DummyVecEnv([lambda: pretrained.make_env(name, render_mode="rgb_array", **size)])
+    try:
+        n_decisions = int(seconds * decisions_per_second(env))
+        options: Any = {"n_decisions": n_decisions, "seed": 0, "deterministic": True, "fps": fps}
+        seen = frames(pretrained.load(name, "cpu"), env, **options)
+        images = (Image.fromarray(frame) for _, frame in seen)
+        return [ImageOps.pad(image, (edge, edge), color="white") for image in images]
+    finally:
+        env.close()
 
 
 def draw_curve(name: str, file: PretrainedFile, path: Path) -> None:

@@ -1,8 +1,8 @@
-"""Draw the moving picture of the front page from trained models.
+"""Draw the moving picture of the front page from policies that ship.
 
-    MUJOCO_GL=egl python docs/film.py cartpole-swingup=model.zip walker-walk=model.zip
+    MUJOCO_GL=egl python docs/film.py cheetah-run walker-walk walker-run
 
-writes ``docs/images/policies.gif``: the policies side by side, at their own speed.
+writes ``docs/images/policies.gif``: the policies in rows of three, each at its world's speed.
 """
 
 from __future__ import annotations
@@ -10,45 +10,33 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
-from sb3_pmpo import PMPO
-from sb3_pmpo.envs import make_dmc_env
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
 
-OUTPUT = Path(__file__).parent / "images" / "policies.gif"
-SIZE = 200
-FRAMES_PER_SECOND = 20
-SECONDS = 7.0
+from benchmarks.gallery import moving  # noqa: E402  # it lies beside this folder
+from sb3_pmpo import pretrained  # noqa: E402
 
-
-def frames(task: str, model_path: str) -> list[np.ndarray]:
-    """Let a model act for some seconds; return what is seen, ``[SIZE, SIZE, 3]`` each."""
-    env = make_dmc_env(
-        task,
-        action_repeat=2,
-        render_mode="rgb_array",
-        render_kwargs={"height": SIZE, "width": SIZE, "camera_id": 0},
-    )
-    model = PMPO.load(model_path, buffer_size=1, device="cpu")
-    stride = max(1, round(env.metadata["render_fps"] / FRAMES_PER_SECOND))
-    observation, _ = env.reset(seed=0)
-    seen = []
-    for decision in range(round(SECONDS * env.metadata["render_fps"])):
-        if decision % stride == 0:
-            seen.append(np.asarray(env.render()))
-        action, _ = model.predict(observation, deterministic=True)
-        observation, *_ = env.step(action)
-    env.close()
-    return seen
+OUTPUT = ROOT / "docs" / "images" / "policies.gif"
+SIZE, COLUMNS = 200, 3
+FRAMES_PER_SECOND, SECONDS = 15, 5.0
 
 
 def main() -> None:
-    """Read tasks and models from the command line."""
-    pairs = [argument.partition("=")[::2] for argument in sys.argv[1:]]
-    films = [frames(task, path) for task, path in pairs]
-    pictures = [Image.fromarray(np.concatenate(row, axis=1)) for row in zip(*films, strict=False)]
-    palette = pictures[len(pictures) // 2].quantize(48, dither=Image.Dither.NONE)
+    """Read the names from the command line."""
+    names = sys.argv[1:]
+    films = [
+        moving(name, pretrained.read(name), SIZE, SECONDS, FRAMES_PER_SECOND) for name in names
+    ]
+    rows = -(-len(films) // COLUMNS)
+    pictures = []
+    for images in zip(*films, strict=False):
+        picture = Image.new("RGB", (SIZE * min(COLUMNS, len(films)), SIZE * rows), "white")
+        for number, image in enumerate(images):
+            picture.paste(image, (SIZE * (number % COLUMNS), SIZE * (number // COLUMNS)))
+        pictures.append(picture)
+    palette = pictures[len(pictures) // 2].quantize(64, dither=Image.Dither.NONE)
     small = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
     duration = round(1000 / FRAMES_PER_SECOND)
     small[0].save(OUTPUT, save_all=True, append_images=small[1:], duration=duration, loop=0)
