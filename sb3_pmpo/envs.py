@@ -165,7 +165,7 @@ def wrap(env: gym.Env, wrappers: Wrappers) -> gym.Env:
 
     :param wrappers: applied in order.
     """
-    for entry in wrappers:
+    for entry in as_wrappers(wrappers):
         for path, arguments in entry.items():
             module, _, name = path.rpartition(".")
             env = getattr(importlib.import_module(module), name)(env, **arguments)

@@ -310,3 +310,15 @@ def _parents(process: int) -> set[int]:
 
 def _processes(node: Any) -> set[int]:
     return {info.process.pid for infos in node.all_processes.values() for info in infos}
+
+
+def test_a_table_of_somebody_elses_stays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = write_spec(tmp_path, algorithms=["pmpo"], seeds=[0])
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "sweep.csv").write_text("my,own,table\n")
+    with pytest.raises(SystemExit):
+        main(["sweep", str(spec)])
+    assert "this command did not write it" in capsys.readouterr().err
+    assert (tmp_path / "runs" / "sweep.csv").read_text() == "my,own,table\n"

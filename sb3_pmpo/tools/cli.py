@@ -60,7 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"{command} needs {error.name!r}: pip install 'sb3_pmpo[{extra}]'")
     trust = "--trust" in given
     with trusted(trust):
-        return int(run([each for each in given[1:] if each != "--trust"]))
+        try:
+            return int(run([each for each in given[1:] if each != "--trust"]))
+        except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+            raise SystemExit(f"sb3-pmpo {command}: error: {error}: choose another path") from error
 
 
 def stored_help(command: str) -> str:

@@ -78,10 +78,9 @@ class TensorBoardLayout(BaseCallback):
         folder = self.logger.get_dir()
         if folder is None or not any(Path(folder).glob("events.out.tfevents.*")):
             return
-        try:
+        repeats = 1  # without ActionRepeat among the wrappers
+        if self.training_env.has_attr("n_repeats"):  # a worker would die of asking for it
             repeats = self.training_env.get_attr("n_repeats")[0]
-        except AttributeError:  # no ActionRepeat among the wrappers
-            repeats = 1
         with whole(Path(folder) / ABOUT) as writing:
             writing.write_text(json.dumps({"action_repeat": int(repeats)}) + "\n")
 

@@ -23,6 +23,7 @@ from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER
 from stable_baselines3 import SAC
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
+from stable_baselines3.common.vec_env import unwrap_vec_normalize
 
 import sb3_pmpo.tools.zoo
 from sb3_pmpo import (
@@ -38,6 +39,7 @@ from sb3_pmpo import (
     top_k,
 )
 from sb3_pmpo.core.preference import mean_over_samples
+from sb3_pmpo.envs import wrap
 from sb3_pmpo.tools.cli import main
 from sb3_pmpo.tools.settings import (
     as_dict,
@@ -48,6 +50,7 @@ from sb3_pmpo.tools.settings import (
     to_arguments,
     to_yaml,
 )
+from sb3_pmpo.tools.zoo.agents import find_agent, make_parser
 from sb3_pmpo.tools.zoo.launch import run_train
 from sb3_pmpo.tools.zoo.manager import Manager
 
@@ -477,3 +480,63 @@ def test_help_and_unknown_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert "required: --env" in capsys.readouterr().err
     with pytest.raises(SystemExit, match=r"^sb3-pmpo enjoy: error: The logs.* was not found"):
         main(["enjoy", "--env", "Pendulum-v1", "--no-render"])
+
+
+# ---------------------------------------------------------------------- what a run leaves
+
+
+def test_a_run_that_fails_before_its_first_step_leaves_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("the robot is not there")
+
+    monkeypatch.setattr(PMPO, "collect_rollouts", refuse)
+    with pytest.raises(RuntimeError, match="the robot is not there"):
+        train("-n", "20")
+    assert not list(Path("logs").rglob("*.zip"))
+    assert not list(Path("logs/pmpo").iterdir())
+
+
+def test_worker_processes_and_tensorboard_go_together() -> None:
+    assert train("-n", "6", "--vec-env", "subproc", "-tb", "tb") == 0
+    (said,) = Path("tb").rglob("*.json")
+    assert '"action_repeat": 1' in said.read_text()
+
+
+@pytest.mark.filterwarnings("ignore:Training resumes")  # without its buffer
+def test_the_statistics_are_those_of_the_model_that_is_loaded() -> None:
+    """Best and checkpoint have their own; a run from a model says that it has some."""
+    given = ["--eval-freq", "25", "--eval-episodes", "1", "--save-freq", "25", "-n", "60"]
+    assert train(*given, *TINY, "normalize:True", "learning_starts:10") == 0
+    folder = Path("logs/pmpo/Pendulum-v1_1")
+    chosen = ["--env", "Pendulum-v1", "--exp-id", "1"]
+
+    def count(*more: str) -> float:
+        agent = find_agent(make_parser("enjoy", "").parse_args([*chosen, *more]))
+        env = agent.make_env(n_envs=1, seed=0, render=False)
+        normaliser = unwrap_vec_normalize(env)
+        assert normaliser is not None
+        env.close()
+        return round(normaliser.obs_rms.count)  # type: ignore[union-attr]
+
+    at_end, best, checkpoint = count(), count("--load-best"), count("--load-checkpoint", "25")
+    assert best in (26, 51)  # an evaluation, at whose time the statistics had seen so much
+    assert at_end > 60
+    assert checkpoint == 26
+    assert train("-i", str(folder / "Pendulum-v1.zip"), "-n", "12") == 0
+    told = yaml.safe_load(Path("logs/pmpo/Pendulum-v1_2/Pendulum-v1/config.yml").read_text())
+    assert dict(told)["normalize"]["norm_obs"] is True
+
+
+def test_hints_can_be_pasted(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("-n", "5", "-f", "my logs") == 0
+    hint = capsys.readouterr().out.split("Its returns:    sb3-pmpo ")[1].splitlines()[0]
+    assert hint == "enjoy --algo pmpo --env Pendulum-v1 -f 'my logs' --exp-id 1 --no-render"
+
+
+def test_wrappers_in_the_zoos_notations() -> None:
+    env = gym.make("Pendulum-v1")
+    assert wrap(env, None) is env  # type: ignore[arg-type]
+    timed = wrap(env, "gymnasium.wrappers.TimeAwareObservation")  # type: ignore[arg-type]
+    assert timed.observation_space.shape == (4,)

@@ -228,8 +228,8 @@ def test_the_zoos_own_algorithms_are_tuned_too(capsys: pytest.CaptureFixture[str
     ("given", "workers", "storage", "name"),
     [
         ([], 1, None, None),
-        ([], 2, "logs/tune.log", "study"),
-        (["--storage=x.log"], 1, "x.log", "study"),
+        ([], 2, "logs/tune.log", "pmpo"),
+        (["--storage=x.log", "--env", "dm_control/a-b-v0"], 1, "x.log", "pmpo-dm_control-a-b-v0"),
         (["--storage=x.log", "--study-name=y"], 2, "x.log", "y"),
         (["--stor", "x.log", "--study", "y"], 2, "x.log", "y"),
     ],
@@ -240,6 +240,7 @@ def test_a_users_storage_and_name_have_the_last_word(
     parser = argparse.ArgumentParser()  # of the Zoo's arguments
     parser.add_argument("--storage")
     parser.add_argument("--study-name")
+    parser.add_argument("--env")
     parsed = parser.parse_args([*tune_command._study(given, workers), *given])
     assert (parsed.storage, parsed.study_name) == (storage, name)
 
@@ -421,7 +422,7 @@ def test_a_killed_worker_loses_no_trial_in_postgresql(postgresql: str) -> None:
 
 def test_workers_share_a_study_and_stop_at_its_total(capfd: pytest.CaptureFixture[str]) -> None:
     assert tune(*settings(), "--workers", "2", "--max-total-trials", "4", "--grace", "60") == 0
-    study = load("logs/tune.log", "study")
+    study = load("logs/tune.log", "pmpo-Pendulum-v1")
     counted = [trial for trial in study.trials if trial.state is not TrialState.FAIL]
     assert [trial.state for trial in counted] == [TrialState.COMPLETE] * 4
     assert len({trial.params["learning_rate"] for trial in counted}) == 4  # no draw twice
@@ -497,3 +498,14 @@ def test_one_trial_too_many_is_given_back() -> None:
     run_trials(study, lambda trial: 1.0, Watch(study, 1.0, 60.0), 0, max_total_trials=2)
     run_trials(study, lambda trial: 1.0, Watch(study, 1.0, 60.0), 0, max_total_trials=2)
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 2
+
+
+def test_a_study_is_of_one_algorithm_and_environment() -> None:
+    stored = ["--storage", "logs/s.log", "--study-name", "s", "--n-trials", "1"]
+    assert tune(*settings(), *stored) == 0
+    with pytest.raises(SystemExit, match="the study 's' is of pmpo on Pendulum-v1: choose another"):
+        main(["tune", "--algo", "mpo", *SHORT, *settings(), *stored])
+    assert "found with 30 decisions" in Path("logs/pmpo/s_best.yml").read_text()
+    assert tune(*settings(), *stored, "-n", "20", "--n-trials", "0") == 0
+    text = Path("logs/pmpo/s_best.yml").read_text()
+    assert "found with 30 decisions" in text  # which is what the best trial had

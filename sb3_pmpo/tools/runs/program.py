@@ -11,6 +11,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 
 from sb3_pmpo.files import whole
+from sb3_pmpo.tools.outputs import check_output
 from sb3_pmpo.tools.runs.pool import run_locally, run_on_ray
 from sb3_pmpo.tools.runs.spec import Spec, plan_runs
 from sb3_pmpo.tools.runs.sweep import Result, Run, execute
@@ -95,6 +96,7 @@ def main(arguments: Sequence[str]) -> int:
         parser.error(f"--workers must be at least 1, got {options.workers}")
     try:
         spec = Spec.read(options.spec, options.log_folder)
+        check_output(Path(spec.log_folder, "sweep.csv"), ",".join(HEADER))
         runs = plan_runs(spec)
         for run in runs:
             run.check_folder()
@@ -147,17 +149,19 @@ def sweep(
 # ---------------------------------------------------------------------- the report
 
 
+HEADER = ["algorithm", "task", "seed", "status", "steps", "last_return", "best_return"]
+
+
 def _report(runs: Sequence[Run], results: Sequence[Result], log_folder: Path) -> None:
-    header = ["algorithm", "task", "seed", "status", "steps", "last_return", "best_return"]
     rows = [
         [run.algorithm, run.env, run.seed, result.status, result.steps, result.last, result.best]
         for run, result in zip(runs, results, strict=True)
     ]
     with whole(log_folder / "sweep.csv") as writing, writing.open("w", newline="") as file:
         table = csv.writer(file)
-        table.writerow([*header, "folder"])
+        table.writerow([*HEADER, "folder"])
         table.writerows([*row, run.folder] for run, row in zip(runs, rows, strict=True))
-    cells = [header, *([_cell(value) for value in row] for row in rows)]
+    cells = [HEADER, *([_cell(value) for value in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for line in cells:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)))

@@ -20,9 +20,10 @@ from rl_zoo3.utils import create_test_env
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
 
 from sb3_pmpo.storage.pickles import UntrustedFileError
+from sb3_pmpo.storage.statistics import load_statistics
 from sb3_pmpo.storage.strangers import are_own, check_modules
 from sb3_pmpo.tools.loading import load_model
 from sb3_pmpo.tools.plain_yaml import read
@@ -30,6 +31,7 @@ from sb3_pmpo.tools.settings import KeyValues
 from sb3_pmpo.tools.zoo import register
 from sb3_pmpo.tools.zoo.found import find_model, saved_settings
 from sb3_pmpo.tools.zoo.shipped import HELP, PRETRAINED
+from sb3_pmpo.tools.zoo.writing import statistics_of
 
 
 class AgentError(ValueError):
@@ -71,7 +73,7 @@ class Agent:
 
     def make_env(self, *, n_envs: int, seed: int, render: bool) -> VecEnv:
         """Make the environment as it was in training, with frozen VecNormalize statistics."""
-        return create_test_env(
+        env = create_test_env(
             self.env_name.gym_id,
             n_envs=n_envs,
             stats_path=str(self.settings_folder),
@@ -81,6 +83,12 @@ class Agent:
             env_kwargs=(self._rendered() if render else {}) | self.env_kwargs,
             vec_env_cls=DummyVecEnv,
         )
+        normaliser = unwrap_vec_normalize(env)
+        own = statistics_of(self.model_path, self.settings_folder)
+        if normaliser is not None and own.is_file():  # not those of the end of training
+            found = load_statistics(own, normaliser.venv)
+            normaliser.obs_rms, normaliser.ret_rms = found.obs_rms, found.ret_rms
+        return env
 
     def _rendered(self) -> dict[str, Any]:
         """Return what a picture needs: the Control Suite's are 480x480, as Gymnasium's are."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections import OrderedDict
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_pmpo.files import WRITING, copy_whole, put_back, set_aside
 from sb3_pmpo.online.persistence import Persistent
@@ -85,6 +86,7 @@ class Manager(ExperimentManager):
         self._interrupted = self._came_to_end = self._is_new = False
         self._held = ExitStack()
         self._checkpoints: Checkpoints | None = None
+        self._normaliser: VecNormalize | None = None
         #: Where the results are until it is known that the run can go on.
         self._aside: Path | None = None
         self._found = unit_of(self.trained_agent) if self.trained_agent else None
@@ -241,7 +243,9 @@ class Manager(ExperimentManager):
             theirs = rl_zoo3.ALGOS[self.algo]
             loader: Any = Loader(theirs)  # all that the Zoo uses here is load
             with buffers_as_data(), patch.dict(rl_zoo3.ALGOS, {self.algo: loader}):
-                return super()._load_pretrained_agent(hyperparams, env)
+                model = super()._load_pretrained_agent(hyperparams, env)
+            self._normaliser = model.get_vec_normalize_env()
+            return model
         print(f"Going on from step {self._found.step}, from {self._found.folder}")
         fixed = {"policy", "policy_kwargs"}
         changed = {key: hyperparams[key] for key in self._given() if key in {*hyperparams} - fixed}
@@ -265,7 +269,11 @@ class Manager(ExperimentManager):
         return model
 
     def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
-        folder = Path(self.params_path)
+        folder, normaliser = Path(self.params_path), self._normaliser
+        if normaliser is not None:  # its statistics lay beside the model that the run began with
+            names = ("norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma")
+            found = {name: getattr(normaliser, name) for name in names}
+            saved_hyperparams.setdefault("normalize", found)
         with TemporaryDirectory(dir=self.save_path, prefix=WRITING) as writing:
             self.params_path = writing
             try:
@@ -299,12 +307,13 @@ class Manager(ExperimentManager):
         except KeyboardInterrupt:
             self._interrupted = True
         except (Exception, SystemExit) as error:
-            refused = isinstance(error, ValueError) and model.num_timesteps in (before, 0)
-            if self._learn is not None and refused:
+            if model.num_timesteps in (before, 0):
                 self._leave()  # there is nothing to save
                 if self._is_new:
                     shutil.rmtree(self.save_path, ignore_errors=True)
-                raise NotBegunError(str(error)) from error
+                if self._learn is not None and isinstance(error, ValueError):
+                    raise NotBegunError(str(error)) from error
+                raise
             try:
                 self.save_trained_model(model)
             except (Exception, SystemExit) as another:
@@ -324,13 +333,16 @@ class Manager(ExperimentManager):
         finally:
             self._leave()
         self._interrupted |= bool(signals)
-        these = f"--algo {self.algo} --env {self.env_name.gym_id} -f {self.log_folder}"
+        folder = Path(self.save_path)
+        these = ["--algo", self.algo, "--env", self.env_name.gym_id, "-f", str(folder.parents[1])]
+        number = folder.name.removeprefix(f"{self.env_name}_")
+        which = ["--exp-id", number] if number.isdecimal() else []
         print(
             f"{'Stopped' if self._interrupted else 'Finished'} after {model.num_timesteps} steps."
         )
-        print(f"Its returns:    sb3-pmpo enjoy {these} --no-render")
-        print(f"Its video:      MUJOCO_GL=egl sb3-pmpo record {these}")
-        print(f"Its curve:      sb3-pmpo plot {these}")
+        print(f"Its returns:    sb3-pmpo enjoy {shlex.join([*these, *which])} --no-render")
+        print(f"Its video:      MUJOCO_GL=egl sb3-pmpo record {shlex.join([*these, *which])}")
+        print(f"Its curve:      sb3-pmpo plot {shlex.join(these)}")
         if self._interrupted:
             raise SystemExit(INTERRUPTED)
 

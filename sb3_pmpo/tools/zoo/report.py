@@ -57,7 +57,7 @@ def report(
     entry = to_yaml(setting_of(best.params), env_id)
     text = (
         f"{MARK}\n# Trial {best.number} of {len(study.trials)}, value {best.value:.6g}, found with "
-        f"{budget}.\n# {compare(study)}\n{entry}"
+        f"{best.user_attrs.get('budget', budget)}.\n# {compare(study)}\n{entry}"
     )
     try:
         check_output(path, MARK)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -35,13 +36,19 @@ def tune(arguments: Sequence[str]) -> int:
 
 
 def _study(zoos: Sequence[str], workers: int) -> list[str]:
-    """Return what is missing of storage and name; the user's own come after and go first."""
+    """Return what is missing of storage and name; the user's own come after and go first.
+
+    Each algorithm has a study of its own for each environment.
+    """
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--storage")  # or --storage=x, or --stor x, which the Zoo takes too
-    name = ["--study-name", "study"]
+    parser.add_argument("--algo", default="pmpo")
+    parser.add_argument("--env", default="")
+    given = parser.parse_known_args(zoos)[0]
+    name = ["--study-name", re.sub(r"[^\w.-]+", "-", f"{given.algo}-{given.env}").strip("-")]
     if workers > 1:
         return ["--storage", "logs/tune.log", *name]
-    return name if parser.parse_known_args(zoos)[0].storage else []
+    return name if given.storage else []
 
 
 def _run_workers(zoos: Sequence[str], options: Options) -> None:

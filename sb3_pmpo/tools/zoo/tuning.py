@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import optuna
@@ -25,6 +25,7 @@ from sb3_pmpo.tools.evaluation import Evaluation
 from sb3_pmpo.tools.settings import merge
 from sb3_pmpo.tools.zoo.manager import Manager
 from sb3_pmpo.tools.zoo.report import report
+from sb3_pmpo.tools.zoo.resuming import NotBegunError
 from sb3_pmpo.tools.zoo.spaces import default_params, setting_of
 from sb3_pmpo.tools.zoo.stopping import INTERRUPTED, sigterm_interrupts
 from sb3_pmpo.tools.zoo.study import DEFAULT, Watch, open_storage, run_trials
@@ -73,7 +74,7 @@ class TuningManager(Manager):
         """Give workers that share a study different draws, and none the others' running ones."""
         if sampler_method != "tpe" or self.storage is None:
             return super()._create_sampler(sampler_method)
-        seed = np.random.SeedSequence([self.seed, os.getpid()]).generate_state(1)[0]
+        seed = np.random.SeedSequence([self.seed, uuid4().int]).generate_state(1)[0]
         return TPESampler(
             n_startup_trials=self.n_startup_trials,
             seed=int(seed),
@@ -91,6 +92,7 @@ class TuningManager(Manager):
             load_if_exists=True,
             direction="maximize",
         )
+        self._check_experiment(study)
         self._begin_with_default(study)
         watch = Watch(study, self._options.beat, self._options.grace)
         interrupted = False
@@ -113,6 +115,21 @@ class TuningManager(Manager):
             )
         if interrupted:
             raise SystemExit(INTERRUPTED)
+
+    def _check_experiment(self, study: optuna.Study) -> None:
+        """Let a study know what it is of.
+
+        :raises NotBegunError: if it is of another algorithm or environment, whose trials say
+            nothing about this one.
+        """
+        mine = {"algo": self.algo, "env": self.env_name.gym_id}
+        known = study.user_attrs.get("experiment", mine)
+        if known != mine:
+            raise NotBegunError(
+                f"the study {self.study_name!r} is of {known['algo']} on {known['env']}: choose "
+                "another --study-name"
+            )
+        study.set_user_attr("experiment", mine)
 
     def _begin_with_default(self, study: optuna.Study) -> None:
         """Let trial 0 of a new study be the setting that ships, with which the best is compared."""
@@ -151,6 +168,7 @@ class TuningManager(Manager):
             is HerReplayBuffer,
             "her_kwargs": self._hyperparams.get("replay_buffer_kwargs", {}),
         }
+        trial.set_user_attr("budget", self._budget())
         sampler = HYPERPARAMS_SAMPLER[self.algo]
         sampled = sampler(trial, self.n_actions, self.n_envs, additional)
         arguments = merge(self._hyperparams, sampled)

@@ -13,21 +13,39 @@ from sb3_pmpo.tools.saving import save_model, save_vec_normalize
 
 
 class SaveModels(CheckpointCallback):
-    """Writes ``rl_model_<steps>_steps.zip``, which ``enjoy --load-checkpoint`` reads."""
+    """Writes ``rl_model_<steps>_steps.zip``, which ``enjoy --load-checkpoint`` reads.
+
+    VecNormalize's statistics at that step lie beside it, where :func:`statistics_of` finds them.
+    """
 
     def _on_step(self) -> bool:
         if self.n_calls % self.save_freq == 0:
-            save_model(self.model, Path(self._checkpoint_path(extension="zip")))
+            path = Path(self._checkpoint_path(extension="zip"))
+            save_model(self.model, path)
+            env = self.model.get_vec_normalize_env()
+            if env is not None:
+                save_vec_normalize(env, statistics_of(path, path.parent))
         return True
 
 
+def statistics_of(model: Path, settings: Path) -> Path:
+    """Return where the statistics lie that a run's model was saved with.
+
+    :param settings: the folder of the run's settings, which has those of the end and of the best.
+    """
+    if model.name == "best_model.zip":
+        return settings / "best_vecnormalize.pkl"
+    return model.with_name(f"{model.stem}_vecnormalize.pkl")
+
+
 class SaveStatistics(SaveVecNormalizeCallback):
-    """Writes ``vecnormalize.pkl`` beside the best model."""
+    """Writes ``vecnormalize.pkl``, and what the best model had apart."""
 
     def _on_step(self) -> bool:
         env = self.model.get_vec_normalize_env()
         if env is not None:
-            save_vec_normalize(env, Path(self.save_path, "vecnormalize.pkl"))
+            for name in ("vecnormalize.pkl", "best_vecnormalize.pkl"):
+                save_vec_normalize(env, Path(self.save_path, name))
         return True
 
 
