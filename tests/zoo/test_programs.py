@@ -41,6 +41,7 @@ from sb3_pmpo import (
 from sb3_pmpo.core.preference import mean_over_samples
 from sb3_pmpo.envs import wrap
 from sb3_pmpo.tools.cli import main
+from sb3_pmpo.tools.plain_yaml import read
 from sb3_pmpo.tools.settings import (
     as_dict,
     config_path,
@@ -525,7 +526,7 @@ def test_the_statistics_are_those_of_the_model_that_is_loaded() -> None:
     assert at_end > 60
     assert checkpoint == 26
     assert train("-i", str(folder / "Pendulum-v1.zip"), "-n", "12") == 0
-    told = yaml.safe_load(Path("logs/pmpo/Pendulum-v1_2/Pendulum-v1/config.yml").read_text())
+    told = read(Path("logs/pmpo/Pendulum-v1_2/Pendulum-v1/config.yml"))
     assert dict(told)["normalize"]["norm_obs"] is True
 
 
