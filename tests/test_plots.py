@@ -235,3 +235,16 @@ def test_episodes_after_the_checkpoint_that_was_gone_on_from_do_not_count(tmp_pa
 def test_no_runs_have_no_curves() -> None:
     with pytest.raises(ValueError, match="none of the 0 runs has evaluations"):
         log_curves([], "eval", 1)
+
+
+def test_runs_whose_steps_differ_have_a_mean_and_a_band() -> None:
+    """Two runs of constant return, at steps of their own."""
+    parts = [
+        pd.DataFrame({"steps": steps, "return": value, "run": str(value)})
+        for steps, value in ((np.arange(0, 100, 7), 1.0), (np.arange(3, 61, 5), 3.0))
+    ]
+    data = pd.concat(parts).assign(algorithm="pmpo", env="Toy", seed=0)
+    (axis,) = [axis for axis in draw(data, "x", "y").axes if axis.get_visible()]
+    x, y = axis.lines[0].get_data()
+    np.testing.assert_allclose(y, np.where(x <= 58, 2.0, 1.0))
+    assert len(axis.collections) == 1

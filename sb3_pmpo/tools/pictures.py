@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import seaborn
 from matplotlib.figure import Figure
@@ -35,6 +36,32 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(writing, dpi=110, format=path.suffix[1:], metadata=about)
 
 
+def on_one_grid(data: pd.DataFrame) -> pd.DataFrame:
+    """Give each algorithm's runs the same steps, where they have others, by interpolation.
+
+    seaborn averages over runs where their steps are equal, and nowhere else. Episodes that vary in
+    length end at other steps in each run.
+
+    :param data: columns :data:`COLUMNS`, of one environment.
+    """
+    parts = []
+    for _, of_algorithm in data.groupby("algorithm"):
+        runs = [run.sort_values("steps") for _, run in of_algorithm.groupby("run")]
+        longest = max(runs, key=len)
+        if set(of_algorithm.steps) == set(longest.steps):
+            parts.append(of_algorithm)
+            continue
+        start = max(run.steps.iloc[0] for run in runs)
+        stop = max(run.steps.iloc[-1] for run in runs)
+        grid = np.linspace(start, stop, len(longest))
+        for run in runs:
+            own = grid[grid <= run.steps.iloc[-1]]
+            row = run.iloc[[0] * len(own)].assign(steps=own)
+            row["return"] = np.interp(own, run.steps, run["return"])
+            parts.append(row)
+    return pd.concat(parts, ignore_index=True)
+
+
 def draw(data: pd.DataFrame, x_label: str, y_label: str, *, band: str = "interval") -> Figure:
     """Draw a panel for each environment, and a line with a band for each algorithm.
 
@@ -50,7 +77,7 @@ def draw(data: pd.DataFrame, x_label: str, y_label: str, *, band: str = "interva
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     order = sorted(data.algorithm.unique())
     for axis, env in zip(axes, envs, strict=False):
-        part = data[data.env == env]
+        part = on_one_grid(data[data.env == env])
         seaborn.lineplot(
             part,
             x="steps",
