@@ -169,6 +169,9 @@ class KeyValues(argparse.Action):
         """Store a dictionary."""
         try:
             pairs = [value.partition(":") for value in values]
+            bare = [key for key, colon, _ in pairs if not (key and colon)]
+            if bare:
+                raise ValueError(f"must be key:value pairs, such as gamma:0.98, got {bare[0]!r}")
             setattr(namespace, self.dest, {key: _read_value(key, text) for key, _, text in pairs})
         except ValueError as error:
             parser.error(f"argument {option_string}: {error}")
@@ -181,7 +184,7 @@ def _read_value(key: str, text: str) -> Any:
         value = text
     if key in OBJECTS and isinstance(value, str):
         parse(key, value, OBJECTS[key])  # to say now what is wrong; the files keep the text
-    elif value is text and not text.replace(".", "").replace("-", "").isidentifier():
+    elif value is text and set(text) & set("()[]{}'\"=, "):  # no word, and no path
         return parse(key, text, _KWARGS)
     return value
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import subprocess
@@ -43,6 +44,7 @@ from sb3_pmpo.envs import wrap
 from sb3_pmpo.tools.cli import main
 from sb3_pmpo.tools.plain_yaml import read
 from sb3_pmpo.tools.settings import (
+    KeyValues,
     as_dict,
     config_path,
     load_config,
@@ -541,3 +543,21 @@ def test_wrappers_in_the_zoos_notations() -> None:
     assert wrap(env, None) is env  # type: ignore[arg-type]
     timed = wrap(env, "gymnasium.wrappers.TimeAwareObservation")  # type: ignore[arg-type]
     assert timed.observation_space.shape == (4,)
+
+
+@pytest.mark.parametrize("given", ["gamma", "gamma=0.9", ":0.9"])
+def test_what_is_no_pair_is_told_what_a_pair_is(
+    given: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        train("-n", "5", "-params", given)
+    assert "must be key:value pairs, such as gamma:0.98" in capsys.readouterr().err
+
+
+def test_a_path_is_a_word() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--env-kwargs", nargs="+", action=KeyValues)
+    words = ["xml_file:./my/ant.xml", "ctrl_cost_weight:0.5", "schedule:lin_3e-4"]
+    assert parser.parse_args(["--env-kwargs", *words]).env_kwargs == {
+        "xml_file": "./my/ant.xml", "ctrl_cost_weight": 0.5, "schedule": "lin_3e-4",
+    }  # fmt: skip
