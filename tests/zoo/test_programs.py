@@ -561,3 +561,9 @@ def test_a_path_is_a_word() -> None:
     assert parser.parse_args(["--env-kwargs", *words]).env_kwargs == {
         "xml_file": "./my/ant.xml", "ctrl_cost_weight": 0.5, "schedule": "lin_3e-4",
     }  # fmt: skip
+
+
+def test_normalised_stacks_are_refused_before_a_folder_is_made() -> None:
+    with pytest.raises(SystemExit, match="normalize with frame_stack: 3 is refused"):
+        train("-n", "5", *TINY, "normalize:True", "frame_stack:3")
+    assert not Path("logs").exists() or not list(Path("logs").rglob("*_1"))

@@ -164,7 +164,15 @@ class Manager(ExperimentManager):
         arguments = to_arguments(hyperparams)  # no text to evaluate
         if "learning_rate" in hyperparams:  # the Zoo reads this one itself, and only as text
             arguments["learning_rate"] = hyperparams["learning_rate"]
-        return super()._preprocess_hyperparams(arguments)
+        found = super()._preprocess_hyperparams(arguments)
+        off_policy = issubclass(rl_zoo3.ALGOS[self.algo], OffPolicyAlgorithm)
+        if off_policy and self.normalize and self.frame_stack is not None:
+            raise ValueError(
+                f"normalize with frame_stack: {self.frame_stack} is refused: the Zoo stacks what "
+                "is normalised, and the replay buffer stores what is not, one frame; leave normalize "
+                "out, or stack by env_wrapper: gymnasium.wrappers.FrameStackObservation"
+            )
+        return found
 
     # ------------------------------------------------------------------ training
 
