@@ -169,8 +169,8 @@ class Manager(ExperimentManager):
         if off_policy and self.normalize and self.frame_stack is not None:
             raise ValueError(
                 f"normalize with frame_stack: {self.frame_stack} is refused: the Zoo stacks what "
-                "is normalised, and the replay buffer stores what is not, one frame; leave normalize "
-                "out, or stack by env_wrapper: gymnasium.wrappers.FrameStackObservation"
+                "is normalised, and the replay buffer stores what is not, one frame; leave "
+                "normalize out, or stack by env_wrapper: gymnasium.wrappers.FrameStackObservation"
             )
         return found
 
