@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 
@@ -10,12 +11,18 @@ class OutputError(ValueError):
 
 
 def check_output(path: Path, mark: str) -> None:
-    """Refuse to write over what the same command did not write.
+    """Refuse to write over what the same command did not write, and where nothing can be written.
+
+    Called before the work, so that none is done in vain.
 
     :param path: of a file, which may be there.
     :param mark: text that each file of the command holds.
     :raises OutputError: naming the file and the remedy.
     """
+    there = next(parent for parent in path.absolute().parents if parent.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        why = "cannot be written to" if there.is_dir() else "is no folder"
+        raise OutputError(f"{path} cannot be written, because {there} {why}: name another path")
     if not path.exists():
         return
     if path.is_dir():

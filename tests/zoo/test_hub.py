@@ -107,6 +107,32 @@ def test_the_card_of_a_resumed_run_has_its_steps_and_commands(
         push(arguments)
 
 
+def test_the_card_of_a_run_that_went_on_in_its_folder_has_one_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train = [
+        "train",
+        "--env",
+        "Pendulum-v1",
+        "--eval-freq",
+        "-1",
+        "--save-freq",
+        "10",
+        "-f",
+        "logs",
+    ]
+    tiny = ["-params", "policy_kwargs:dict(net_arch=[8])", "learning_starts:5", "batch_size:8"]
+    assert main([*train, "-n", "20", *tiny]) == 0
+    assert main(["train", "--env", "Pendulum-v1", "-i", "logs/pmpo/Pendulum-v1_1", "-n", "10"]) == 0
+    assert main(["push", *_arguments(tmp_path / "logs", "Pendulum-v1"), "--dry-run"]) == 0
+    card = (tmp_path / "logs/pmpo/Pendulum-v1_1/hub/README.md").read_text()
+    assert "after 30 decisions" in card
+    (command,) = card.split("```bash\n")[-1].split("\n```")[0].splitlines()
+    assert command.endswith(" -n 30")
+    assert "which was not there" not in card
+
+
 def test_the_zoo_downloads_it_and_enjoys_it(
     pushed: Path,
     tmp_path: Path,

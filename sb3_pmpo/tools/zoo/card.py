@@ -136,7 +136,7 @@ code, so trust who made it.
 
 ## Train
 
-{_training(agent, settings)}
+{_training(agent, settings, steps)}
 ## Versions
 
 The score was measured with
@@ -154,14 +154,17 @@ _VIDEO = """
 """
 
 
-def _training(agent: Agent, settings: str | None) -> str:
+def _training(agent: Agent, settings: str | None, steps: int) -> str:
     if settings is None:
         return (
             "The settings hold Python objects, which no YAML file holds as text; `config.yml` has "
             f"them pickled:\n\n```\n{dict(agent.settings)}\n```\n"
         )
-    parts = _parts(agent)
+    in_place = _went_on_in_place(agent)
+    parts = [agent.arguments | {"trained_agent": ""}] if in_place else _parts(agent)
     commands = [_command(agent, part) for part in parts]
+    if in_place:  # from a checkpoint of its own, which one run of the whole length comes by, too
+        commands[0] += f" -n {steps}"
     if len(parts) > 1:
         env, again = agent.env_name, f"again/{agent.algorithm}"
         for number, part in enumerate(parts, start=1):
@@ -174,6 +177,12 @@ def _training(agent: Agent, settings: str | None) -> str:
         f"```bash\n{command}\n```\n{resumed}\n{SETTINGS_FILE} is in this repository. What it does "
         f"not name is the default of the version below.\n\n```yaml\n{settings}```\n"
     )
+
+
+def _went_on_in_place(agent: Agent) -> bool:
+    """Say whether the run went on from what it had in its own folder."""
+    trained = str(agent.arguments.get("trained_agent") or "")
+    return bool(trained) and Path(trained).resolve().is_relative_to(agent.folder.resolve())
 
 
 def _command(agent: Agent, arguments: dict[str, Any]) -> str:
@@ -219,6 +228,8 @@ def _snippet(agent: Agent, scores: Scores, repo_id: str) -> str:
     make = f"{env_id!r}, seed={scores.seed}"
     make += ", wrapper_class=wrap" if wrapping else ""
     make += f", env_kwargs={kwargs}" if kwargs else ""
+    if env_id.startswith("dm_control/") and not any("sb3_pmpo.envs" in line for line in imports):
+        imports.append("import shimmy  # it registers the Control Suite's ids")
     small = ", buffer_size=1" if issubclass(cls, OffPolicyAlgorithm) else ""  # enough to act
     lines = [
         "from huggingface_hub import snapshot_download",
