@@ -139,7 +139,7 @@ def test_what_is_not_plain_says_so(value: Any) -> None:
 @pytest.mark.parametrize(
     ("algorithm", "arguments"),
     [
-        (PMPO, {"labeller": top_k(1), "beta": (1.0, 2.0)}),
+        (PMPO, {"labeller": top_k(1), "beta": (1.0, 3.0)}),
         (PMPO, {"labeller": threshold(quantile(0.7)), "exploration_noise": None}),
         (PMPO, {"labeller": boltzmann(1.0), "learning_rate": LinearSchedule(1e-3, 1e-4, 1.0)}),
         (MPO, {"policy_kwargs": {"activation_fn": th.nn.Tanh, "optimizer_class": th.optim.SGD}}),

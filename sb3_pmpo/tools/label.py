@@ -212,7 +212,8 @@ def _make_server(
         stop[0].should_exit = True
 
     app = make_app(clips, clips.answers(), command=command, finish=finish, token=token)
-    config = uvicorn.Config(app, log_level="warning", lifespan="off")
+    # Its own configuration of logs would close the handlers that others have set up.
+    config = uvicorn.Config(app, log_level="warning", log_config=None, lifespan="off")
     server = uvicorn.Server(config)
     stop.append(server)
     name = socket.gethostname() if host in {"0.0.0.0", "::"} else host

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from sb3_pmpo.feedback.server import is_loopback, make_app
 from sb3_pmpo.offline import DatasetError, LabelledDataset
 from sb3_pmpo.tools.checkpoints import lock
 from sb3_pmpo.tools.cli import main
+from sb3_pmpo.tools.label import _make_server
 from sb3_pmpo.tools.offline import read_data
 
 SEEN, DONE = spaces.Box(-1, 1, (2,)), spaces.Box(-1, 1, (1,))
@@ -314,3 +316,18 @@ def test_two_pages_of_one_host_have_two_tokens(clips: ClipSet) -> None:
     assert one.get("/?token=first").status_code == 200
     assert two.get("/?token=second").status_code == 200
     assert one.get("/api/state").status_code == two.get("/api/state").status_code == 200
+
+
+def test_the_page_leaves_the_logs_of_others_alone(clips: ClipSet) -> None:
+    closed = []
+
+    class Theirs(logging.Handler):
+        def close(self) -> None:
+            closed.append(self)
+            super().close()
+
+    theirs = Theirs()
+    server, bound, _ = _make_server(clips, "127.0.0.1", 0, "learn")
+    bound.close()
+    assert server.config.log_level == "warning"
+    assert theirs not in closed
