@@ -12,7 +12,14 @@ from typing import ClassVar, NamedTuple, Protocol, TypeVar
 
 import torch as th
 
-from sb3_pmpo.core.checks import HEAVIEST, blaming, check_flag, check_number, check_positive
+from sb3_pmpo.core.checks import (
+    HEAVIEST,
+    blaming,
+    check_flag,
+    check_number,
+    check_positive,
+    make_plain,
+)
 from sb3_pmpo.core.e_step import (
     Duals,
     boltzmann_weights,
@@ -100,6 +107,7 @@ class PMPOObjective:
             check_alpha_beta(self.alpha, beta)
         hint = "it is the weight of the barrier that keeps the mean from the box's edge"
         check_number("edge_barrier", self.edge_barrier, 0.0, HEAVIEST, float, hint)
+        make_plain(self, "alpha", "beta_mean", "beta_std", "edge_barrier")
         if not callable(self.labeller):
             raise ValueError(
                 f"labeller must be callable, such as top_k(2), got {self.labeller!r}: it maps "
@@ -175,6 +183,7 @@ class DPOObjective:
     def __post_init__(self) -> None:
         hint = "it is the weight of the implicit KL, and nothing else holds the policy"
         check_positive("beta", self.beta, hint)
+        make_plain(self, "beta")
         if not callable(self.loss):
             raise ValueError(
                 f"loss must be callable, such as dpo_loss, got {self.loss!r}: it maps two "
@@ -245,6 +254,9 @@ class MPOObjective:
             check_positive(f"epsilon_{part}", epsilon, "it is a KL in nats")
         if self.epsilon_penalty is not None:
             check_positive("epsilon_penalty", self.epsilon_penalty, "None is for no penalty")
+        make_plain(self, "epsilon", "epsilon_penalty")
+        plain = {part: float(epsilon) for part, epsilon in self.epsilon_kl.items()}
+        object.__setattr__(self, "epsilon_kl", plain)
 
     def __call__(self, online: D, reference: D, candidates: Candidates) -> PolicyLoss:
         """Compute the sum of the policy's loss and of the duals' losses.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,18 @@ import torch as th
 from gymnasium import spaces
 from toys import Toy, small
 
-from sb3_pmpo import PAPER_A, PAPER_AR, PAPER_R, PMPO, Candidates, advantage, best_worst, top_k
+from sb3_pmpo import (
+    DPO,
+    MPO,
+    PAPER_A,
+    PAPER_AR,
+    PAPER_R,
+    PMPO,
+    Candidates,
+    advantage,
+    best_worst,
+    top_k,
+)
 from sb3_pmpo.core.labels import Labeller
 from sb3_pmpo.objectives import PMPOObjective
 from sb3_pmpo.online.checks import check_finite
@@ -313,3 +325,22 @@ def test_few_rejections_need_a_larger_kl(arguments: dict[str, Any], warns: str |
 def test_a_reference_that_often_is_the_policy_is_warned_of() -> None:
     with pytest.warns(UserWarning, match="equals the policy at 80% of the policy's updates"):
         small(Toy(), reference_tau=1.0, reference_update_interval=5, policy_delay=4)
+
+
+HALF = Fraction(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "arguments"),
+    [
+        (PMPO, {"alpha": HALF, "beta": (HALF * 4, HALF * 4), "edge_barrier": HALF}),
+        (PMPO, {"gamma": HALF, "tau": HALF, "pessimism": HALF, "reference_tau": HALF}),
+        (
+            MPO,
+            {"epsilon": HALF, "epsilon_mean": HALF, "epsilon_std": HALF, "epsilon_penalty": HALF},
+        ),
+        (DPO, {"beta": HALF}),
+    ],
+)
+def test_numbers_of_other_types_are_numbers(algorithm: type, arguments: dict[str, Any]) -> None:
+    assert small(Toy(), algorithm=algorithm, **arguments).learn(24).n_updates > 0

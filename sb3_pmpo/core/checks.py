@@ -47,6 +47,17 @@ def _is_number(value: Any, kind: type) -> bool:
     return math.isfinite(number) and (kind is float or number.is_integer())
 
 
+def make_plain(target: Any, *names: str) -> None:
+    """Turn checked numbers of other types, such as fractions, into floats that tensors take.
+
+    :param target: whose attributes they are; it may be frozen.
+    """
+    for name in names:
+        value = getattr(target, name)
+        if isinstance(value, Real) and not isinstance(value, (int, float)):
+            object.__setattr__(target, name, float(value))
+
+
 def check_positive(name: str, value: Any, hint: str, high: float = HEAVIEST) -> None:
     """Check a scalar argument.
 
