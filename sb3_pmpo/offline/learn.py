@@ -31,7 +31,6 @@ def learn_from_labels(
     normalise: Normalisation,
     clone_steps: int | None,
     reference_interval: int | None,
-    anew: bool,
 ) -> None:
     """Fit a model's policy to labelled rows; see :meth:`sb3_pmpo.PMPO.learn_offline`.
 
@@ -44,8 +43,6 @@ def learn_from_labels(
     :param normalise: how the sets of labels are averaged.
     :param clone_steps: of behaviour cloning for the reference before the first step.
     :param reference_interval: steps between copies of the policy to the reference; None for none.
-    :param anew: whether this is no continuation: ``kl="reference"`` then holds the policy to what
-        it is now, or to a clone.
     """
     _check(source, loop, kl)
     if clone_steps is not None:
@@ -53,13 +50,13 @@ def learn_from_labels(
     if reference_interval is not None:
         check_count("reference_interval", reference_interval, 1)
     loop = loop._replace(gradient_steps=int(loop.gradient_steps))
-    if anew:
+    if loop.reset_num_timesteps:
         model.label_rng = None  # else it draws on as it did
     learner = LabelLearner(model, source, kl=kl, alpha=alpha, beta=beta, normalise=normalise)
     learner.adapt()
     check_refresh(learner.alpha, reference_interval)
     learner.steps.fit_normaliser()
-    if kl == "reference" and anew:
+    if kl == "reference" and loop.reset_num_timesteps:
         new = model.n_updates == 0
         default = loop.gradient_steps if new else 0
         steps = default if clone_steps is None else int(clone_steps)

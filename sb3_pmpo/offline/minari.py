@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from sb3_pmpo.offline.columns import CHUNK, DatasetError, take
+from sb3_pmpo.offline.columns import CHUNK, DatasetError, flat, take
 from sb3_pmpo.offline.dataset import LabelledDataset
 from sb3_pmpo.offline.storage import make_array
 
@@ -136,17 +136,12 @@ def _check_successors(dataset: LabelledDataset) -> None:
     :raises DatasetError: naming the first row where it is not.
     """
     assert dataset.next_observations is not None  # to_minari has asked
+    pairs = [*zip(flat(dataset.next_observations), flat(dataset.observations), strict=True)]
     for rows in dataset.episodes():
         for start in range(rows.start, rows.stop - 1, CHUNK):
             index = np.arange(start, min(start + CHUNK, rows.stop - 1))
-            one, other = (
-                take(dataset.next_observations, index),
-                take(dataset.observations, index + 1),
-            )
-            pairs = (
-                [(one[key], other[key]) for key in one] if isinstance(one, dict) else [(one, other)]
-            )
-            wrong = np.logical_or.reduce([(a != b).reshape(len(a), -1).any(1) for a, b in pairs])
+            differ = (one.take(index) != other.take(index + 1) for one, other in pairs)
+            wrong = np.logical_or.reduce([each.reshape(len(index), -1).any(1) for each in differ])
             if wrong.any():
                 raise DatasetError(
                     f"next_observations of row {index[wrong][0]} must be the observation of the "

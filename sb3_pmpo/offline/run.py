@@ -15,7 +15,7 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ProgressBarCallback
+from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback, ProgressBarCallback
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import configure_logger
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -266,10 +266,16 @@ def _set_up(model: Any, loop: Loop) -> tuple[int, BaseCallback]:
     model.metrics.clear()
     model.metrics.follow(model.logger)
     model.learner.forget_graphs()
-    callback = model._init_callback(loop.callback)
+    callback = loop.callback
     if loop.progress_bar:
-        callback = model._init_callback(CallbackList([callback, StepBar()]))
-    return total, cast(BaseCallback, callback)
+        callback = [*_listed(callback), StepBar()]
+    return total, cast(BaseCallback, model._init_callback(callback))
+
+
+def _listed(callback: MaybeCallback) -> list[BaseCallback]:
+    if callback is None or isinstance(callback, list):
+        return callback or []
+    return [callback if isinstance(callback, BaseCallback) else ConvertCallback(callback)]
 
 
 class StepBar(ProgressBarCallback):

@@ -276,7 +276,6 @@ class PMPO(OffPolicyMPO):
             normalise=normalise,
             clone_steps=clone_steps,
             reference_interval=reference_interval,
-            anew=reset_num_timesteps,
         )
         return self
 
