@@ -229,6 +229,29 @@ def _manager(*arguments: str, algo: str = "pmpo") -> Manager:
     return made[0]
 
 
+def test_programs_that_start_at_once_take_two_folders() -> None:
+    one, other = _manager("-n", "5"), _manager("-n", "5")
+    assert one.save_path == other.save_path  # neither has seen the other
+    for manager in (one, other):
+        manager.setup_experiment()
+        manager._leave()
+    assert [path.name for path in sorted(Path("logs/pmpo").iterdir())] == [
+        "Pendulum-v1_1",
+        "Pendulum-v1_2",
+    ]
+    assert Path(other.params_path, "args.yml").exists()
+
+
+@pytest.mark.parametrize("length", ["0", "-5", "1e4"])
+def test_a_length_that_is_none_is_refused(length: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        _manager("-n", length)
+    assert (
+        f"-n/--n-timesteps: must be a whole number >= 1, or -1 for the setting's, got {length}"
+        in (capsys.readouterr().err)
+    )
+
+
 def test_trial_zero_is_a_trial() -> None:
     study = optuna.create_study(storage="sqlite:///study.db", study_name="s")
     study.add_trial(

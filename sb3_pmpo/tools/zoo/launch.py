@@ -21,6 +21,20 @@ from sb3_pmpo.tools.zoo.resuming import NotBegunError, NothingLeftError
 from sb3_pmpo.tools.zoo.shipped import HELP, PRETRAINED
 from sb3_pmpo.tools.zoo.stopping import INTERRUPTED, sigterm_interrupts
 
+
+def _length(text: str) -> int:
+    """Read a number of decisions; the Zoo takes 0 for the setting's."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1 and number != -1:
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number >= 1, or -1 for the setting's, got {text}"
+        )
+    return number
+
+
 #: What is ours of the Zoo's arguments. More threads help little at these sizes, and stall on a busy
 #: machine. The Zoo's steps are decisions of the agent.
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -28,8 +42,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "--env": {"default": None, "required": True},
     "--folder": {"default": "logs", "help": "folder that train wrote"},
     "--num-threads": {"default": 1},
-    "--n-timesteps": {"help": "decisions of the agent: with an action repeat of 2, as the Control "
-        "Suite's settings have it, two environment steps each (-1: the setting's)"},
+    "--n-timesteps": {"type": _length, "help": "decisions of the agent: with an action repeat of 2, "
+        "as the Control Suite's settings have it, two environment steps each (-1: the setting's)"},
     "--eval-freq": {"help": "decisions between evaluations (negative: none)"},
     "--save-freq": {"help": "decisions between checkpoints (negative: none)"},
     "--track": {"help": "log to Weights & Biases too (pip install wandb)"},

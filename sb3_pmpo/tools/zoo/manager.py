@@ -18,6 +18,7 @@ from unittest.mock import patch
 
 import rl_zoo3
 from rl_zoo3.exp_manager import ExperimentManager
+from rl_zoo3.utils import get_latest_run_id
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -69,7 +70,7 @@ class Manager(ExperimentManager):
       for bit. The run goes on in its own folder.
     - TensorBoard's *Custom Scalars* tab groups our algorithms' diagnostics.
     - SIGTERM stops a run as Ctrl-C does; whatever stops it, the model so far is saved.
-    - Each file is written in one atomic step.
+    - Each file is written in one atomic step; programs that start at once take two folders.
 
     :param learn: what trains the model, with the arguments of SB3's ``learn``; None for that.
     """
@@ -178,19 +179,17 @@ class Manager(ExperimentManager):
 
     def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
         """Make the model as the Zoo does; a run that cannot begin leaves all as it was."""
-        folder = Path(self.save_path)
-        self._is_new = not folder.exists()
         try:
             return super().setup_experiment()
         except BaseException:  # Ctrl-C, too
             try:
                 if self._aside is not None:
                     with uninterrupted():
-                        put_back(self._aside, folder)
+                        put_back(self._aside, Path(self.save_path))
             finally:
                 self._leave()
-            if self._is_new:
-                shutil.rmtree(folder, ignore_errors=True)
+                if self._is_new:
+                    shutil.rmtree(self.save_path, ignore_errors=True)
             raise
         finally:
             if self._aside is not None:
@@ -198,6 +197,9 @@ class Manager(ExperimentManager):
 
     def create_log_folder(self) -> None:
         """Make the run's folder, or take the one that goes on, and hold it."""
+        if self._run is None:
+            self._take_a_number()
+            self._is_new = True
         super().create_log_folder()
         if self._run is None and self.save_freq <= 0:
             return
@@ -205,8 +207,19 @@ class Manager(ExperimentManager):
             raise CannotResumeError(f"another process trains {self.save_path}: stop it first")
         if self._run is not None:
             clean(self._run)
-            results = ("evaluations.npz", "best_model.zip", "*.monitor.csv", "*/vecnormalize.pkl")
-            self._aside = set_aside(self._run, results)
+            self._aside = set_aside(self._run, self._files_of_results())
+
+    def _take_a_number(self) -> None:
+        """Make the folder; programs that start at once found the same number, and one has it."""
+        while True:
+            try:
+                Path(self.save_path).mkdir(parents=True)
+            except FileExistsError:
+                number = get_latest_run_id(self.log_path, self.env_name) + 1
+                self.save_path = f"{self.log_path}{self.env_name}_{number}"
+                self.params_path = f"{self.save_path}/{self.env_name}"
+            else:
+                return
 
     def create_callbacks(self) -> None:
         """Add the layout of TensorBoard, and checkpoints; take results of one that is resumed."""
@@ -345,9 +358,8 @@ class Manager(ExperimentManager):
         these = ["--algo", self.algo, "--env", self.env_name.gym_id, "-f", str(folder.parents[1])]
         number = folder.name.removeprefix(f"{self.env_name}_")
         which = ["--exp-id", number] if number.isdecimal() else []
-        print(
-            f"{'Stopped' if self._interrupted else 'Finished'} after {model.num_timesteps} steps."
-        )
+        how = "Stopped" if self._interrupted else "Finished"
+        print(f"{how} after {model.num_timesteps} steps.")
         print(f"Its returns:    sb3-pmpo enjoy {shlex.join([*these, *which])} --no-render")
         print(f"Its video:      MUJOCO_GL=egl sb3-pmpo record {shlex.join([*these, *which])}")
         print(f"Its curve:      sb3-pmpo plot {shlex.join(these)}")
