@@ -43,7 +43,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "--folder": {"default": "logs", "help": "folder that train wrote"},
     "--num-threads": {"default": 1},
     "--n-timesteps": {"type": _length, "help": "decisions of the agent: with an action repeat of "
-        "2, as the Control Suite's settings have it, two environment steps each (-1: the setting's)"},
+        "2, as the Control Suite's settings have it, two environment steps each (-1: the "
+        "setting's)"},
     "--eval-freq": {"help": "decisions between evaluations (negative: none)"},
     "--save-freq": {"help": "decisions between checkpoints (negative: none)"},
     "--track": {"help": "log to Weights & Biases too (pip install wandb)"},
