@@ -12,7 +12,13 @@ from typing import Any, ClassVar, NamedTuple
 import torch as th
 
 from sb3_pmpo.core.losses import check_alpha_beta, pmpo_loss, weighted_log_prob
-from sb3_pmpo.core.samples import Candidates, Normalisation, from_labels, mean_over_samples
+from sb3_pmpo.core.samples import (
+    Candidates,
+    Normalisation,
+    Preference,
+    from_labels,
+    mean_over_samples,
+)
 from sb3_pmpo.objectives import PolicyLoss
 
 
@@ -102,12 +108,14 @@ class LabelObjective:
 
         :param online: the policy at S states; the gradient flows to it alone.
         :param reference: the reference policy at the same states.
-        :param candidates: actions ``[S, A]``; labels of -1, 0 and 1 as scores ``[S]``; the weights
-            ``[S]`` with which the rows average to the mean over the data.
+        :param candidates: actions ``[S, A]``; labels as scores ``[S]``, accepted above 0 and
+            rejected below, each counting by its size; the weights ``[S]`` with which the rows
+            average to the mean over the data.
         :return: the loss and the terms of Eq. 10.
         """
         labels = candidates.scores
-        preference = from_labels(labels, candidates=candidates, normalise=self.normalise)
+        members = from_labels(labels, candidates=candidates, normalise=self.normalise)
+        preference = Preference(members.accept * labels.abs(), members.reject * labels.abs())
         total = labels.new_zeros(())
         metrics: dict[str, th.Tensor] = {}
         for part, beta in zip(self.kl(online, reference, candidates), self.betas, strict=False):

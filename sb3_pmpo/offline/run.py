@@ -89,10 +89,12 @@ class Batch(NamedTuple):
 
     :param observations: of S states.
     :param candidates: actions ``[S, A]``, labels as scores ``[S]``, weights ``[S]``.
+    :param rows: ``[S]`` which of the source's they are.
     """
 
     observations: Any
     candidates: Candidates
+    rows: np.ndarray
 
 
 # ---------------------------------------------------------------------- one step
@@ -138,7 +140,7 @@ class LabelSteps:
             th.as_tensor(drawn.weights, device=device),
             n_samples=self._sampler.n_samples,
         )
-        return Batch(self.observe(rows), candidates)
+        return Batch(self.observe(rows), candidates, drawn.rows)
 
     def observe(self, rows: Rows) -> Any:
         """Bring observations to the device, as the policy sees them."""
@@ -155,8 +157,13 @@ class LabelSteps:
             reference = model.policy.reference_actor.distribution(batch.observations)
         online = model.policy.actor.distribution(batch.observations)
         optimizers = [model.policy.actor.optimizer]
-        metrics = policy_step(objective, optimizers, online, reference, batch.candidates)
+        candidates = self.weigh(reference, batch)
+        metrics = policy_step(objective, optimizers, online, reference, candidates)
         return metrics | online.describe()
+
+    def weigh(self, reference: Any, batch: Batch) -> Candidates:
+        """Return the rows with what their labels count for, which is their size."""
+        return batch.candidates
 
     def fit_normaliser(self) -> None:
         """Take the statistics of a new policy's observations from the data; old ones stay."""

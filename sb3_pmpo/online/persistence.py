@@ -36,6 +36,8 @@ _MADE = (
     "_feedback",
     "_labels",
     "label_rng",
+    "label_log_probs",
+    "label_source",
     "_kept",
     "lr_schedule",
     "actor_lr_schedule",

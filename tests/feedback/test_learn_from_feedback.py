@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from toys import Kept, Toy, parameters, small
 from sb3_pmpo import PMPO
 from sb3_pmpo.feedback import FeedbackBuffer, FeedbackWrapper
 from sb3_pmpo.offline import DatasetError
+from sb3_pmpo.offline.learn import LabelLearner
 
 
 def answered(kinds: tuple[int, ...] = (-1, 1), n: int = 600) -> FeedbackBuffer:
@@ -93,6 +95,52 @@ def test_rejections_hold_to_the_reference() -> None:
     model.learn_from_feedback(buffer, 100, reference_interval=30)
     assert not th.equal(start["latent_pi.0.weight"], parameters(model.actor)["latent_pi.0.weight"])
     assert error(model) < 0.8
+
+
+def judged_at_zero(model: PMPO, n: int, label: Callable[[], int]) -> FeedbackBuffer:
+    """What the policy does in one state, with labels that do not look at it."""
+    buffer, seen = FeedbackBuffer(model.observation_space, model.action_space), np.zeros(2)
+    for _ in range(n):
+        buffer.add(seen, model.predict(seen.astype(np.float32))[0], label())
+    return buffer
+
+
+def test_rejections_by_chance_do_not_run_away_where_the_reference_follows() -> None:
+    """Unweighted, each old row pushes on what has left it: to 0.97, the edge of the box."""
+    model, rng = small(Toy(), batch_size=64, learning_rate=3e-3), np.random.default_rng(0)
+    buffer = judged_at_zero(model, 500, lambda: -int(rng.random() < 0.3))
+    model.learn_from_feedback(buffer, 400, clone_steps=0, reference_interval=10)
+    assert abs(model.predict(np.zeros(2, np.float32), deterministic=True)[0][0]) < 0.3
+
+
+def test_a_rejection_counts_by_what_is_left_of_what_it_rejects() -> None:
+    model = small(Toy(), batch_size=64, learning_rate=1e-2)
+    buffer = judged_at_zero(model, 40, lambda: -1)
+    buffer.merge(judged_at_zero(model, 20, lambda: 1))
+    learner = LabelLearner(model, buffer, kl="reference", follows=True)
+    learner.adapt()
+    reference = model.policy.reference_actor
+
+    def log_probs() -> np.ndarray:
+        with th.no_grad():
+            actions = th.as_tensor(buffer.rows(np.arange(60)).actions)  # the box is from -1 to 1
+            return reference.distribution(th.zeros(60, 2)).log_prob(actions[None])[0].numpy()
+
+    first = log_probs()
+    learner.steps.step(learner.objective)
+    for parameter in reference.parameters():
+        parameter.data += 0.05
+    batch = learner.steps.batch()
+    with th.no_grad():
+        weighed = learner.steps.weigh(reference.distribution(batch.observations), batch)
+    left = np.exp(np.minimum(log_probs() - first, np.log(2.0)))[batch.rows]
+    expected = np.where(batch.candidates.scores.numpy() < 0, -left, 1.0)
+    np.testing.assert_allclose(weighed.scores.numpy(), expected, rtol=1e-4)
+    assert 0.0 < left.min() < 0.9
+    # Other rows are new rows.
+    other = judged_at_zero(model, 10, lambda: -1)
+    LabelLearner(model, other, kl="reference", follows=True).adapt()
+    assert model.label_log_probs is None
 
 
 def test_nothing_to_learn_from() -> None:
