@@ -50,7 +50,7 @@ def test_a_full_covariance_follows_a_valley_that_a_diagonal_one_cannot() -> None
         return float(300.0 * (x[0] - x[1]) ** 2 + (x[0] + x[1] - 2.0) ** 2)
 
     full, diagonal = (
-        minimize(valley, BOX, x0=START, full_covariance=full, maxfev=8000, seed=0)
+        minimize(valley, BOX, x0=START, full_covariance=full, maxfev=6000, seed=0)
         for full in (True, False)
     )
     assert valley(full.mean) < 1e-2 < valley(diagonal.mean)

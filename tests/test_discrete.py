@@ -35,9 +35,9 @@ BINS = {"net_arch": [16], "n_bins": 5}
 @pytest.mark.parametrize(
     ("algorithm", "space", "steps", "rate", "tau"),
     [
-        (PMPO, SPACES[2], 1000, 3e-3, 0.02),
-        (MPO, SPACES[1], 500, 6e-3, 0.04),
-        (DPO, SPACES[0], 500, 6e-3, 0.04),
+        (PMPO, SPACES[2], 700, 5e-3, 0.03),
+        (MPO, SPACES[1], 350, 6e-3, 0.04),
+        (DPO, SPACES[0], 350, 6e-3, 0.04),
     ],
 )
 def test_it_learns_to_guess(

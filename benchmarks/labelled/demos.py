@@ -2,7 +2,8 @@
 
 A trained walker acts, a judge rejects some of what it does, and the policy learns from the
 rejections alone, for a few rounds. Beside it: cloning what was not rejected; going on with the
-critic, with the rejections as feedback or a penalty in the reward, for as many steps.
+critic for as many steps, with the rejections as feedback, with nothing, or with a penalty in the
+reward.
 
 ``demos.json`` has the plan. Rows go to ``results/demos.csv``; rows that are there are not made
 again. ``python -m benchmarks.labelled.demos veto 0 1`` makes those of seeds 0 and 1.
@@ -30,7 +31,7 @@ from sb3_pmpo.feedback import FeedbackBuffer
 
 PLAN: dict[str, Any] = json.loads(Path(__file__).with_name("demos.json").read_text())
 RESULTS = Path("benchmarks/results/demos.csv")
-METHODS = ("before", "reject", "clone", "reject beside the critic", "penalty")
+METHODS = ("before", "reject", "clone", "reject beside the critic", "critic alone", "penalty")
 FIELDS = ("demo", "method", "seed", "return", "rejected", "commit", "machine", "versions")
 
 
@@ -147,7 +148,7 @@ def learn_rounds(model: PMPO, method: str, judge: Veto | Thumbs, seed: int) -> P
 
 
 def learn_online(kind: str, method: str, judge: Veto | Thumbs, seed: int) -> PMPO:
-    """Go on with the critic for as many decisions, with a penalty or with the rejections.
+    """Go on with the critic for as many decisions, with the rejections, a penalty or neither.
 
     The teacher's replay buffer comes along. Without it the critic forgets within an episode what
     holds the gait.
@@ -155,9 +156,10 @@ def learn_online(kind: str, method: str, judge: Veto | Thumbs, seed: int) -> PMP
     env, joint = make_env(PLAN["teacher"]["task"]), PLAN["veto"]["joint"]
     buffer = FeedbackBuffer(env.observation_space, env.action_space)
     if method == "penalty":
-        model = load(seed, Penalty(env, judge, PLAN[kind]["penalty"], joint))
-    else:
-        model = load(seed, Judged(env, judge, buffer, joint))
+        env = Penalty(env, judge, PLAN[kind]["penalty"], joint)
+    elif method == "reject beside the critic":
+        env = Judged(env, judge, buffer, joint)
+    model = load(seed, env)
     steps = PLAN["rounds"] * PLAN["episodes_a_round"] * 500
     teacher = PLAN["teacher"]
     model.load_replay_buffer(buffer_path(teacher["task"], teacher["steps"]))

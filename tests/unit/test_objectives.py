@@ -564,7 +564,7 @@ class TestConvergence:
         objective = pmpo(alpha, beta, 16, decoupled=decoupled)
         start = th.zeros(3)
         policy = optimise(
-            objective, negative_square_distance, start=start, n_updates=600, interval=25
+            objective, negative_square_distance, start=start, n_updates=400, interval=25
         )
         assert negative_square_distance(start).item() == pytest.approx(-0.5)
         assert negative_square_distance(policy.mean).item() > -0.03
@@ -582,8 +582,8 @@ class TestConvergence:
             pmpo(0.5, (1.0, 20.0), 16, decoupled=decoupled),
             lambda actions: -(actions - 3.0).square().sum(-1),
             start=th.zeros(1),
-            n_updates=1000,
-            interval=100,
+            n_updates=700,
+            interval=70,
         )
         if decoupled:
             assert policy.mean.item() == pytest.approx(3.0, abs=0.2)
