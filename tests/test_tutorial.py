@@ -71,6 +71,7 @@ def environment(clone: Path) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "PIP_NO_DEPS": "1",  # all are there, and to resolve them again takes long
     }
 
 
