@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import imageio_ffmpeg
+import mujoco
 import numpy as np
 import pytest
 from opengl import run_with_egl
@@ -13,6 +14,7 @@ from runs import WALKER, register_goals, run, run_walker
 
 from sb3_pmpo import PMPO
 from sb3_pmpo.tools.cli import main
+from sb3_pmpo.tools.zoo.agents import find_agent, make_parser
 
 #: imageio leaves the pipes of its reader to the collector.
 reads_video = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -139,6 +141,19 @@ def test_a_video_is_as_fast_as_the_world_it_shows(walker_run: Path) -> None:
     changes = np.abs(np.diff(frames.astype(int), axis=0)).mean(axis=(1, 2, 3))
     assert (changes[:30] > 0).sum() >= 20  # the walker falls
     path.unlink()
+
+
+def test_the_camera_goes_along(walker_run: Path) -> None:
+    """MuJoCo's own camera stays at the start, and shows the floor once the walker has left."""
+    logs = str(walker_run.parent.parent)
+    args = make_parser("record", "").parse_args(["--env", WALKER, "-f", logs])
+    env = find_agent(args).make_env(n_envs=1, seed=0, render=True)
+    # The run's own size, and the camera that it says nothing of.
+    given = {"height": 48, "width": 64, "camera_id": 0}
+    assert env.get_attr("render_kwargs") == [given]
+    camera = env.get_attr("physics")[0].model.cam_mode[0]
+    assert camera == mujoco.mjtCamLight.mjCAMLIGHT_TRACKCOM
+    env.close()
 
 
 @reads_video

@@ -27,7 +27,7 @@ from sb3_pmpo.storage.statistics import load_statistics
 from sb3_pmpo.storage.strangers import are_own, check_modules
 from sb3_pmpo.tools.loading import load_model
 from sb3_pmpo.tools.plain_yaml import read
-from sb3_pmpo.tools.settings import KeyValues
+from sb3_pmpo.tools.settings import KeyValues, merge
 from sb3_pmpo.tools.zoo import register
 from sb3_pmpo.tools.zoo.found import find_model, saved_settings
 from sb3_pmpo.tools.zoo.shipped import HELP, PRETRAINED
@@ -80,7 +80,7 @@ class Agent:
             seed=seed,
             should_render=False,  # which would open a window
             hyperparams=deepcopy(self.settings),
-            env_kwargs=(self._rendered() if render else {}) | self.env_kwargs,
+            env_kwargs=merge(self._rendered() if render else {}, self.env_kwargs),
             vec_env_cls=DummyVecEnv,
         )
         normaliser = unwrap_vec_normalize(env)
@@ -91,10 +91,13 @@ class Agent:
         return env
 
     def _rendered(self) -> dict[str, Any]:
-        """Return what a picture needs: the Control Suite's are 480x480, as Gymnasium's are."""
+        """Return what a picture needs: the Control Suite's are 480x480, as Gymnasium's are.
+
+        Its first camera goes along with what runs away; MuJoCo's own stays where it is.
+        """
         mode: dict[str, Any] = {"render_mode": "rgb_array"}
         if self.env_name.gym_id.startswith("dm_control/"):
-            mode["render_kwargs"] = {"height": 480, "width": 480}
+            mode["render_kwargs"] = {"height": 480, "width": 480, "camera_id": 0}
         return mode
 
     def load(self, env: VecEnv, *, seed: int, device: str) -> BaseAlgorithm:
