@@ -35,7 +35,7 @@ class FeedbackSteps:
             hint = "it is the weight of the accepted rows; None lets the labels decide"
             check_number("feedback_alpha", alpha, 0.0, 1.0, float, hint)
         self.model, self.buffer, self._alpha = model, buffer, alpha
-        self._learner = LabelLearner(model, buffer, kl="reference", alpha=alpha, follows=True)
+        self._learner = LabelLearner(model, buffer, kl="reference", alpha=alpha)
 
     def __call__(self) -> dict[str, th.Tensor]:
         """Take a step; return what to log."""

@@ -12,7 +12,7 @@ import torch as th
 from sb3_pmpo.core.samples import Normalisation, mean_over_samples
 from sb3_pmpo.learn_checks import check_callback, check_count
 from sb3_pmpo.offline.columns import DatasetError
-from sb3_pmpo.offline.heeded import FollowedSteps
+from sb3_pmpo.offline.heeded import FadingSteps
 from sb3_pmpo.offline.objective import LabelObjective, data_kl, reference_kl
 from sb3_pmpo.offline.run import Labelled, LabelSteps, Loop, check_spaces, run
 from sb3_pmpo.offline.sampling import LabelSampler
@@ -52,11 +52,8 @@ def learn_from_labels(
         check_count("reference_interval", reference_interval, 1)
     loop = loop._replace(gradient_steps=int(loop.gradient_steps))
     if loop.reset_num_timesteps:
-        model.label_rng = model.label_log_probs = None  # else it draws on as it did
-    follows = kl == "reference" and reference_interval is not None
-    learner = LabelLearner(
-        model, source, kl=kl, alpha=alpha, beta=beta, normalise=normalise, follows=follows
-    )
+        model.label_rng = None  # else it draws on as it did
+    learner = LabelLearner(model, source, kl=kl, alpha=alpha, beta=beta, normalise=normalise)
     learner.adapt()
     check_refresh(learner.alpha, reference_interval)
     learner.steps.fit_normaliser()
@@ -67,6 +64,8 @@ def learn_from_labels(
         if steps and model.verbose:
             print(f"Cloning the data for {steps} steps, which makes the reference")
         clone(model, source, steps, learner.steps.rng)
+        if steps:  # the reference is another one
+            model.label_log_probs = None
 
     def step() -> dict[str, th.Tensor]:
         if learner.adapt():
@@ -90,7 +89,6 @@ class LabelLearner:
     :param alpha: None for what the labels ask for.
     :param beta: None for what fits alpha.
     :param normalise: how the sets of labels are averaged.
-    :param follows: whether the reference follows the policy.
     :raises DatasetError: if the rows' spaces are not the model's.
     """
 
@@ -107,11 +105,9 @@ class LabelLearner:
         alpha: float | None = None,
         beta: float | tuple[float, float] | None = None,
         normalise: Normalisation = mean_over_samples,
-        follows: bool = False,
     ) -> None:
         check_spaces(model, source)
         self.model, self.source, self.kl, self.normalise = model, source, kl, normalise
-        self._steps = FollowedSteps if follows else LabelSteps
         self._given = (alpha, beta)
         self._kinds = (False, False)
 
@@ -135,7 +131,9 @@ class LabelLearner:
         if model.label_rng is None:  # not before: rows without labels leave SB3's numbers alone
             model.label_rng = np.random.default_rng(np.random.randint(2**31))
         sampler = partial(sampler_for, weights=weights)
-        self.steps = self._steps(model, self.source, model.batch_size, sampler, model.label_rng)
+        fades = self.kl == "reference" and weights.alpha < 1.0 and labels.rejected > 0
+        steps = FadingSteps if fades else LabelSteps
+        self.steps = steps(model, self.source, model.batch_size, sampler, model.label_rng)
         self.objective = make_objective(model, weights, kl=self.kl, normalise=self.normalise)
         self.alpha, self._kinds = weights.alpha, kinds
         return True

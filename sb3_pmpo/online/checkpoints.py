@@ -22,7 +22,14 @@ from sb3_pmpo.storage.generators import get_generators, set_generators
 from sb3_pmpo.storage.vec_env_state import VecState
 
 #: Of the model, what is made anew when it is loaded, or is not saved with it.
-_ATTRIBUTES = ("discounted_returns", "noise", "statistics_due", "label_rng", "label_log_probs")
+_ATTRIBUTES = (
+    "discounted_returns",
+    "noise",
+    "statistics_due",
+    "label_rng",
+    "label_log_probs",
+    "label_check",
+)
 
 #: The given labels' file in a checkpoint, for :meth:`sb3_pmpo.feedback.FeedbackBuffer.load`.
 FEEDBACK = "feedback.npz"

@@ -37,7 +37,7 @@ _MADE = (
     "_labels",
     "label_rng",
     "label_log_probs",
-    "label_source",
+    "label_check",
     "_kept",
     "lr_schedule",
     "actor_lr_schedule",

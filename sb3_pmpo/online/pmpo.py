@@ -191,8 +191,8 @@ class PMPO(OffPolicyMPO):
         """Learn in the environment, as SB3's algorithms do, also from labels that are given.
 
         :param feedback: after each step on the critic's labels the policy takes one on these, once
-            there are any. Another thread, a callback or a ``FeedbackWrapper`` may add to them. A
-            rejected row counts by how much of what it rejects the lagged reference still does.
+            there are any. Another thread, a callback or a ``FeedbackWrapper`` may add to them.
+            Rejections fade as they are heeded, see :meth:`learn_offline`.
         :param feedback_alpha: in [0, 1], weight of the accepted rows of ``feedback``. None: one
             kind of labels determines it (App. A); with both it is the model's.
         """
@@ -204,8 +204,7 @@ class PMPO(OffPolicyMPO):
             )
         self._feedback, self._labels = None, feedback
         if feedback is not None:
-            if reset_num_timesteps:
-                self.label_rng = self.label_log_probs = None
+            self.label_rng = None if reset_num_timesteps else self.label_rng
             self._feedback = FeedbackSteps(self, feedback, feedback_alpha)
         try:
             return super().learn(
@@ -256,8 +255,9 @@ class PMPO(OffPolicyMPO):
             reference; None for ``gradient_steps`` in a new model, and for 0 in one that has
             learned, whose policy then is the reference.
         :param reference_interval: gradient steps between copies of the policy to the reference;
-            None holds it to what it was at the start. 1 is refused where rejected rows count. A
-            rejected row then counts by how much of what it rejects the reference still does.
+            None holds it to what it was at the start. 1 is refused where rejected rows count.
+            Rejections fade as they are heeded: one counts by how much of what it rejects the
+            reference does, in units of what it did when the row was first learned from.
         :param callback: SB3's; called after each gradient step.
         :param log_interval: gradient steps between two lines of the log; None for none.
         :param progress_bar: show one.

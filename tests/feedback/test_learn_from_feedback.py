@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -105,19 +106,27 @@ def judged_at_zero(model: PMPO, n: int, label: Callable[[], int]) -> FeedbackBuf
     return buffer
 
 
-def test_rejections_by_chance_do_not_run_away_where_the_reference_follows() -> None:
-    """Unweighted, each old row pushes on what has left it: to 0.97, the edge of the box."""
+@pytest.mark.parametrize(("rounds", "interval"), [(1, 10), (10, 10), (10, None)])
+def test_rejections_by_chance_do_not_run_away_where_the_reference_follows(
+    rounds: int, interval: int | None
+) -> None:
+    """Unweighted, each old row pushes on what has left it: to 0.97, the edge of the box.
+
+    The reference follows within a round, or from one round to the next.
+    """
     model, rng = small(Toy(), batch_size=64, learning_rate=3e-3), np.random.default_rng(0)
     buffer = judged_at_zero(model, 500, lambda: -int(rng.random() < 0.3))
-    model.learn_from_feedback(buffer, 400, clone_steps=0, reference_interval=10)
+    for _ in range(rounds):
+        model.learn_from_feedback(buffer, 400 // rounds, clone_steps=0, reference_interval=interval)
     assert abs(model.predict(np.zeros(2, np.float32), deterministic=True)[0][0]) < 0.3
+    assert copy.deepcopy(model).label_log_probs is not None
 
 
 def test_a_rejection_counts_by_what_is_left_of_what_it_rejects() -> None:
     model = small(Toy(), batch_size=64, learning_rate=1e-2)
     buffer = judged_at_zero(model, 40, lambda: -1)
     buffer.merge(judged_at_zero(model, 20, lambda: 1))
-    learner = LabelLearner(model, buffer, kl="reference", follows=True)
+    learner = LabelLearner(model, buffer, kl="reference")
     learner.adapt()
     reference = model.policy.reference_actor
 
@@ -137,9 +146,13 @@ def test_a_rejection_counts_by_what_is_left_of_what_it_rejects() -> None:
     expected = np.where(batch.candidates.scores.numpy() < 0, -left, 1.0)
     np.testing.assert_allclose(weighed.scores.numpy(), expected, rtol=1e-4)
     assert 0.0 < left.min() < 0.9
+    # However little is left, it stays a rejection, which the mean over its set counts.
+    model.label_log_probs[:] = 1e4
+    with th.no_grad():
+        weighed = learner.steps.weigh(reference.distribution(batch.observations), batch)
+    assert th.equal(weighed.scores < 0, batch.candidates.scores < 0)
     # Other rows are new rows.
-    other = judged_at_zero(model, 10, lambda: -1)
-    LabelLearner(model, other, kl="reference", follows=True).adapt()
+    LabelLearner(model, judged_at_zero(model, 80, lambda: -1), kl="reference").adapt()
     assert model.label_log_probs is None
 
 
