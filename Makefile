@@ -31,11 +31,11 @@ train: $(VENV)/.installed-train  ## train ALGO on ENV for STEPS with SEED
 unit: $(VENV)/.installed-tests  ## run the unit tests alone, in under a minute
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m unit
 
-# pytest runs last, so that its summary ends the output. One thread for each worker, and three workers
-# for two cores, because many tests wait for programs that they started; a file's tests share what its
-# fixtures train, so they stay with one worker.
+# pytest runs last, so that its summary ends the output. One thread for each of the two workers; a
+# file's tests share what its fixtures train, so they stay with one worker. The files' order is that of
+# tests/conftest.py: xdist's own leaves the files of one long test for the end.
 test: lint  ## check everything that needs no GPU: lint, then the tests
-	OMP_NUM_THREADS=1 MUJOCO_GL=disabled $(BIN)/python -m pytest -m "not gpu" -n 3 --dist loadfile --durations 20 \
+	OMP_NUM_THREADS=1 MUJOCO_GL=disabled $(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile --no-loadscope-reorder --durations 20 \
 		$(PYTEST_FLAGS)
 
 gpu: $(VENV)/.installed-tests  ## run the tests that need a GPU

@@ -22,7 +22,15 @@ UNIT = Path(__file__).parent / "unit"
 
 
 #: Files of tests that take minutes.
-LONGEST = ("test_sweep.py", "test_tuning.py", "test_tutorial.py", "test_ray_vec_env.py")
+LONGEST = (
+    "test_sweep.py",
+    "test_tuning.py",
+    "test_tutorial.py",
+    "test_ray_vec_env.py",
+    "test_compile.py",
+    "test_wheel.py",
+    "test_mpo.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
