@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import torch as th
 
 from sb3_pmpo.core.samples import Candidates
+from sb3_pmpo.offline.dataset import Rows
 from sb3_pmpo.offline.run import Batch, LabelSteps
 from sb3_pmpo.offline.tensors import to_policy_actions
 
@@ -29,7 +31,7 @@ class FadingSteps(LabelSteps):
     policy, step by step or from one round of learning to the next, leaves old rows behind. Each of
     them would push the policy on, the harder the further it has gone, to the edge of the box and to
     the smallest std. So a rejected row counts by an importance weight, the reference's density of
-    its action now over that when it was first learned from, :data:`MOST` at most. As long as the
+    its action now over that when it was first learned from, and twice at most. As long as the
     reference is held, that is 1. The weight is that of the whole action: with many dimensions a
     rejection fades by any change of the policy. Accepted rows draw the policy to where they are,
     and keep their weight.
@@ -40,7 +42,7 @@ class FadingSteps(LabelSteps):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         known = self.model.label_log_probs
-        if known is not None and self._check(0, len(known), 0) != self.model.label_check:
+        if known is not None and not self._are_of(len(known)):
             self.model.label_log_probs = None  # they are of other rows
 
     @th.no_grad()
@@ -62,30 +64,35 @@ class FadingSteps(LabelSteps):
         if rows.max() >= len(known):  # there is a new sampler, of more rows
             n = len(self.source)
             grown = np.concatenate([known, np.zeros(n - len(known), np.float32)])
-            for index in self._rejected(len(known), n):
-                grown[index] = self._log_prob(index)
-            model.label_check = self._check(len(known), n, model.label_check)
+            for index, rows_there in self._rejected(len(known), n):
+                grown[index] = self._log_prob(rows_there)
+                model.label_check = _checksum(rows_there, model.label_check)
             model.label_log_probs = known = grown
         return known[rows]
 
-    def _rejected(self, start: int, stop: int) -> list[np.ndarray]:
-        """Return the numbers of the rejected rows in a range, a minibatch at a time."""
+    def _are_of(self, n: int) -> bool:
+        """Say whether the densities that the model has are of the source's first n rows."""
+        if n > len(self.source):
+            return False
+        check = 0
+        for _, rows in self._rejected(0, n):
+            check = _checksum(rows, check)
+        return check == self.model.label_check
+
+    def _rejected(self, start: int, stop: int) -> Iterator[tuple[np.ndarray, Rows]]:
+        """Yield the rejected rows of a range and their numbers, a minibatch at a time."""
         labels = self.source.labels_and_weights()[0][start:stop]
-        index = start + np.flatnonzero(labels < 0)
-        size = self.batch_size
-        return [index[begin : begin + size] for begin in range(0, len(index), size)]
+        found = start + np.flatnonzero(labels < 0)
+        for begin in range(0, len(found), self.batch_size):
+            index = found[begin : begin + self.batch_size]
+            yield index, self.source.rows(index)
 
-    def _check(self, start: int, stop: int, before: int) -> int:
-        """Return a checksum of the rejected actions of a range, which goes on from another's."""
-        if stop > len(self.source):
-            return -1  # no checksum: there are fewer rows
-        for index in self._rejected(start, stop):
-            actions = np.ascontiguousarray(self.source.rows(index).actions)
-            before = zlib.crc32(actions.tobytes(), before)
-        return before
-
-    def _log_prob(self, index: np.ndarray) -> np.ndarray:
-        rows = self.source.rows(index)
+    def _log_prob(self, rows: Rows) -> np.ndarray:
         reference = self.model.policy.reference_actor.distribution(self.observe(rows))
         actions = to_policy_actions(rows.actions, self.source.action_space, self.model.device)
         return reference.log_prob(actions.unsqueeze(0)).squeeze(0).float().cpu().numpy()
+
+
+def _checksum(rows: Rows, before: int) -> int:
+    """Return that of the rows' actions, which goes on from those before."""
+    return zlib.crc32(np.ascontiguousarray(rows.actions).tobytes(), before)
