@@ -102,3 +102,4 @@ class SlowToy(Toy):
 
 gym.register("Toy-v0", SlowToy, disable_env_checker=True)
 gym.register("SlowToy-v0", SlowToy, disable_env_checker=True, kwargs={"pause": 0.01})
+gym.register("SlowestToy-v0", SlowToy, disable_env_checker=True, kwargs={"pause": 0.1})

@@ -1,8 +1,4 @@
-"""Processes that are killed: at a moment, or at a write.
-
-They are forked, so that an attempt costs no import: what is killed is a process of its own all the
-same, by SIGKILL, and what it leaves is on the disk.
-"""
+"""Processes that are killed by SIGKILL: at a moment, or at a write."""
 
 from __future__ import annotations
 
@@ -10,35 +6,30 @@ import os
 import signal
 import sys
 import time
-import traceback
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from forked import Forked, Job
+
 #: Events of Python's audit hooks that change what is on the disk.
 WRITES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.copyfile"}
 
-Job = Callable[[], Any]
 
-
-def run(job: Job, log: Path, before: Job | None = None) -> int:
+def run(job: Job, log: Path) -> int:
     """Run a job to its end in a process of its own; return its exit status, or minus a signal."""
-    return _wait(_start(job, log, before))
+    return Forked(job, log).wait()
 
 
 def killed_after(seconds: float, job: Job, log: Path) -> int:
     """Kill a job after a while; return as :func:`run` does."""
-    pid = _start(job, log, None)
+    process = Forked(job, log)
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        found, status = os.waitpid(pid, os.WNOHANG)
-        if found:
-            return os.waitstatus_to_exitcode(status)
+    while time.monotonic() < end and process.poll() is None:
         time.sleep(0.002)
-    os.kill(pid, signal.SIGKILL)
-    return _wait(pid)
+    process.send_signal(signal.SIGKILL)
+    return process.wait()
 
 
 def killed_at_write(number: int, folder: Path, job: Job, log: Path) -> int:
@@ -46,7 +37,12 @@ def killed_at_write(number: int, folder: Path, job: Job, log: Path) -> int:
 
     :param folder: writes elsewhere are not counted.
     """
-    return run(job, log, lambda: _count_writes(folder, lambda count, _: count == number and _die()))
+
+    def dies() -> Any:
+        _count_writes(folder, lambda count, _: count == number and _die())
+        return job()
+
+    return run(dies, log)
 
 
 def writes_of(job: Job, folder: Path, log: Path) -> list[str]:
@@ -59,7 +55,11 @@ def writes_of(job: Job, folder: Path, log: Path) -> list[str]:
         os.write(descriptor, f"{what}\n".encode())
         os.close(descriptor)
 
-    status = run(job, log, lambda: _count_writes(folder, note))
+    def noted() -> Any:
+        _count_writes(folder, note)
+        return job()
+
+    status = run(noted, log)
     assert status == 0, log.read_text()
     return told.read_text().splitlines()
 
@@ -100,38 +100,6 @@ def _kind(path: str) -> str:
     if name.startswith(".writing-") and "-#" not in name and not name.startswith(".writing-#"):
         return "a folder aside"
     return name.split("-")[-1] if name.startswith(("#", ".writing")) else name
-
-
-def _start(job: Job, log: Path, before: Job | None) -> int:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which wait for work
-        pid = os.fork()
-    if pid:
-        return pid
-    status = 1
-    try:
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(descriptor, 1)
-        os.dup2(descriptor, 2)
-        sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)  # not pytest's
-        sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
-        warnings.simplefilter("default")
-        if before is not None:
-            before()
-        status = int(job() or 0)
-    except SystemExit as stop:
-        status = stop.code if isinstance(stop.code, int) else 1
-        print(stop.code, file=sys.stderr)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(status & 0xFF)
-
-
-def _wait(pid: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 @contextmanager

@@ -20,6 +20,7 @@ import rl_zoo3.train
 import torch as th
 import yaml
 from dm_control import suite
+from forked import program
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER
 from stable_baselines3 import SAC
 from stable_baselines3.common.env_util import make_vec_env
@@ -417,21 +418,14 @@ def test_an_error_leaves_the_model_so_far(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_leaves_a_usable_model(stop: signal.Signals) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "sb3_pmpo", "train", "--env", "Pendulum-v1", "-n", "1000000"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        text=True,
-    )
-    assert process.stdout is not None
-    while "Log path" not in process.stdout.readline():
-        assert process.poll() is None
+    process = program(Path("printed.log"), "train", "--env", "Pendulum-v1", "-n", "1000000")
+    while "Log path" not in process.printed():
+        assert process.poll() is None, process.printed()
+        time.sleep(0.05)
     time.sleep(2)
     process.send_signal(stop)
-    printed, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "Stopped after" in printed
+    assert process.wait(timeout=60) == 130, process.printed()
+    assert "Stopped after" in process.printed()
     model = PMPO.load("logs/pmpo/Pendulum-v1_1/Pendulum-v1.zip")
     assert model.num_timesteps > 0
     env = make_vec_env("Pendulum-v1")

@@ -10,7 +10,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import warnings
@@ -23,6 +22,7 @@ import optuna
 import pytest
 import torch as th
 import yaml
+from forked import Forked, program
 from gymnasium import spaces
 from optuna.trial import TrialState
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
@@ -342,33 +342,26 @@ def test_a_policy_that_diverges_is_a_bad_trial_and_mujoco_never_sees_it(
 # ---------------------------------------------------------------------- workers
 
 
-def worker(storage: str, *arguments: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "sb3_pmpo", "tune", *SHORT, *settings(), "--study-name", "s"]
-    return subprocess.Popen(
-        [*command, "--storage", storage, "--beat", "0.3", "--grace", "4", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+def worker(log: str, storage: str, *arguments: str) -> Forked:
+    command = ["tune", *SHORT, *settings(), "--study-name", "s", "--storage", storage]
+    return program(Path(log), *command, "--beat", "0.3", "--grace", "4", *arguments)
 
 
 def kill_one_of_two(storage: str) -> optuna.Study:
     """Let a worker die in the middle of its trial while another goes on; return the study."""
-    victim = worker(storage, "-n", "100000", "--max-total-trials", "3")
+    victim = worker("victim.log", storage, "-n", "100000", "--max-total-trials", "3")
     while True:
-        assert victim.poll() is None, victim.communicate()[0]
+        assert victim.poll() is None, victim.printed()
         with contextlib.suppress(Exception):  # the study may not be there yet
             running = load(storage).get_trials(states=(TrialState.RUNNING,))
             if running and running[0].params and running[0].user_attrs.get("beat"):
                 break
         time.sleep(0.2)
-    survivor = worker(storage, "--max-total-trials", "3")
+    survivor = worker("survivor.log", storage, "--max-total-trials", "3")
     os.killpg(victim.pid, signal.SIGKILL)
-    victim.communicate()
-    printed, _ = survivor.communicate(timeout=120)
-    assert survivor.returncode == 0, printed
-    assert "Trial 0 lost its worker" in printed
+    assert victim.wait() == -signal.SIGKILL
+    assert survivor.wait(timeout=120) == 0, survivor.printed()
+    assert "Trial 0 lost its worker" in survivor.printed()
     return load(storage)
 
 
@@ -420,6 +413,24 @@ def test_a_killed_worker_loses_no_trial_in_postgresql(postgresql: str) -> None:
     check_none_lost_or_counted_twice(kill_one_of_two(postgresql))
 
 
+@pytest.mark.parametrize("kind", ["postgresql", "sqlite"])
+def test_workers_that_start_at_once_make_one_database(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    """Each finds no table, and all but one find that another has just made it."""
+    url = "sqlite:///s.db" if kind == "sqlite" else request.getfixturevalue("postgresql")
+    start = time.time() + 0.5
+
+    def work() -> None:
+        time.sleep(start - time.time())
+        optuna.create_study(storage=open_storage(url), study_name="s", load_if_exists=True).ask()
+
+    workers = [Forked(work, Path(f"{index}.log")) for index in range(4)]
+    for process in workers:
+        assert process.wait(timeout=60) == 0, process.printed()
+    assert [trial.number for trial in load(url).trials] == [0, 1, 2, 3]
+
+
 def test_workers_share_a_study_and_stop_at_its_total(capfd: pytest.CaptureFixture[str]) -> None:
     assert tune(*settings(), "--workers", "2", "--max-total-trials", "4", "--grace", "60") == 0
     study = load("logs/tune.log", "pmpo-Pendulum-v1")
@@ -429,29 +440,26 @@ def test_workers_share_a_study_and_stop_at_its_total(capfd: pytest.CaptureFixtur
     assert capfd.readouterr().out.count("The best trial as a setting") == 1
 
 
-def test_ctrl_c_keeps_the_trial_for_another(tmp_path: Path) -> None:
-    process = worker("logs/s.log", "-n", "100000")
-    assert process.stdout is not None
+def test_ctrl_c_keeps_the_trial_for_another() -> None:
+    process = worker("printed.log", "logs/s.log", "-n", "100000")
     while True:
         with contextlib.suppress(Exception):
             if load().trials[0].user_attrs.get("beat"):
                 break
         time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
-    printed, _ = process.communicate(timeout=60)
-    assert process.returncode == 1, printed  # no trial completed
+    assert process.wait(timeout=60) == 1, process.printed()  # no trial completed
     assert [trial.state.name for trial in load().trials] == ["FAIL", "WAITING"]
 
 
 def test_stopped_workers_keep_their_trials_and_the_report_comes() -> None:
-    process = worker("logs/s.log", "--workers", "2", "--n-trials", "1000")
+    process = worker("printed.log", "logs/s.log", "--workers", "2", "--n-trials", "1000")
     while not _has_complete_trials("logs/s.log"):
-        assert process.poll() is None, process.communicate()[0]
+        assert process.poll() is None, process.printed()
         time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
-    printed, _ = process.communicate(timeout=120)
-    assert process.returncode == 130, printed
-    assert printed.count("The best trial as a setting") == 1
+    assert process.wait(timeout=120) == 130, process.printed()
+    assert process.printed().count("The best trial as a setting") == 1
     assert not load().get_trials(states=(TrialState.RUNNING,))
 
 

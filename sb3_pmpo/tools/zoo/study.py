@@ -28,10 +28,27 @@ MAX_RETRIES = 2
 
 def open_storage(name: str | None) -> str | BaseStorage | None:
     """Open a storage: a journal file (``*.log``), a database's URL, or None for memory."""
-    if name is None or not name.endswith(".log"):
-        return name
+    if name is None:
+        return None
+    if not name.endswith(".log"):
+        return _open_database(name)
     Path(name).parent.mkdir(parents=True, exist_ok=True)
     return JournalStorage(Journal(name))
+
+
+def _open_database(url: str) -> BaseStorage:
+    """Open a database. Of workers that start at once, one makes its tables, and the rest wait."""
+    import sqlalchemy.exc
+
+    for wait in (0.2, 1.0, 5.0):
+        try:
+            return optuna.storages.get_storage(url)
+        except (sqlalchemy.exc.DBAPIError, StorageInternalError) as error:
+            taken = ("already exists", "IntegrityError", "UNIQUE", "is locked")
+            if not any(word in f"{error!r} {error}" for word in taken):
+                raise
+        time.sleep(wait)
+    return optuna.storages.get_storage(url)
 
 
 class Watch:
