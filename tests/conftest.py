@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
@@ -17,6 +18,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Ray makes its workers nice, and they starve where another test keeps a core busy.
 os.environ.setdefault("RAY_worker_niceness", "0")
+
+# Environments' processes are forked from one that has imported this, instead of importing it each.
+multiprocessing.set_forkserver_preload(["stable_baselines3"])
 
 UNIT = Path(__file__).parent / "unit"
 

@@ -45,6 +45,22 @@ def _one_node() -> Iterator[None]:
     ray.shutdown()
 
 
+@pytest.fixture(scope="module")
+def pair(_one_node: None) -> Iterator[RayVecEnv]:
+    """Two workers that three tests share, for each takes seconds to start."""
+    env = make_vec_env(box_toy, n_envs=2, seed=0, vec_env_cls=RayVecEnv)
+    yield env
+    env.close()
+
+
+@pytest.fixture(scope="module")
+def mended(_one_node: None) -> Iterator[RayVecEnv]:
+    """Two workers that are replaced when they die."""
+    env = RayVecEnv([box_toy] * 2, restart=True)
+    yield env
+    env.close()
+
+
 def _kill(env: VecEnv, index: int) -> None:
     os.kill(env.env_method("pid", indices=index)[0], signal.SIGKILL)
 
@@ -112,7 +128,7 @@ def test_a_checkpoint_has_the_state_of_the_workers(
         assert th.equal(value, loaded.policy.state_dict()[name]), name
 
 
-def test_methods_and_attributes_reach_the_environments() -> None:
+def test_methods_and_attributes_reach_the_environments(pair: RayVecEnv) -> None:
     def answers(env: VecEnv) -> list[Any]:
         env.seed(0)
         env.reset()
@@ -133,26 +149,19 @@ def test_methods_and_attributes_reach_the_environments() -> None:
             env.num_envs,
         ]
 
-    ray_env = make_vec_env(box_toy, n_envs=2, seed=0, vec_env_cls=RayVecEnv)
-    _same(answers(ray_env), answers(make_vec_env(box_toy, n_envs=2, seed=0)))
-    assert len({os.getpid(), *ray_env.env_method("pid")}) == 3  # each in a process of its own
-    assert ray_env.env_method("observed")[0].flags.writeable
-    ray_env.close()
-    ray_env.close()
-    with pytest.raises(RuntimeError, match="closed"):
-        ray_env.reset()
+    _same(answers(pair), answers(make_vec_env(box_toy, n_envs=2, seed=0)))
+    assert len({os.getpid(), *pair.env_method("pid")}) == 3  # each in a process of its own
+    assert pair.env_method("observed")[0].flags.writeable
 
 
-def test_an_error_in_an_environment_arrives_with_its_traceback() -> None:
-    env = RayVecEnv([box_toy] * 2)
-    env.reset()
+def test_an_error_in_an_environment_arrives_with_its_traceback(pair: RayVecEnv) -> None:
+    pair.reset()
     with pytest.raises(ArithmeticError, match="an action of 3") as raised:
-        env.step(np.array([[0.0], [3.0]], np.float32))
+        pair.step(np.array([[0.0], [3.0]], np.float32))
     assert 'raise ArithmeticError(f"an action of' in str(raised.value)  # the line of the worker
     assert "worker 1 of 2" in raised.value.__notes__[0]
     with pytest.raises(AttributeError, match="nothing"):
-        env.get_attr("nothing")
-    env.close()
+        pair.get_attr("nothing")
 
 
 def test_an_environment_that_cannot_be_made_says_why() -> None:
@@ -165,19 +174,21 @@ def test_an_environment_that_cannot_be_made_says_why() -> None:
         RayVecEnv([])
 
 
-def test_a_dead_worker_is_reported() -> None:
-    env = RayVecEnv([box_toy] * 2)
-    env.reset()
-    _kill(env, 1)
+def test_a_dead_worker_is_reported(pair: RayVecEnv) -> None:
+    pair.reset()
+    _kill(pair, 1)
     with pytest.raises(WorkerDiedError, match=r"(?s)Worker 1 .*restart=True"):
-        env.step(_still(env))
+        pair.step(_still(pair))
     with pytest.raises(WorkerDiedError, match="Worker 1"):
-        env.get_attr("level")
-    env.close()  # also with a dead worker
+        pair.get_attr("level")
+    pair.close()  # also with a dead worker
+    pair.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        pair.reset()
 
 
-def test_a_dead_worker_is_replaced() -> None:
-    env = RayVecEnv([box_toy] * 2, restart=True)
+def test_a_dead_worker_is_replaced(mended: RayVecEnv) -> None:
+    env = mended
     env.seed(3)
     env.reset()
     env.set_attr("level", 9)
@@ -203,11 +214,11 @@ def test_a_dead_worker_is_replaced() -> None:
         observations[1], np.float32(env.env_method("observed", indices=1)[0])
     )
     assert not env.step(_still(env))[2].any()
-    env.close()
 
 
-def test_a_worker_that_dies_between_steps_is_replaced() -> None:
-    env = RayVecEnv([box_toy] * 2, restart=True)
+def test_a_worker_that_dies_between_steps_is_replaced(mended: RayVecEnv) -> None:
+    env, so_far = mended, mended.n_restarts
+    env.set_attr("level", 0)
     env.seed(3)
     last = env.reset()
     _kill(env, 0)
@@ -219,13 +230,12 @@ def test_a_worker_that_dies_between_steps_is_replaced() -> None:
     np.testing.assert_array_equal(infos[0]["terminal_observation"], last[0])
     _kill(env, 0)
     env.seed(3)
-    with pytest.warns(RuntimeWarning, match="Replaced so far: 2"):
+    with pytest.warns(RuntimeWarning, match=f"Replaced so far: {so_far + 2}"):
         again = env.reset()
     np.testing.assert_array_equal(again, last)  # with the seed asked for, and no step was lost
     assert not env.step(_still(env))[2].any()
     with pytest.warns(RuntimeWarning), pytest.raises(WorkerDiedError, match="Worker 0"):
         env.env_method("die", indices=0)  # the new one dies of it, too
-    env.close()
 
 
 class KillWorker(BaseCallback):

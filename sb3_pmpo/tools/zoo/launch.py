@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -125,6 +126,9 @@ def prepared(
     :param names: put into the program's module.
     """
     register()
+    # Environments' processes are forked from one that has imported this, instead of importing it
+    # each. Not what renders: MuJoCo opens a display when it is imported.
+    multiprocessing.set_forkserver_preload(["stable_baselines3"])
     argv = [f"sb3-pmpo {command}", *arguments]
     ours: dict[str, Any] = {
         "StoreDict": KeyValues,
