@@ -15,16 +15,31 @@ from sb3_pmpo.tools.plots import _logged_run, find_runs, load_episodes, log_curv
 from sb3_pmpo.tools.runs.sweep import Run, execute
 
 CARTPOLE = "dm_control/cartpole-swingup-v0"  # with an action repeat of 2
-SMALL = ["policy_kwargs:dict(net_arch=[8])", "batch_size:8", "gradient_steps:1", "train_freq:50"]
+#: Episodes of 100 decisions.
+SETTING = f"""
+{CARTPOLE}:
+  env_wrapper:
+    - sb3_pmpo.envs.control_suite: {{action_repeat: 2}}
+  n_timesteps: 300
+  policy: MlpPolicy
+  policy_kwargs: {{net_arch: [8]}}
+  batch_size: 8
+  learning_starts: 100
+  gradient_steps: 1
+  train_freq: 50
+"""
 
 
 @pytest.fixture(scope="module")
 def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two runs of the Zoo, with evaluations, three training episodes each, and TensorBoard."""
     root = tmp_path_factory.mktemp("runs")
+    conf = root / "setting.yml"
+    conf.write_text(SETTING)
     for seed in ("0", "1"):
-        arguments = ["train", "--env", CARTPOLE, "-n", "1500", "--eval-freq", "500", "--seed", seed]
-        arguments += ["--eval-episodes", "1", "-f", str(root / "logs"), "-params", *SMALL]
+        arguments = ["train", "--env", CARTPOLE, "--eval-freq", "100", "--seed", seed]
+        arguments += ["--env-kwargs", "max_episode_steps:200"]
+        arguments += ["--eval-episodes", "1", "-f", str(root / "logs"), "-conf", str(conf)]
         assert main([*arguments, "-tb", str(root / "tb"), "--log-interval", "1"]) == 0
     return root
 
@@ -40,19 +55,19 @@ def test_evaluations_are_over_environment_steps(
     logs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = run_plot(tmp_path, "--algo", "pmpo", "--env", CARTPOLE, "-f", str(logs / "logs"))
-    assert sorted(data.steps.unique()) == [1000, 2000, 3000]
+    assert sorted(data.steps.unique()) == [200, 400, 600]
     assert sorted(data.seed.unique()) == [0, 1]
     for run, part in data.groupby("run"):
         with np.load(Path(run) / "evaluations.npz") as saved:
             np.testing.assert_allclose(part["return"], saved["results"].mean(1))
-    last = data[data.steps == 3000]["return"]
+    last = data[data.steps == 600]["return"]
     said = f"{last.mean():.1f} [{last.min():.1f}, {last.max():.1f}] at the end, 2 runs"
     assert f"pmpo on {CARTPOLE}: {said}" in capsys.readouterr().out
 
 
 def test_training_episodes_are_over_environment_steps(logs: Path, tmp_path: Path) -> None:
     data = run_plot(tmp_path, "--source", "train", "--window", "2", "-f", str(logs / "logs"))
-    assert sorted(data.steps.unique()) == [2000, 3000]
+    assert sorted(data.steps.unique()) == [400, 600]
     for run, part in data.groupby("run"):
         returns = load_results(run).r
         np.testing.assert_allclose(part["return"], returns.rolling(2).mean()[1:])
@@ -61,7 +76,7 @@ def test_training_episodes_are_over_environment_steps(logs: Path, tmp_path: Path
 def test_tensorboards_curves(logs: Path, tmp_path: Path) -> None:
     tb = ["--source", "tensorboard", "-f", str(logs / "tb")]
     data = run_plot(tmp_path, *tb)
-    assert sorted(data.steps.unique()) == [1000, 2000, 3000]  # of the environment
+    assert sorted(data.steps.unique()) == [200, 400, 600]  # of the environment
     assert set(data.algorithm) == {"PMPO"}
     assert set(data.env) == {CARTPOLE.replace("/", "-")}  # as the Zoo names the folder
     assert data.run.nunique() == 2

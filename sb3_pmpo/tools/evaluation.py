@@ -16,12 +16,18 @@ _KEPT = ("n_calls", "best_mean_reward", "evaluations_timesteps", "evaluations_re
          "evaluations_length", "evaluations_successes")  # fmt: skip
 
 
+#: Ends of episodes in a row that Monitor may not see: a lost life is one, in Atari's games.
+_MAX_UNSEEN = 200
+
+
 class Evaluation(EvalCallback):
     """SB3's EvalCallback, with these differences.
 
     - ``evaluations.npz`` and ``best_model.zip`` are each written in one atomic step.
     - The seed of an evaluation follows from the model's and the step. So a run that goes on from a
       checkpoint is evaluated on the episodes that it would have met.
+    - An evaluation that would never end is an error. SB3 counts the episodes that Monitor sees, and
+      Monitor sees none that a wrapper around it ends.
 
     :param args: SB3's.
     :param best_model_save_path: folder of the best model; None to save none.
@@ -34,6 +40,7 @@ class Evaluation(EvalCallback):
         super().__init__(*args, **kwargs)
         folder = best_model_save_path
         self._best_model = None if folder is None else Path(folder, "best_model.zip")
+        self._unseen = 0
 
     def _on_step(self) -> bool:
         if self.eval_freq <= 0 or self.n_calls % self.eval_freq != 0:
@@ -57,6 +64,17 @@ class Evaluation(EvalCallback):
                 return super()._on_step()
             finally:
                 self.log_path = path
+
+    def _log_success_callback(self, locals_: dict[str, Any], globals_: dict[str, Any]) -> None:
+        super()._log_success_callback(locals_, globals_)
+        if locals_["done"]:
+            self._unseen = 0 if "episode" in locals_["info"] else self._unseen + 1
+        if self._unseen == _MAX_UNSEEN:
+            raise ValueError(
+                f"{_MAX_UNSEEN} episodes ended in this evaluation and Monitor saw none of them, so "
+                "it would never end: a wrapper around Monitor ends the episodes. For a time limit, "
+                "write env_kwargs: {max_episode_steps: N} instead of a TimeLimit in env_wrapper"
+            )
 
     def state(self) -> dict[str, Any]:
         """Return the counter and the results."""

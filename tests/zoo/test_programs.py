@@ -401,6 +401,16 @@ def test_resuming_continues_the_counters_and_does_not_warm_up_again() -> None:
     assert updates == after.gradient_steps * 100
 
 
+def test_an_evaluation_that_would_never_end_says_so() -> None:
+    """SB3 counts the episodes that Monitor sees, and the Zoo's wrappers lie around Monitor."""
+    limit = "{gymnasium.wrappers.TimeLimit: {max_episode_steps: 10}}"
+    conf = settings(f"Pendulum-v1: {{n_timesteps: 60, policy: MlpPolicy, env_wrapper: [{limit}]}}")
+    arguments = ["train", "--env", "Pendulum-v1", "-conf", str(conf), "--eval-freq", "40"]
+    with pytest.raises(ValueError, match=r"Monitor saw none of them.*max_episode_steps: N"):
+        main(arguments)
+    assert PMPO.load("logs/pmpo/Pendulum-v1_1/Pendulum-v1.zip").num_timesteps == 40
+
+
 class Breaks(SAC):
     """An algorithm whose training fails after some steps."""
 
