@@ -10,7 +10,7 @@ import pytest
 from stable_baselines3.common.monitor import load_results
 
 from sb3_pmpo.tools.cli import main
-from sb3_pmpo.tools.pictures import draw
+from sb3_pmpo.tools.pictures import draw, summary
 from sb3_pmpo.tools.plots import _logged_run, find_runs, load_episodes, log_curves
 from sb3_pmpo.tools.runs.sweep import Run, execute
 
@@ -63,6 +63,15 @@ def test_evaluations_are_over_environment_steps(
     last = data[data.steps == 600]["return"]
     said = f"{last.mean():.1f} [{last.min():.1f}, {last.max():.1f}] at the end, 2 runs"
     assert f"pmpo on {CARTPOLE}: {said}" in capsys.readouterr().out
+
+
+def test_runs_of_several_lengths_are_compared_where_the_shortest_ends() -> None:
+    short = pd.DataFrame({"run": "a", "steps": [100, 200], "return": [1.0, 2.0]})
+    long = pd.DataFrame({"run": "b", "steps": [100, 300], "return": [3.0, 7.0]})
+    where = "at 200 steps, where the shortest run ends (the longest: 300), 2 runs"
+    assert summary(pd.concat([short, long])) == f"3.5 [2.0, 5.0] {where}"
+    long.steps = [100, 215]  # training episodes end where they end
+    assert summary(pd.concat([short, long])) == "4.5 [2.0, 7.0] at the end, 2 runs"
 
 
 def test_training_episodes_are_over_environment_steps(logs: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import seaborn
 from matplotlib.figure import Figure
 
 from sb3_pmpo.files import whole
+from sb3_pmpo.pretrained.files import interval
 
 #: In the metadata of each picture.
 MARK = "sb3-pmpo plot"
@@ -26,6 +27,23 @@ BANDS: dict[str, dict[str, Any]] = {
 def counted(number: int) -> str:
     """Say how many runs."""
     return "1 run" if number == 1 else f"{number} runs"
+
+
+def summary(data: pd.DataFrame) -> str:
+    """Say what runs have at their end, or where the shortest ends if another is a tenth longer.
+
+    :param data: columns :data:`COLUMNS`, of one environment and algorithm.
+    """
+    runs = [run.sort_values("steps") for _, run in data.groupby("run")]
+    ends = [run.steps.iloc[-1] for run in runs]
+    shortest, longest = min(ends), max(ends)
+    if longest > 1.1 * shortest:
+        returns = np.array([np.interp(shortest, run.steps, run["return"]) for run in runs])
+        where = f"at {shortest:.0f} steps, where the shortest run ends (the longest: {longest:.0f})"
+    else:
+        returns, where = np.array([run["return"].iloc[-1] for run in runs]), "at the end"
+    low, high = interval(returns)
+    return f"{returns.mean():.1f} [{low:.1f}, {high:.1f}] {where}, {counted(len(runs))}"
 
 
 def save(figure: Figure, path: Path) -> None:

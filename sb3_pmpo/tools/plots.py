@@ -20,9 +20,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from sb3_pmpo.envs import action_repeat_of
 from sb3_pmpo.files import whole
-from sb3_pmpo.pretrained.files import interval
 from sb3_pmpo.tools.outputs import OutputError, check_output
-from sb3_pmpo.tools.pictures import BANDS, CREATED_BY, MARK, counted, draw, save
+from sb3_pmpo.tools.pictures import BANDS, CREATED_BY, MARK, draw, save, summary
 from sb3_pmpo.tools.plain_yaml import read
 from sb3_pmpo.tools.tensorboard import ABOUT
 
@@ -87,12 +86,7 @@ def plot(arguments: Sequence[str]) -> int:
     for path in args.output:
         save(figure, path)
     for (env, algorithm), part in data.groupby(["env", "algorithm"]):
-        last = part[part.steps == part.groupby("run").steps.transform("max")]["return"].to_numpy()
-        low, high = interval(last)
-        print(
-            f"{algorithm} on {env}: {last.mean():.1f} [{low:.1f}, {high:.1f}] at the end, "
-            f"{counted(len(last))}"
-        )
+        print(f"{algorithm} on {env}: {summary(part)}")
     print(f"{', '.join(map(str, args.output))}, the data in {table}")
     return 0
 

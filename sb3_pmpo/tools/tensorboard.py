@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import TensorBoardOutputFormat
+from stable_baselines3.common.logger import TensorBoardOutputFormat, configure
 
 from sb3_pmpo.files import whole
 
-#: Beside the events of a run: its units.
+#: Beside the events of a run: its units, and its folder.
 ABOUT = "sb3_pmpo.json"
 
 #: Chart -> regular expressions of the tags in it, by group; docs/logged.md explains the tags.
@@ -61,7 +63,13 @@ class TensorBoardLayout(BaseCallback):
 
     ``PMPO(..., tensorboard_log="tb").learn(steps, callback=TensorBoardLayout())``;
     ``sb3-pmpo train`` adds it by itself.
+
+    :param run: folder of the run, which is written beside the events; None for none.
     """
+
+    def __init__(self, run: Path | None = None) -> None:
+        super().__init__()
+        self._run = run
 
     def _on_training_start(self) -> None:
         self._say_units()
@@ -74,15 +82,34 @@ class TensorBoardLayout(BaseCallback):
                 output.writer.add_custom_scalars(charts)
 
     def _say_units(self) -> None:
-        """Write beside TensorBoard's file how many environment steps a decision takes."""
+        """Write beside TensorBoard's file what a decision takes in steps, and where the run is."""
         folder = self.logger.get_dir()
         if folder is None or not any(Path(folder).glob("events.out.tfevents.*")):
             return
         repeats = 1  # without ActionRepeat among the wrappers
         if self.training_env.has_attr("n_repeats"):  # a worker would die of asking for it
             repeats = self.training_env.get_attr("n_repeats")[0]
+        about: dict[str, int | str] = {"action_repeat": int(repeats)}
+        if self._run is not None:
+            about["run"] = str(self._run.resolve())
         with whole(Path(folder) / ABOUT) as writing:
-            writing.write_text(json.dumps({"action_repeat": int(repeats)}) + "\n")
+            writing.write_text(json.dumps(about) + "\n")
 
     def _on_step(self) -> bool:
         return True
+
+
+def log_where_it_logged(model: BaseAlgorithm, run: Path | None) -> None:
+    """Let a run that goes on log where it did.
+
+    SB3 takes the latest folder of the algorithm, which is another run's if one began in between.
+
+    :param run: folder of the run; None does nothing.
+    """
+    if run is None or model.tensorboard_log is None:
+        return
+    for path in Path(model.tensorboard_log).glob(f"*/{ABOUT}"):
+        with suppress(OSError, ValueError, AttributeError):  # torn, or not ours
+            if json.loads(path.read_text()).get("run") == str(run.resolve()):
+                shown = ["stdout"] if model.verbose else []
+                model.set_logger(configure(str(path.parent), [*shown, "tensorboard"]))

@@ -16,6 +16,7 @@ import worker_toys  # noqa: F401  # registers Toy-v0, and how its state is told
 import yaml
 from stable_baselines3 import SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toys import Toy, assert_equal, parameters
 
 import sb3_pmpo.tools.zoo
@@ -269,3 +270,15 @@ def test_a_new_or_torn_journal_opens() -> None:
     assert Path("new.log").read_text() == '{"a":1}\n'
     Path("torn.log").write_text('{"a"')
     assert list(Journal("torn.log").read_logs(0)) == []
+
+
+def test_a_run_that_goes_on_logs_where_it_did() -> None:
+    """SB3 takes the latest folder of the algorithm, here that of a run that began in between."""
+    folder = train("-n", "40", "-tb", "tb")
+    train("-n", "40", "-tb", "tb", "--seed", "2")
+    train("-n", "40", "-i", str(folder))
+    last = {}
+    for path in Path("tb", ENV).iterdir():
+        events = EventAccumulator(str(path)).Reload()
+        last[path.name] = max(each.step for each in events.Scalars("eval/mean_reward"))
+    assert last == {"PMPO_1": 75, "PMPO_2": 30}

@@ -40,7 +40,7 @@ from sb3_pmpo.tools.settings import (
     suite_ids,
     to_arguments,
 )
-from sb3_pmpo.tools.tensorboard import TensorBoardLayout
+from sb3_pmpo.tools.tensorboard import TensorBoardLayout, log_where_it_logged
 from sb3_pmpo.tools.zoo.resuming import (
     CannotResumeError,
     NotBegunError,
@@ -225,7 +225,7 @@ class Manager(ExperimentManager):
         """Add the layout of TensorBoard, and checkpoints; take results of one that is resumed."""
         save_freq = self.save_freq  # which the Zoo turns from steps into calls
         super().create_callbacks()
-        self.callbacks.append(TensorBoardLayout())
+        self.callbacks.append(TensorBoardLayout(Path(self.save_path)))
         if save_freq > 0 or self._run is not None:
             evaluations = (each for each in self.callbacks if isinstance(each, Evaluation))
             self._checkpoints = Checkpoints(
@@ -238,8 +238,7 @@ class Manager(ExperimentManager):
 
     def _files_of_results(self) -> list[str]:
         monitors = [f"{number}.monitor.csv" for number in range(self.n_envs)]
-        statistics = f"{self.env_name}/vecnormalize.pkl"
-        return ["evaluations.npz", "best_model.zip", statistics, *monitors]
+        return ["evaluations.npz", "best_model.zip", f"{self.env_name}/vecnormalize.pkl", *monitors]
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
         """Make environments; those of a run that goes on add to its files of episodes."""
@@ -287,6 +286,7 @@ class Manager(ExperimentManager):
                     f"The run in {self._found.folder.parent} has done its {model.num_timesteps} "
                     "steps; -n says how many more."
                 )
+        log_where_it_logged(model, self._run)
         return model
 
     def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
