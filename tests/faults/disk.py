@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import shutil
 import subprocess
@@ -176,7 +177,7 @@ def _said_of(function: Callable[[Path], Any], run: Path) -> _Said:
     said = _Said()
     with (
         warnings.catch_warnings(record=True) as caught,
-        contextlib.redirect_stdout(None),
+        contextlib.redirect_stdout(io.StringIO()),  # not None, which SB3's logger refuses
         contextlib.redirect_stderr(open(os.devnull, "w")) as errors,  # closed below
     ):
         warnings.simplefilter("always", UserWarning)

@@ -282,3 +282,13 @@ def test_a_run_that_goes_on_logs_where_it_did() -> None:
         events = EventAccumulator(str(path)).Reload()
         last[path.name] = max(each.step for each in events.Scalars("eval/mean_reward"))
     assert last == {"PMPO_1": 75, "PMPO_2": 30}
+
+
+def test_arguments_that_are_torn_between_two_entries_are_named() -> None:
+    folder = train("-n", "20")
+    path = folder / ENV / "args.yml"
+    path.write_text(path.read_text().partition("  - - save_freq")[0])
+    with pytest.warns(
+        UserWarning, match=r"args.yml does not say seed, save_freq, vec_env, verbose"
+    ):
+        assert main(["train", "-i", str(folder), "-n", "5"]) == 0

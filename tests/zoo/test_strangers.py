@@ -168,6 +168,7 @@ def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return mark
 
 
+@pytest.mark.filterwarnings("ignore:.*args.yml does not say")  # but what matters here
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -200,6 +201,7 @@ def test_arguments_of_a_stranger_are_no_options(
     assert not evil.exists()
 
 
+@pytest.mark.filterwarnings("ignore:.*args.yml does not say")  # but what matters here
 def test_a_module_is_imported_at_the_users_word(resumable: Path, evil: Path) -> None:
     path = resumable / ENV / "args.yml"
     path.write_text(
@@ -253,6 +255,7 @@ def test_a_listed_name_is_there(name: str) -> None:
     assert callable(getattr(pytest.importorskip(module), called))
 
 
+@pytest.mark.filterwarnings("ignore:.*args.yml does not say")  # but what matters here
 def test_a_run_of_a_stranger_goes_on_with_nothing_called(
     resumable: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,13 @@ def _as_given(path: Path, given: Sequence[str]) -> list[str]:
     for name in (*_VALUES, *_TEXTS):
         if saved.get(name) not in (None, ""):
             found.append(f"{_option(name)}={_checked(name, saved[name], path)}")
+    missing = [name for name in (*_VALUES, *_TEXTS, *_MAPPINGS, *_FLAGS) if name not in saved]
+    if missing:  # torn between two entries, it can still be read
+        warnings.warn(
+            f"{path} does not say {', '.join(missing)}: it is torn, or was written by hand; the "
+            "defaults hold where the command line says nothing",
+            stacklevel=2,
+        )
     modules = check_modules(saved.get("gym_packages"), str(path), given=given, is_own=is_own)
     if modules:
         found += ["--gym-packages", *modules]
