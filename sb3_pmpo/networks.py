@@ -29,6 +29,10 @@ ABSURD = 1e6
 ENOUGH_FOR_OUTLIERS = 10
 
 
+class StatisticsError(ValueError, RuntimeError):
+    """Saved statistics are not finite. A RuntimeError, too, which SB3's ``load`` lets through."""
+
+
 class RunningMoments(nn.Module):
     """Mean and variance of all the vectors seen, in float buffers that save with the policy.
 
@@ -50,12 +54,12 @@ class RunningMoments(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Load as torch does.
 
-        :raises ValueError: for statistics that are not finite, which would make all inputs so.
+        :raises StatisticsError: for some that are not finite, which would make all inputs so.
         """
         for name in ("mean", "var", "count"):
             value = state_dict.get(prefix + name)
             if isinstance(value, th.Tensor) and not bool(value.isfinite().all()):
-                raise ValueError(
+                raise StatisticsError(
                     f"the saved statistics {prefix}{name} must be finite, got {value.tolist()}: "
                     "they have taken in a value that is not; load a file that was saved before"
                 )
@@ -65,10 +69,13 @@ class RunningMoments(nn.Module):
     def update(self, batch: th.Tensor) -> None:
         """Take in a batch ``[B, *shape]`` (Chan et al., 1979, parallel moments)."""
         batch = batch.to(self.mean)
-        width = self.var.sqrt()
-        # What was constant so far has no deviation to be measured by.
-        measured = (self.var > 0.0) & (self.count >= ENOUGH_FOR_OUTLIERS)
-        outlying = measured & ((batch - self.mean).abs() > self.believed * width)
+        # What was constant so far has no deviation to be measured by: its first change is believed
+        # unless it is absurd.
+        constant = self.var == 0.0
+        width = th.where(constant, 1.0 + self.mean.abs(), self.var.sqrt())
+        believed = self.believed * th.where(constant, ABSURD / OUTLIER, 1.0)
+        far = (batch - self.mean).abs() > believed * width
+        outlying = far & (self.count >= ENOUGH_FOR_OUTLIERS)
         reach = th.where(outlying, OUTLIER * width, th.inf)
         batch = batch.clamp(self.mean - reach, self.mean + reach)
         batch_var, batch_mean = th.var_mean(batch, dim=0, correction=0)
@@ -82,8 +89,9 @@ class RunningMoments(nn.Module):
     def begin_anew(self, vectors: th.Tensor) -> None:
         """Forget what was seen and take the moments of all these vectors ``[T, *shape]``."""
         vectors = vectors.to(self.mean)
-        middle, width = _middle_half(vectors)
-        reach = th.where(_is_absurd(vectors), OUTLIER * width, th.inf)
+        unit = self.believed / OUTLIER
+        middle, width = _middle_half(vectors, unit)
+        reach = th.where(_is_absurd(vectors, unit), OUTLIER * width, th.inf)
         kept = vectors.clamp(middle - reach, middle + reach)
         var, mean = th.var_mean(kept, dim=0, correction=0)
         self.var.copy_(var)
@@ -95,18 +103,28 @@ class RunningMoments(nn.Module):
         return ((x - self.mean) * (self.var + 1e-8).rsqrt()).clamp(-clip, clip)
 
 
-def _middle_half(vectors: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-    """Return the median of ``[T, *shape]`` and the distance between its quartiles."""
-    low, middle, high = (
-        vectors.kthvalue(1 + int(q * (len(vectors) - 1)), dim=0).values for q in (0.25, 0.5, 0.75)
-    )
-    return middle, high - low
+def _middle_half(vectors: th.Tensor, unit: float = 1.0) -> tuple[th.Tensor, th.Tensor]:
+    """Return the median of ``[T, *shape]`` and the distance between its quartiles.
+
+    Where half of the readings are one value, as of a contact that is rare, the distance is that of
+    a wider part; where nearly all are, ``unit`` times 1 and the size of that value.
+    """
+
+    def at(share: float) -> th.Tensor:
+        return vectors.kthvalue(1 + int(share * (len(vectors) - 1)), dim=0).values
+
+    middle = at(0.5)
+    width = unit * (1.0 + middle.abs())
+    for tail in (0.01, 0.05, 0.25):
+        part = at(1.0 - tail) - at(tail)
+        width = th.where(part > 0.0, part, width)
+    return middle, width
 
 
-def _is_absurd(vectors: th.Tensor) -> th.Tensor:
+def _is_absurd(vectors: th.Tensor, unit: float = 1.0) -> th.Tensor:
     """Say of which features ``[*shape]`` some reading of ``[T, *shape]`` cannot be true."""
-    middle, width = _middle_half(vectors)
-    return (width > 0.0) & ((vectors - middle).abs().amax(0) > ABSURD * width)
+    middle, width = _middle_half(vectors, unit)
+    return (vectors - middle).abs().amax(0) > ABSURD * width
 
 
 def has_absurd_readings(vectors: th.Tensor) -> bool:

@@ -93,6 +93,10 @@ def test_statistics_that_are_not_finite_are_refused_when_they_are_loaded(tmp_pat
     state["return_moments.var"] = th.tensor([NAN])
     with pytest.raises(ValueError, match=r"return_moments\.var must be finite"):
         model.policy.load_state_dict(state)
+    model.policy.return_moments.var.fill_(NAN)
+    model.save(tmp_path / "spoiled")
+    with pytest.raises(ValueError, match=r"return_moments\.var must be finite"):
+        PMPO.load(tmp_path / "spoiled")
 
 
 class Late:

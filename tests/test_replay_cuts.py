@@ -16,7 +16,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import StopTrainingOnMaxEpisodes
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_pmpo.replay import (
@@ -273,6 +273,28 @@ def test_a_step_that_was_not_stored_joins_no_episodes() -> None:
                      (buffer.observations, buffer.next_observations))  # fmt: skip
     np.testing.assert_array_equal(before, after)
     assert len(set(before)) == 3
+
+
+@pytest.mark.parametrize("wrapped", [DummyVecEnv, SubprocVecEnv, VecNormalize])
+@pytest.mark.parametrize("how", ["evaluate", "reset", "leave"])
+def test_environments_that_somebody_has_moved_begin_new_episodes(wrapped: Any, how: str) -> None:
+    """``evaluate_policy(model, model.get_env())`` between two calls of ``learn``."""
+    env = DummyVecEnv([Diary]) if wrapped is VecNormalize else wrapped([Diary])
+    if wrapped is VecNormalize:
+        env = VecNormalize(env, norm_obs=False, norm_reward=False)
+    model = small(env, learning_starts=100).learn(5)
+    if how == "evaluate":
+        env.reset()
+        env.step(np.zeros((1, 1), np.float32))
+    elif how == "reset":
+        model.get_env().reset()
+    model.learn(5, reset_num_timesteps=False)
+    env.close()
+    buffer = model.replay_buffer
+    seen, then = (x[:10, 0] for x in (buffer.observations, buffer.next_observations))
+    ends = np.maximum(buffer.dones, buffer.timeouts)[:10, 0] > 0
+    assert ((seen[:, 0] == then[:, 0]) & (seen[:, 1] + 1 == then[:, 1])).all()
+    assert ends.tolist() == [i == 4 and how != "leave" for i in range(10)]
 
 
 def test_new_episodes_have_returns_of_their_own() -> None:

@@ -128,6 +128,33 @@ def test_one_absurd_reading_leaves_a_feature_visible(at: int) -> None:
     assert abs(moments.mean.item()) < 0.2
 
 
+@pytest.mark.parametrize("at", [5, 400])
+@pytest.mark.parametrize("rare", [0.2, 0.0])
+def test_one_absurd_reading_leaves_a_feature_that_is_mostly_zero_visible(
+    rare: float, at: int
+) -> None:
+    """A contact in one of five readings, or none yet; what begins anew takes the buffer's."""
+    generator = np.random.default_rng(0)
+    values = th.as_tensor(3.0 * (generator.uniform(size=(2000, 1)) < rare), dtype=th.float32)
+    true = values.var(0, correction=0).item()
+    values[at] = 1e10
+    moments = RunningMoments((1,))
+    if at < 10:
+        assert has_absurd_readings(values)
+        moments.begin_anew(values)
+    else:
+        for value in values:
+            moments.update(value.unsqueeze(0))
+    assert moments.var.item() < 4.0 * (1.0 + true)
+
+
+def test_the_first_change_of_a_constant_feature_is_believed() -> None:
+    moments = RunningMoments((1,))
+    for value in [0.0] * 100 + [1000.0] * 100:
+        moments.update(th.tensor([[value]]))
+    assert moments.mean.item() == pytest.approx(500.0, rel=1e-3)
+
+
 class Spike(gym.ObservationWrapper):
     """The third reading of the run is absurd."""
 

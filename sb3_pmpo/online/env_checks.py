@@ -1,4 +1,4 @@
-"""Refuse what cannot be learned in: no environments, and statistics that are no numbers."""
+"""The environments: refuse what cannot be learned in, and see who has moved them."""
 
 from __future__ import annotations
 
@@ -98,3 +98,22 @@ class KeptStatistics:
         for rms, mean, var, count in self._moments:
             rms.mean, rms.var, rms.count = mean, var, count
         self._normalize.returns = self._returns
+
+
+def whereabouts(env: VecEnv | None) -> tuple[Any, ...]:
+    """Return objects that are others once the environments have been stepped or reset again."""
+    if env is None:
+        return ()
+    inner = env.unwrapped
+    return (getattr(inner, "actions", None), inner.reset_infos, *inner.reset_infos)
+
+
+def was_moved(env: VecEnv | None, since: tuple[Any, ...] | None) -> bool:
+    """Say whether somebody has stepped or reset the environments.
+
+    :param since: :func:`whereabouts` of then; None is not known, which says no.
+    """
+    now = whereabouts(env)
+    if since is None or len(now) != len(since):
+        return False
+    return any(one is not other for one, other in zip(now, since, strict=True))

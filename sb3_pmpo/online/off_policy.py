@@ -34,7 +34,7 @@ from sb3_pmpo.online.argument_checks import (
 from sb3_pmpo.online.arguments import OWN, with_defaults
 from sb3_pmpo.online.checks import check_choices, check_finite, check_finite_actions
 from sb3_pmpo.online.description import describe_model
-from sb3_pmpo.online.env_checks import KeptStatistics, check_vec_normalize, checked_env
+from sb3_pmpo.online.env_checks import KeptStatistics, check_vec_normalize, checked_env, whereabouts
 from sb3_pmpo.online.exploration import (
     ExplorationNoise,
     NoiseFactory,
@@ -146,7 +146,7 @@ class OffPolicyMPO(Persistent):
         self.noise = self._make_noise()
         self.discounted_returns = np.zeros(self.n_envs)
         self.metrics = MeanMetrics()
-        self._kept = KeptStatistics(None)
+        self._kept, self._left_at = KeptStatistics(None), None
         self.statistics_due = True
         self._feedback: FeedbackSteps | None = None
         self._labels: FeedbackBuffer | None = None  # those of the last learn()
@@ -279,7 +279,7 @@ class OffPolicyMPO(Persistent):
             for env in np.flatnonzero(dones):
                 self.noise.reset(int(env))
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
-        self.stored_steps = self.num_timesteps
+        self.stored_steps, self._left_at = self.num_timesteps, whereabouts(self.env)
 
     def _advance_returns(self, reward: np.ndarray, dones: np.ndarray) -> np.ndarray:
         """Add the rewards to each environment's discounted return so far; ``[n_envs]``."""

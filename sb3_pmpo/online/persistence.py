@@ -18,6 +18,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from sb3_pmpo.core.e_step import Duals
 from sb3_pmpo.files import whole_stream
 from sb3_pmpo.online import checkpoints
+from sb3_pmpo.online.env_checks import was_moved
 from sb3_pmpo.online.learning import CheckedLearn
 from sb3_pmpo.online.statistics import complete_statistics
 from sb3_pmpo.policies import PMPOPolicy
@@ -39,6 +40,7 @@ _MADE = (
     "label_log_probs",
     "label_check",
     "_kept",
+    "_left_at",
     "lr_schedule",
     "actor_lr_schedule",
 )
@@ -55,6 +57,7 @@ class Persistent(CheckedLearn):
     duals: Duals | None
     stored_steps: int
     noise: Any
+    _left_at: tuple[Any, ...] | None
 
     def save(
         self,
@@ -167,8 +170,13 @@ class Persistent(CheckedLearn):
 
     @property
     def is_between_steps(self) -> bool:
-        """Whether all that was experienced is stored, so that a checkpoint goes on exactly."""
-        return self.stored_steps == self.num_timesteps
+        """Whether all that was experienced is stored, so that a checkpoint goes on exactly.
+
+        Not where somebody else has moved the environments since, with ``evaluate_policy`` say: the
+        next step would join two episodes.
+        """
+        moved = was_moved(self.env, self._left_at)
+        return self.stored_steps == self.num_timesteps and not moved
 
     def save_checkpoint(
         self, folder: str | pathlib.Path, *, files: Mapping[str, pathlib.Path] | None = None
