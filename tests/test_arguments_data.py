@@ -99,6 +99,23 @@ def test_statistics_that_are_not_finite_are_refused_when_they_are_loaded(tmp_pat
         PMPO.load(tmp_path / "spoiled")
 
 
+@pytest.mark.parametrize("name", ["observations", "next_observations", "actions", "rewards"])
+@pytest.mark.parametrize("value", [NAN, INF, -1e25])
+def test_a_buffer_that_was_filled_elsewhere_is_checked(
+    name: str, value: float, tmp_path: Any
+) -> None:
+    said = rf"the buffer's {name} must be finite and no larger than 1e\+16, got .* in row 3"
+    model = small(Toy()).learn(15)
+    vars(model.replay_buffer)[name][3, 0] = value
+    model.save_replay_buffer(tmp_path / "buffer")
+    other = small(Toy())
+    with pytest.raises(ValueError, match=said):
+        other.load_replay_buffer(tmp_path / "buffer")
+    other.replay_buffer = model.replay_buffer  # by hand
+    with pytest.raises(ValueError, match=said):
+        other.learn(30)
+
+
 class Late:
     """Noise, or labels, that begin well and go wrong."""
 

@@ -11,6 +11,10 @@ from typing import Any
 #: The end of a range without an end.
 INFINITY = math.inf
 
+#: The square of a larger observation or reward, or of the sum of its discounted repetitions, is no
+#: float32.
+LARGEST = 1e16
+
 #: The largest weight of a loss: a larger one leaves nothing of the others in float32.
 HEAVIEST = 1e9
 

@@ -8,6 +8,8 @@ import numpy as np
 from gymnasium import spaces
 from torch import nn
 
+from sb3_pmpo.core.checks import LARGEST
+
 
 def check_finite(
     observations: np.ndarray | dict[str, np.ndarray],
@@ -38,10 +40,6 @@ def _refuse_observation(what: str, value: Any, step: int, env: int | None = None
             _refuse(f"{what} ({key!r})", part, step, env)
     else:
         _refuse(what, value, step, env)
-
-
-#: The square of a larger value, or of the sum of its discounted repetitions, is no float32.
-LARGEST = 1e16
 
 
 def _refuse(what: str, value: Any, step: int, env: int | None = None) -> None:

@@ -12,6 +12,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_pmpo.policies import PMPOPolicy
+from sb3_pmpo.replay.checks import check_stored_values
 
 #: Entries of the buffer that are looked at, the newest ones.
 ENOUGH = 100_000
@@ -49,6 +50,8 @@ def complete_statistics(
         return count == 0 or not learned
 
     of_observations, of_returns = policy.statistics_counts
+    if min(of_observations, of_returns) < stored:  # filled elsewhere
+        check_stored_values(buffer)
     wrong = of_observations < stored or policy.sees_absurd_readings(observations)
     if wrong and may_change(of_observations):
         policy.begin_observations_anew(observations)

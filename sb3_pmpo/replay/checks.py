@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -14,7 +15,7 @@ from stable_baselines3.her.goal_selection_strategy import (
 )
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
-from sb3_pmpo.core.checks import INFINITY, check_flag, check_number
+from sb3_pmpo.core.checks import INFINITY, LARGEST, check_flag, check_number
 from sb3_pmpo.replay.prioritized import prioritized_class
 
 _GOALS = {"observation", "achieved_goal", "desired_goal"}
@@ -144,3 +145,33 @@ def check_loaded_buffer(model: OffPolicyAlgorithm, buffer: object) -> None:
             f"the buffer's n_envs must be the model's, {model.n_envs}, got {buffer.n_envs}: give "
             f"the model {buffer.n_envs} environments (set_env) before loading the buffer"
         )
+    check_stored_values(buffer)
+
+
+def check_stored_values(buffer: ReplayBuffer) -> None:
+    """Check what a buffer holds that was filled elsewhere: nothing else has looked at it.
+
+    :raises ValueError: naming the values, the first row and what to do, for some that are not
+        finite, or whose squares are not.
+    """
+    size = buffer.size()
+    columns: dict[str, Any] = {}
+    for name in ("observations", "next_observations", "actions", "rewards"):
+        stored = vars(buffer).get(name)
+        parts = stored if isinstance(stored, Mapping) else {"": stored}
+        columns |= {f"{name} {key!r}" if key else name: part for key, part in parts.items()}
+    for name, column in columns.items():
+        if column is None or not np.issubdtype(column.dtype, np.floating):
+            continue
+        if column[:size].size == 0 or _is_held(column[:size]):
+            continue
+        row = next(row for row in range(size) if not _is_held(column[row]))
+        raise ValueError(
+            f"the buffer's {name} must be finite and no larger than {LARGEST:g}, got "
+            f"{column[row].tolist()} in row {row}: take the row out, or fill the buffer anew"
+        )
+
+
+def _is_held(values: np.ndarray) -> bool:
+    """Say whether all values are finite and can be squared, without a copy of them."""
+    return bool(float(values.max()) <= LARGEST and float(values.min()) >= -LARGEST)
