@@ -9,13 +9,12 @@ Axes: S samples, ``*B`` batch (states, or nothing), A action dimensions.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import torch as th
 
-from sb3_pmpo.core.checks import blaming
+from sb3_pmpo.core.checks import INFINITY, blaming, check_flag, check_number, check_positive
 from sb3_pmpo.core.e_step import boltzmann_weights
 from sb3_pmpo.core.samples import (
     Candidates,
@@ -93,8 +92,8 @@ class top_k:  # noqa: N801  # made like a function call
     normalise: Normalisation = mean_per_set
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise ValueError(f"k must be at least 1, got {self.k}")
+        check_number("k", self.k, 1, INFINITY, int, "top_k(2) with 4 samples is the paper's")
+        object.__setattr__(self, "k", int(self.k))
 
     def rejected_share(self, n_samples: int) -> float:
         """Return ``k / n_samples``; a half with other means, whose bound is a lower one."""
@@ -161,8 +160,9 @@ class advantage:  # noqa: N801  # made like a function call
     balanced: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.limit is not None and not self.limit > 0.0:
-            raise ValueError(f"limit must be > 0 or None, got {self.limit}: None is no limit")
+        check_flag("reliable", self.reliable, "whether the critics' disagreement counts")
+        if self.limit is not None:
+            check_positive("limit", self.limit, "None is no limit", INFINITY)
 
     def __call__(self, candidates: Candidates) -> Preference:
         """Weigh the samples; the only action that there is weighs nothing.
@@ -228,13 +228,12 @@ class quantile:  # noqa: N801  # made like a function call
     q: float
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.q <= 1.0:
-            raise ValueError(f"q must be in [0, 1], got {self.q}: 0.5 is the median")
+        check_number("q", self.q, 0.0, 1.0, float, "0.5 is the median")
 
     def __call__(self, candidates: Candidates) -> th.Tensor:
         """Interpolate between the scores; ``[*B]``."""
         n_samples = candidates.n_samples
-        possible = candidates.scores.where(candidates.weights > 0.0, math.inf)
+        possible = candidates.scores.where(candidates.weights > 0.0, INFINITY)
         scores, order = possible.sort(dim=0)
         upto = (candidates.weights * n_samples).gather(0, order).cumsum(0)  # [S, *B] draws
         first = th.cat((th.zeros_like(upto[:1]), upto[:-1]))  # a candidate's first draw
@@ -264,8 +263,9 @@ class threshold:  # noqa: N801  # made like a function call
     normalise: Normalisation = mean_per_set
 
     def __post_init__(self) -> None:
-        if not callable(self.baseline) and not math.isfinite(self.baseline):
-            raise ValueError(f"baseline must be finite or callable, got {self.baseline}")
+        if not callable(self.baseline):
+            hint = "give a number, or a callable such as mean_score"
+            check_number("baseline", self.baseline, -INFINITY, INFINITY, float, hint)
 
     def __call__(self, candidates: Candidates) -> Preference:
         """Label the samples; either set may be empty."""
@@ -289,16 +289,12 @@ class boltzmann:  # noqa: N801  # made like a function call
     temperature: float
 
     def __post_init__(self) -> None:
-        if not (self.temperature > 0.0 and math.isfinite(self.temperature)):
-            raise ValueError(
-                f"temperature must be finite and > 0, got {self.temperature}: it is in units of "
-                "the scores"
-            )
+        check_positive("temperature", self.temperature, "it is in units of the scores", INFINITY)
 
     def __call__(self, candidates: Candidates) -> Preference:
         """Weigh the samples."""
         scores, weights = candidates.scores.detach(), candidates.weights
-        possible = scores.where(weights > 0.0, -math.inf)
+        possible = scores.where(weights > 0.0, -INFINITY)
         failure = 1.0 - ((possible - possible.amax(0)) / self.temperature).exp()  # 0 for the best
         failure = failure * weights
         total = failure.sum(0)  # 0 where all the scores are equal

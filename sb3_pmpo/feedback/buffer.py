@@ -24,6 +24,9 @@ from sb3_pmpo.offline.weights import Labels
 
 FORMAT = "sb3_pmpo feedback"
 
+#: Characters of a source's name in the log; the console shows 36 of a key.
+_SHOWN = 24
+
 
 class FeedbackBuffer:
     """Labelled observations and actions; any thread may add while another one learns.
@@ -55,6 +58,10 @@ class FeedbackBuffer:
             "a FeedbackBuffer is shared by threads, not by processes: wrap the environments of a "
             "DummyVecEnv, or give each process a buffer of its own and merge() their files"
         )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FeedbackBuffer:
+        """Share it: a copy of a model learns from the same labels."""
+        return self
 
     def __repr__(self) -> str:
         return (
@@ -90,8 +97,10 @@ class FeedbackBuffer:
     def record(self, logger: Logger) -> None:
         """Log how many rows there are, and each source's share."""
         logger.record("feedback/rows", len(self))
-        for source, share in self.shares().items():
-            logger.record(f"feedback/share_{source or 'unnamed'}", share)
+        for number, (source, share) in enumerate(self.shares().items()):
+            # The console cuts a key, and fails on two that are then one.
+            shown = source if len(source) <= _SHOWN else f"{source[: _SHOWN - 4]}~{number}"
+            logger.record(f"feedback/share_{shown or 'unnamed'}", share)
 
     # ------------------------------------------------------------------ adding
 

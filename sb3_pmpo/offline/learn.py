@@ -57,8 +57,8 @@ def learn_from_labels(
     learner.adapt()
     check_refresh(learner.alpha, reference_interval)
     learner.steps.fit_normaliser()
-    if kl == "reference" and loop.reset_num_timesteps:
-        new = model.n_updates == 0
+    new = model.n_updates == 0
+    if kl == "reference" and (new or loop.reset_num_timesteps):
         default = loop.gradient_steps if new else 0
         steps = default if clone_steps is None else int(clone_steps)
         if steps and model.verbose:
@@ -142,6 +142,11 @@ class LabelLearner:
 def _check(source: Labelled, loop: Loop, kl: str) -> None:
     if kl not in KLS:
         raise ValueError(f"kl must be one of {list(KLS)}, got {kl!r}")
+    if not isinstance(source, Labelled):
+        raise TypeError(
+            f"learn from a LabelledDataset or a FeedbackBuffer, got {type(source).__name__}: "
+            "LabelledDataset.from_replay_buffer, from_minari and from_d4rl_like make one"
+        )
     if not len(source):
         raise DatasetError("there is no feedback yet: add some, then learn")
     check_count("gradient_steps", loop.gradient_steps, 1)

@@ -26,12 +26,23 @@ def from_minari(dataset: Any, *, label_key: str, folder: str | Path | None) -> L
     :param label_key: of the infos; rows of episodes without it are unlabelled.
     :param folder: where files for the columns are made; None for memory.
     :raises DatasetError: if it is empty, or of spaces that SB3 does not take.
+    :raises FileExistsError: if the folder holds columns: another data set may be mapped from them.
     """
     n = int(dataset.total_steps)
     if n == 0:
         raise DatasetError("the Minari data set has no steps: record some first")
     _check_space(dataset.observation_space, "observation")
     _check_space(dataset.action_space, "action")
+    before = set(Path(folder).glob("*")) if folder is not None else set()
+    try:
+        return _copied(dataset, n, label_key, folder)
+    except BaseException:
+        for path in set(Path(folder).glob("*.npy")) - before if folder is not None else ():
+            path.unlink()  # half-written
+        raise
+
+
+def _copied(dataset: Any, n: int, label_key: str, folder: str | Path | None) -> LabelledDataset:
     seen = _allocate(dataset.observation_space, n, "observations", folder)
     following = _allocate(dataset.observation_space, n, "next_observations", folder)
     actions = _allocate(dataset.action_space, n, "actions", folder)

@@ -9,7 +9,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
@@ -40,6 +40,7 @@ ROWS_A_STEP = 10_000
 STATISTICS_ROWS = 100_000
 
 
+@runtime_checkable
 class Labelled(Protocol):
     """What can be learned from: a data set, or a buffer that grows."""
 
@@ -234,7 +235,8 @@ def run(model: Any, loop: Loop, step: Callable[[], dict[str, th.Tensor]]) -> Non
     callback.on_training_start(locals(), globals())
     model.policy.set_training_mode(True)
     for number in range(1, loop.gradient_steps + 1):
-        callback.on_rollout_start()  # where checkpoints are saved
+        callback.on_rollout_start()  # where checkpoints are saved; nothing is collected here
+        callback.on_rollout_end()
         model._update_current_progress_remaining(model.num_timesteps, total_timesteps)
         model.set_learning_rates()
         model.metrics.add(step())

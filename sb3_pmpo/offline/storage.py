@@ -23,6 +23,9 @@ _ARRAYS = ("observations", "actions", "next_observations")
 _NUMBERS = ("labels", "rewards", "dones", "episode_ids", "weights")
 
 
+#: The files of a data set's folder.
+_OURS = re.compile(rf"{re.escape(HEADER)}|\d+\.npy")
+
 #: Where a data set is while another takes its place, before the process and the name.
 _OLD = ".old-"
 
@@ -30,12 +33,17 @@ _OLD = ".old-"
 def save(dataset: LabelledDataset, folder: str | Path) -> Path:
     """Write the folder beside its place, then move it there: whole, or not at all.
 
-    :raises FileExistsError: if the folder exists and is not a data set of this format.
+    :raises FileExistsError: if the folder exists and is not a data set of this format, or holds
+        what is not of it.
     """
     target = Path(folder)
     _put_back(target)
     if target.exists() and not (target / HEADER).is_file():
         raise FileExistsError(f"{target} exists and is no data set: name a folder that is new")
+    if target.exists():
+        strange = [path.name for path in target.iterdir() if not _OURS.fullmatch(path.name)]
+        if strange:
+            raise FileExistsError(f"{target} holds {strange[0]}, which save did not write: move it")
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{os.getpid()}-{target.name}")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -175,12 +183,17 @@ def _open(source: Path, file: str, name: str, rows: int, in_memory: bool) -> np.
 def make_array(
     folder: str | Path | None, name: str, shape: tuple[int, ...], dtype: Any
 ) -> np.ndarray:
-    """Make an array to be filled: in memory, or mapped to a file of a folder."""
+    """Make an array to be filled: in memory, or mapped to a new file of a folder.
+
+    :raises FileExistsError: if the file is there: another data set may be mapped from it.
+    """
     if folder is None:
         return np.empty(shape, dtype)
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     safe = name.replace("/", "-")
+    if (path / f"{safe}.npy").exists():
+        raise FileExistsError(f"{path / safe}.npy exists: name a folder that is new")
     return np.lib.format.open_memmap(path / f"{safe}.npy", mode="w+", dtype=dtype, shape=shape)
 
 

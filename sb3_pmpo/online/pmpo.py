@@ -304,8 +304,11 @@ class PMPO(OffPolicyMPO):
             ``reference_interval``; ``clone_steps`` is 0 if it is not given.
         """
         names: dict[str, Any] = {"kl": kl, "tb_log_name": tb_log_name, "clone_steps": 0}
-        before = 0 if "reset_num_timesteps" in arguments else self.num_timesteps
-        self.learn_offline(feedback, gradient_steps, **names | arguments)
-        self.num_timesteps += before
-        self.stored_steps = self.num_timesteps
+        before, learned = self.num_timesteps, self._n_updates
+        try:
+            self.learn_offline(feedback, gradient_steps, **names | arguments)
+        finally:  # also where Ctrl-C stops it
+            if "reset_num_timesteps" not in arguments:
+                self.num_timesteps = before + self._n_updates - learned
+            self.stored_steps = self.num_timesteps
         return self

@@ -16,6 +16,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_pmpo.core import labels, losses, samples
 from sb3_pmpo.online import exploration
+from sb3_pmpo.replay import PrioritizedHerReplayBuffer, PrioritizedReplayBuffer
 
 
 class Vocabulary(NamedTuple):
@@ -41,7 +42,15 @@ _LABELLERS = _of(labels, "advantage", "best_worst", "boltzmann", "threshold", "t
 _BASELINES = _of(labels, "mean_score", "state_value")
 _NORMALISATIONS = _of(samples, "mean_over_samples", "mean_per_set")
 _NOISES = _of(exploration, "pink_noise", "pink_or_white_noise")
-_BUFFERS = {cls.__name__: cls for cls in (HerReplayBuffer, NStepReplayBuffer)}
+_BUFFERS = {
+    cls.__name__: cls
+    for cls in (
+        HerReplayBuffer,
+        NStepReplayBuffer,
+        PrioritizedReplayBuffer,
+        PrioritizedHerReplayBuffer,
+    )
+}
 
 #: Arguments that are objects, which a configuration names.
 OBJECTS = {

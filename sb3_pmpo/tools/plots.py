@@ -300,7 +300,7 @@ def load_episodes(folder: Path) -> pd.DataFrame:
         except (ValueError, KeyError, TypeError) as error:
             _leave_out(path, f"it is empty or torn ({error})")
     if not parts:
-        return pd.DataFrame({"r": [], "l": [], "t": []})
+        return pd.DataFrame({"r": [], "l": [], "t": []}, dtype=float)
     episodes = pd.concat(parts).sort_values("t", ignore_index=True)
     return episodes.assign(t=episodes.t - episodes.t.min())
 

@@ -144,7 +144,7 @@ def test_a_labeller_is_read(text: str, labeller: Any) -> None:
     [
         ("labeller", "top_q(2)", "'top_q' is not known here, did you mean top_k?"),
         ("labeller", "top_k", "called with arguments"),
-        ("labeller", "top_k(0)", "k must be at least 1, got 0"),
+        ("labeller", "top_k(0)", "k must be a whole number >= 1, got 0"),
         ("labeller", "top_k(", "was never closed"),
         ("labeller", "top_k(1 + 1)", "'1 [+] 1' is no name and no literal"),
         ("labeller", "quantile(0.5)", "known: advantage, best_worst"),

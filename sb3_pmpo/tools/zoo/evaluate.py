@@ -77,7 +77,8 @@ def evaluate(arguments: Sequence[str]) -> int:
         if args.output is not None:
             check_output(args.output, ",".join(FIELDS))
         with tempfile.TemporaryDirectory() as folder:
-            found = [_evaluate(*chosen, args) for chosen in _choose(args, Path(folder))]
+            agents = list(_choose(args, Path(folder)))  # so that a wrong name costs no evaluation
+            found = [_evaluate(*chosen, args) for chosen in agents]
     except (AgentError, OutputError, PretrainedError, UntrustedFileError) as error:
         parser.error(str(error))
     _print(found, args.seed, args.confidence)

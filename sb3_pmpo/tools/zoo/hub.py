@@ -97,11 +97,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+#: What is in a folder of ours, beside the model, the curves and the video.
+_WRITTEN = ("README.md", "args.yml", "config.yml", "env_kwargs.yml", "results.json",
+            "vec_normalize.pkl", SETTINGS_FILE)  # fmt: skip
+
+
 def _new_folder(path: Path) -> Path:
     if path.exists():  # of the last push: what is not made anew must not be published again
         card = path / "README.md"
-        if any(path.iterdir()) and not (card.is_file() and "sb3_pmpo" in card.read_text()):
-            raise OutputError(f"{path} holds what push did not write: move it away")
+        ours = card.is_file() and "sb3_pmpo" in card.read_text()
+        for found in path.iterdir():
+            if not ours or not (found.name in _WRITTEN or found.suffix in {".zip", ".mp4"}):
+                raise OutputError(f"{path} holds {found.name}, which push did not write: move it")
         shutil.rmtree(path)
     path.mkdir()
     return path

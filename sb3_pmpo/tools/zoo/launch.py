@@ -36,6 +36,13 @@ def _length(text: str) -> int:
     return number
 
 
+def _count(text: str) -> int:
+    """Read a number of which there must be one at least."""
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number >= 1, got {text}")
+    return int(text)
+
+
 #: What is ours of the Zoo's arguments. More threads help little at these sizes, and stall on a busy
 #: machine. The Zoo's steps are decisions of the agent.
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -46,6 +53,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "--n-timesteps": {"type": _length, "help": "decisions of the agent: with an action repeat of "
         "2, as the Control Suite's settings have it, two environment steps each (-1: the "
         "setting's)"},
+    "--eval-episodes": {"type": _count},
+    "--n-eval-envs": {"type": _count},
     "--eval-freq": {"help": "decisions between evaluations (negative: none)"},
     "--save-freq": {"help": "decisions between checkpoints (negative: none)"},
     "--track": {"help": "log to Weights & Biases too (pip install wandb)"},

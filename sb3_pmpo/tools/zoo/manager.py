@@ -147,11 +147,11 @@ class Manager(ExperimentManager):
             raise ValueError(f"--trial-id {trial_id} needs --storage and --study-name too")
         try:
             params = self.load_trial(self.storage, self.study_name, trial_id, convert=False)
+        except KeyError as error:  # of Optuna, with a text of its own
+            raise ValueError(f"there is no study {self.study_name!r} in {self.storage}") from error
         except IndexError as error:
-            raise ValueError(
-                f"--trial-id {trial_id}: the study {self.study_name!r} has no such trial; trials "
-                "are counted from 0"
-            ) from error
+            message = f"--trial-id {trial_id}: the study {self.study_name!r} has no such trial"
+            raise ValueError(f"{message}; trials are counted from 0") from error
         except ValueError as error:  # of the best one, where none is complete
             raise ValueError(
                 f"the study {self.study_name!r} has no complete trial yet ({error}): name one by "

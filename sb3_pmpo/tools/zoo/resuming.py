@@ -50,7 +50,11 @@ def find_unit(folder: Path) -> Checkpoint:
                 raise CannotResumeError(f"{place} is damaged: {missing[0]} is not there")
             return found
     models = sorted(path.name for path in folder.glob("*.zip"))
-    instead = f"; -i {folder / models[0]} goes on from that model alone" if models else ""
+    instead = (
+        f"; -i {folder / models[0]}, with --algo and --env, goes on from that model alone"
+        if models
+        else ""
+    )
     raise CannotResumeError(
         f"-i {folder}: it holds no checkpoint (train writes them with --save-freq){instead}"
     )
@@ -84,6 +88,8 @@ def filled_in(arguments: Sequence[str]) -> list[str]:
     parser.add_argument("--gym-packages", nargs="+", default=[])
     asked = parser.parse_known_args(arguments)[0]
     agent = asked.trained_agent
+    if agent and not Path(agent).exists():
+        raise CannotResumeError(f"-i {agent}: there is no such file or folder")
     if not Path(agent).is_dir() or not agent:
         return list(arguments)
     found = find_unit(Path(agent))

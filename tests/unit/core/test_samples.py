@@ -180,7 +180,7 @@ class TestTopK:
 
     @pytest.mark.parametrize("k", [0, -1])
     def test_refuses_a_k_below_one(self, k):
-        with pytest.raises(ValueError, match=re.escape(f"k must be at least 1, got {k}")):
+        with pytest.raises(ValueError, match=re.escape(f"k must be a whole number >= 1, got {k}")):
             top_k(k)
 
     @pytest.mark.parametrize(("k", "n_samples"), [(1, 1), (2, 3), (3, 4)])
