@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 from toys import DictToy, Toy, small, toys
 
 from sb3_pmpo import PMPO, Candidates, Preference, top_k
@@ -86,6 +86,8 @@ def test_statistics_that_are_not_finite_are_refused_when_they_are_loaded(tmp_pat
     ):
         with pytest.raises(ValueError, match=r"VecNormalize's statistics of observations .*finite"):
             use()
+    with pytest.raises(ValueError, match=r"VecNormalize must be outside .*VecFrameStack"):
+        small(VecFrameStack(VecNormalize(toys(1)), 2))
     env.ret_rms.var = np.array(INF)
     with pytest.raises(ValueError, match="VecNormalize's statistics of returns"):
         model.learn(10)

@@ -82,6 +82,22 @@ def test_training_episodes_are_over_environment_steps(logs: Path, tmp_path: Path
         np.testing.assert_allclose(part["return"], returns.rolling(2).mean()[1:])
 
 
+def test_a_part_without_an_episode_is_drawn_with_the_rest(tmp_path: Path) -> None:
+    train = ["train", "--env", "Pendulum-v1", "-f", str(tmp_path / "logs"), "--eval-freq", "-1"]
+    train += [
+        "--verbose",
+        "0",
+        "-params",
+        "policy_kwargs:dict(net_arch=[8])",
+        "learning_starts:9000",
+    ]
+    run = tmp_path / "logs" / "pmpo" / "Pendulum-v1_1"
+    assert main([*train, "-n", "420"]) == 0
+    assert main([*train, "-n", "20", "-i", str(run / "Pendulum-v1.zip")]) == 0
+    data = run_plot(tmp_path, "--source", "train", "--window", "1", "-f", str(tmp_path / "logs"))
+    assert sorted(data.steps) == [200, 400]
+
+
 def test_tensorboards_curves(logs: Path, tmp_path: Path) -> None:
     tb = ["--source", "tensorboard", "-f", str(logs / "tb")]
     data = run_plot(tmp_path, *tb)

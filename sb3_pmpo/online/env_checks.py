@@ -39,7 +39,14 @@ def checked_env(env: Any, verbose: int) -> GymEnv | None:
     check_observation_space(env.observation_space)
     check_action_space(env.action_space)
     if isinstance(env, VecEnv):
-        check_vec_normalize(unwrap_vec_normalize(env))
+        normalize = unwrap_vec_normalize(env)
+        check_vec_normalize(normalize)
+        if normalize is not None and normalize.observation_space != env.observation_space:
+            raise ValueError(
+                f"VecNormalize must be outside of what changes its observations, got {env!r}: its "
+                f"{normalize.observation_space} becomes {env.observation_space}; wrap the other "
+                "way round, such as VecNormalize(VecFrameStack(env, 2))"
+            )
     return env
 
 

@@ -295,7 +295,7 @@ def load_episodes(folder: Path) -> pd.DataFrame:
             if rest:
                 _leave_out(path, f"its last line is unfinished, which are {len(rest)} characters")
             header, _, table = lines.partition("\n")
-            part = pd.read_csv(io.StringIO(table))[["r", "l", "t"]]
+            part = pd.read_csv(io.StringIO(table))[["r", "l", "t"]].astype(float)
             parts.append(part.assign(t=part.t + json.loads(header.removeprefix("#"))["t_start"]))
         except (ValueError, KeyError, TypeError) as error:
             _leave_out(path, f"it is empty or torn ({error})")

@@ -253,3 +253,36 @@ def test_what_float32_cannot_hold_is_refused_and_the_rest_is_kept(tmp_path: Path
     n = len(buffer)
     buffer.save(tmp_path / "kept.npz")
     assert len(FeedbackBuffer.load(tmp_path / "kept.npz")) == n
+
+
+def test_sources_with_long_names_are_logged_apart() -> None:
+    """SB3's console cuts a key, and fails on two that are then one."""
+    buffer = answered((1,))
+    for number in range(2):
+        name = f"annotator_of_the_company_shift_{number}"
+        buffer.add(np.zeros(2), np.array([0.5]), 1, source=name)
+    small(Toy(), verbose=1).learn_from_feedback(buffer, 3)
+
+
+def test_a_copy_of_a_model_learns_from_the_same_labels() -> None:
+    buffer = answered((1,), 100)
+    model = small(Toy()).learn(30, feedback=buffer)
+    again = copy.deepcopy(model)
+    assert again._labels is buffer
+    again.learn(10, feedback=buffer, reset_num_timesteps=False)
+
+
+def test_ctrl_c_leaves_the_steps_that_were_taken() -> None:
+    model = small(Toy()).learn(30)
+
+    def interrupt(local: dict[str, Any], _: dict[str, Any]) -> bool:
+        if local["number"] == 4:
+            raise KeyboardInterrupt
+        return True
+
+    with pytest.raises(KeyboardInterrupt):
+        model.learn_from_feedback(answered((1,)), 10, callback=interrupt)
+    assert model.num_timesteps == model.stored_steps == 34
+    with pytest.raises(ValueError, match="kl must be one of"):
+        model.learn_from_feedback(answered((1,)), 10, kl="other")
+    assert model.num_timesteps == 34

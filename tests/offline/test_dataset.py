@@ -248,7 +248,7 @@ class Recorded(gym.Env):
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
         super().reset(seed=seed)
         self.count = 0
-        return self._observe(), {"label": 0}
+        return self._observe(), {"label": 0, "count": 0}
 
     def _observe(self) -> dict[str, Any]:
         return {"count": np.array([self.count], np.float32), "code": self.count % 2}
@@ -256,7 +256,13 @@ class Recorded(gym.Env):
     def step(self, action: Any) -> Any:
         self.count += 1
         label = 1 if self.count % 2 else -1
-        return self._observe(), self.count, self.count == 4, False, {"label": label}
+        return (
+            self._observe(),
+            self.count,
+            self.count == 4,
+            False,
+            {"label": label, "count": self.count},
+        )
 
 
 ABOUT = {"author": "x", "author_email": "x@y.z", "code_permalink": "https://x"}
@@ -276,6 +282,12 @@ def test_minari(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mapped: bool) -
     made = env.create_dataset("recorded/first-v0", **ABOUT)
     data = LabelledDataset.from_minari(made, folder=tmp_path / "columns" if mapped else None)
     assert data.n_episodes == 3
+    if mapped:  # another there would write into the columns of this one
+        with pytest.raises(FileExistsError, match="name a folder that is new"):
+            LabelledDataset.from_minari(made, folder=tmp_path / "columns")
+        with pytest.raises(DatasetError):
+            LabelledDataset.from_minari(made, label_key="count", folder=tmp_path / "half")
+        assert not list((tmp_path / "half").iterdir())
     assert data.labels.tolist() == [1, -1, 1, -1] * 3
     assert data.required("rewards").tolist() == [1, 2, 3, 4] * 3
     assert data.required("dones").tolist() == [0, 0, 0, 1] * 3
@@ -354,3 +366,13 @@ def test_a_data_set_that_is_being_replaced_is_not_lost(
     other.save(tmp_path / "data")
     assert len(LabelledDataset.load(tmp_path / "data")) == 6
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_file_of_the_users_in_the_folder_stays(tmp_path: Path) -> None:
+    data = LabelledDataset(**columns())
+    data.save(tmp_path / "data")
+    data.save(tmp_path / "data")
+    (tmp_path / "data" / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"holds notes.txt, which save did not write"):
+        data.save(tmp_path / "data")
+    assert (tmp_path / "data" / "notes.txt").read_text() == "mine"

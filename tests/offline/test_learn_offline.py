@@ -454,3 +454,20 @@ def test_columns_of_another_byte_order_are_learned_from() -> None:
     seen = np.zeros((50, 1), ">f4")
     data = LabelledDataset(seen, np.ones(50, ">i8"), np.ones(50), action_space=spaces.Discrete(2))
     model_for(data).learn_offline(data, 5)
+
+
+@pytest.mark.parametrize("given", [None, {}, [1]])
+def test_what_is_no_data_is_refused(given: Any) -> None:
+    with pytest.raises(TypeError, match="learn from a LabelledDataset or a FeedbackBuffer, got"):
+        model_for(two_arms()).learn_offline(given, 5)
+
+
+def test_a_new_model_makes_its_reference_where_it_counts_on_too() -> None:
+    data = bandit()
+    model = model_for(data).learn_offline(
+        data, 1, kl="reference", clone_steps=300, reset_num_timesteps=False
+    )
+    seen = th.zeros(1, 1)
+    reference = model.reference_actor.distribution(seen).mean.item()
+    cloned = model_for(data).learn_offline(data, 1, kl="reference", clone_steps=300)
+    assert reference == cloned.reference_actor.distribution(seen).mean.item()

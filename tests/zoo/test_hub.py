@@ -71,6 +71,18 @@ def test_the_cards_python_measures_the_score_again(pushed: Path) -> None:
     assert f"**{score}**" in card
 
 
+def test_a_file_of_the_users_in_the_folder_stays(
+    pushed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notes = pushed / "my_notes.txt"
+    notes.write_text("mine")
+    with pytest.raises(SystemExit):
+        main(["push", *_arguments(pushed.parents[2]), "--dry-run"])
+    assert "holds my_notes.txt, which push did not write" in capsys.readouterr().err
+    assert notes.read_text() == "mine"
+    notes.unlink()
+
+
 def test_the_cards_command_trains_again(
     pushed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

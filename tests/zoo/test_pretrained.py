@@ -379,7 +379,7 @@ def test_parts_of_the_package_need_no_import_of_their_own() -> None:
     ("arguments", "message"),
     [
         ([], "name agents, or give --env"),
-        (["nobody"], "no pretrained policy is called 'nobody'"),
+        (["walker-walk", "nobody"], "no pretrained policy is called 'nobody'"),
         (["."], "is no run of train or sweep"),
         ([".", "-n", "0"], "--episodes must be at least 1, got 0"),
         ([".", "--confidence", "95"], "--confidence must be between 0 and 1, got 95.0"),

@@ -42,6 +42,7 @@ from sb3_pmpo import (
 )
 from sb3_pmpo.core.preference import mean_over_samples
 from sb3_pmpo.envs import wrap
+from sb3_pmpo.replay import PrioritizedReplayBuffer
 from sb3_pmpo.tools.cli import main
 from sb3_pmpo.tools.plain_yaml import read
 from sb3_pmpo.tools.settings import (
@@ -284,6 +285,8 @@ def test_trial_zero_is_a_trial() -> None:
         }
     with pytest.raises(ValueError, match="--trial-id 7: the study 's' has no such trial"):
         _manager(*stored, "--trial-id", "7", "-conf", str(conf), algo="sac").read_hyperparameters()
+    with pytest.raises(ValueError, match=r"there is no study 'other' in sqlite:///study\.db"):
+        _manager(*stored[:3], "other", "-conf", str(conf), algo="sac").read_hyperparameters()
     with pytest.raises(ValueError, match="needs --storage and --study-name"):
         _manager("--trial-id", "0").read_hyperparameters()
 
@@ -594,3 +597,34 @@ def test_normalised_stacks_are_refused_before_a_folder_is_made() -> None:
     with pytest.raises(SystemExit, match="normalize with frame_stack: 3 is refused"):
         train("-n", "5", *TINY, "normalize:True", "frame_stack:3")
     assert not Path("logs").exists() or not list(Path("logs").rglob("*_1"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--eval-episodes", "0"], "--eval-episodes: must be a whole number >= 1, got 0"),
+        (["--n-eval-envs", "0"], "--n-eval-envs: must be a whole number >= 1, got 0"),
+        (["-i", "nosuch"], "-i nosuch: there is no such file or folder"),
+    ],
+)
+def test_a_wrong_count_or_folder_is_named(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        train("-n", "20", *arguments)
+    assert said in f"{stop.value} {capsys.readouterr().err}"
+    assert not Path("logs").exists()
+
+
+def test_the_buffer_of_this_package_is_chosen_by_name() -> None:
+    assert train("-n", "30", "-params", "replay_buffer_class:PrioritizedReplayBuffer") == 0
+    model = PMPO.load("logs/pmpo/Pendulum-v1_1/Pendulum-v1.zip", device="cpu")
+    assert model.replay_buffer_class is PrioritizedReplayBuffer
+
+
+def test_enjoy_writes_over_no_run(tmp_path: Path) -> None:
+    (tmp_path / "0.monitor.csv").write_text("mine")
+    watch = ["enjoy", "--env", "Pendulum-v1", "--no-render", "--reward-log", str(tmp_path)]
+    with pytest.raises(SystemExit, match=r"--reward-log .* holds 0.monitor.csv"):
+        main(watch)
+    assert (tmp_path / "0.monitor.csv").read_text() == "mine"

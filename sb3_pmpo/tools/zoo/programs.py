@@ -5,11 +5,13 @@ Each takes the Zoo's arguments, with defaults of ours (:data:`sb3_pmpo.tools.zoo
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import rl_zoo3
@@ -52,8 +54,22 @@ def enjoy(arguments: Sequence[str]) -> int:
             "the scores alone, or make a video with sb3-pmpo record"
         )
     with unpacked("enjoy", arguments) as chosen:
+        _keep_monitors(chosen)
         _enjoy(chosen)
     return 0
+
+
+def _keep_monitors(arguments: Sequence[str]) -> None:
+    """Refuse a folder of ``--reward-log`` whose files of episodes Monitor would write over."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=True)
+    parser.add_argument("--reward-log", default="")
+    folder = parser.parse_known_args(arguments)[0].reward_log
+    there = sorted(Path(folder).glob("*monitor.csv")) if folder else []
+    if there:
+        raise SystemExit(
+            f"sb3-pmpo enjoy: error: --reward-log {folder} holds {there[0].name}, which would be "
+            "written over: name a folder that is new"
+        )
 
 
 def _enjoy(arguments: Sequence[str]) -> None:
