@@ -478,3 +478,15 @@ def test_an_interrupt_after_the_rename_leaves_the_new_checkpoint_whole(
         model.save_checkpoint(tmp_path)
     monkeypatch.undo()
     assert PMPO.load_checkpoint(tmp_path, Toy()).num_timesteps == 60
+
+
+def test_what_a_killed_process_was_writing_is_gone_after_the_next_checkpoint(
+    tmp_path: Path,
+) -> None:
+    model = small(Toy()).learn(30)
+    model.save_checkpoint(tmp_path)
+    left = tmp_path / ".writing-6389-000000030-0123abcd-model.zip"
+    left.write_bytes(b"half")
+    model.save_checkpoint(tmp_path)
+    assert not left.exists()
+    assert PMPO.load_checkpoint(tmp_path, Toy()).num_timesteps == 30

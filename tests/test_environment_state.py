@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
+from toys import Toy
 
-from sb3_pmpo.storage import environment_state
+from sb3_pmpo.storage import environment_state, vec_env_state
 from sb3_pmpo.storage.environment_state import UnknownStateError, register_environment
 
 
@@ -144,3 +146,17 @@ def test_a_function_that_is_another_now_is_state() -> None:
         carried_over(one, other)
     with pytest.raises(UnknownStateError, match=r"Own\.rule was partial .*3.*, and is .*increase"):
         carried_over(Own(rule=partial(increase, 3)), Own())
+
+
+class Counted(DummyVecEnv):
+    """It may count more than its base does."""
+
+
+class Timed(VecMonitor):
+    """It may keep a clock."""
+
+
+@pytest.mark.parametrize("make", [Counted, lambda toys: Timed(DummyVecEnv(toys))])
+def test_a_class_made_from_sb3s_may_have_a_state_of_its_own(make: Any) -> None:
+    with pytest.raises(UnknownStateError, match=r"how to tell the state of (Counted|Timed)"):
+        vec_env_state.get_state(make([Toy]))

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from stable_baselines3.common.buffers import ReplayBuffer
 
+from sb3_pmpo.files import clear_unfinished
 from sb3_pmpo.storage import containers
 from sb3_pmpo.storage.buffers import load_buffer, pack_buffer, save_buffer, written_rows
 from sb3_pmpo.storage.containers import Columns, Container, padded
@@ -208,6 +209,7 @@ def tidy(folder: Path) -> None:
     for path in Path(folder).iterdir():
         if _OURS.fullmatch(path.name) and path.name not in named:
             path.unlink(missing_ok=True)
+    clear_unfinished(Path(folder))
 
 
 def find_checkpoint(folder: str | Path) -> Checkpoint | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import cloudpickle
@@ -34,6 +34,10 @@ _WRAPPERS: dict[type, tuple[str, ...]] = {
 }
 
 
+#: Whose classes have no other state than is told here.
+_LIBRARIES = ("stable_baselines3.", "sb3_contrib.", "sb3_pmpo.")
+
+
 class VecState(NamedTuple):
     """The state of a vectorised environment.
 
@@ -53,6 +57,10 @@ def get_state(env: VecEnv) -> VecState:
     :raises UnknownStateError: saying what is in the way.
     """
     wrappers = []
+    for each in _layers(env):
+        if not type(each).__module__.startswith(_LIBRARIES):  # it may have a state of its own
+            name = type(each).__qualname__
+            raise UnknownStateError(f"nobody has said how to tell the state of {name}")
     while isinstance(env, VecEnvWrapper):
         wrappers.append([type(env).__qualname__, _wrapper_state(env)])
         env = env.venv
@@ -60,6 +68,13 @@ def get_state(env: VecEnv) -> VecState:
     environments = _ask(env, environment_state.get_state, nothing)
     generators = () if isinstance(env, DummyVecEnv) else _ask(env, _get_generators, nothing)
     return VecState(environments, wrappers, generators)
+
+
+def _layers(env: VecEnv) -> Iterator[VecEnv]:
+    while isinstance(env, VecEnvWrapper):
+        yield env
+        env = env.venv
+    yield env
 
 
 def set_state(env: VecEnv, state: VecState) -> None:
