@@ -9,7 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
 
 from sb3_pmpo.core.samples import mean_over_samples, mean_per_set
 from sb3_pmpo.feedback.buffer import FeedbackBuffer
@@ -41,14 +43,16 @@ def main(arguments: Sequence[str]) -> int:
             if not args.folder.is_dir():
                 raise ValueError(f"-i {args.folder} is no folder: --model begins with a .zip file")
             steps -= find_unit(args.folder).step
-        dataset = read_data(args.dataset, args.labels, gamma=args.gamma, seed=args.seed)
+        dataset = read_data(
+            args.dataset, args.labels, gamma=args.gamma, seed=args.seed, env=args.env
+        )
     except (ValueError, OSError) as error:
         parser.error(str(error))
     print(dataset)
     if steps <= 0:
         print(f"The run in {args.folder} has done its steps; a larger --gradient-steps does more.")
         return 0
-    zoo = ["--env", args.env, "-n", str(steps), "--seed", str(args.seed)]
+    zoo = ["--algo", args.algo, "--env", args.env, "-n", str(steps), "--seed", str(args.seed)]
     zoo += ["--eval-freq", str(args.eval_freq or max(args.gradient_steps // 10, 1))]
     # A buffer of one transition: nothing is collected.
     zoo += ["--hyperparams", "buffer_size:1", *args.hyperparams]
@@ -64,10 +68,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sb3-pmpo offline",
         description="Learn from accepted and rejected actions without acting. Other arguments are "
-        "those of sb3-pmpo train: -f, --algo, --eval-episodes, --device, -tb, ...",
+        "those of sb3-pmpo train: -f, --eval-episodes, --device, -tb, ...",
     )
     add = parser.add_argument
     add("--env", required=True, help="environment id, for settings and evaluation")
+    add("--algo", choices=["pmpo"], default="pmpo", help="only pmpo learns from labels")
     add("--dataset", help="folder of a data set, id of a local Minari data set, or an .npz of "
         "arrays with D4RL's names")  # fmt: skip
     add("--labels", help="folder of sb3-pmpo label, .npz of a FeedbackBuffer, .npy of -1, 0 and 1, "
@@ -117,7 +122,7 @@ def _learn(
 
 
 def read_data(
-    dataset: str | None, labels: str | None, *, gamma: float, seed: int
+    dataset: str | None, labels: str | None, *, gamma: float, seed: int, env: str | None = None
 ) -> LabelledDataset:
     """Read a data set and give it the labels that are asked for.
 
@@ -125,9 +130,10 @@ def read_data(
     :param labels: see ``sb3-pmpo offline --help``.
     :param gamma: discount of ``advantage``.
     :param seed: of its value function.
+    :param env: id of the environment whose action space an ``.npz`` is of; None guesses the space.
     :raises DatasetError: if something cannot be read, or does not fit.
     """
-    data = None if dataset is None else _read_dataset(dataset)
+    data = None if dataset is None else _read_dataset(dataset, env)
     if labels is None:
         if data is None:
             raise DatasetError("give --dataset, or --labels with a folder of sb3-pmpo label")
@@ -150,14 +156,14 @@ def _is_same(one: str, other: str) -> bool:
     return Path(one).resolve() == Path(other).resolve()
 
 
-def _read_dataset(name: str) -> LabelledDataset:
+def _read_dataset(name: str, env: str | None) -> LabelledDataset:
     path = Path(name)
     if path.is_dir():
         return LabelledDataset.load(path)
     if path.suffix == ".npz":
         with reading(path) as file, np.load(file, allow_pickle=False) as found:
             arrays = {key: found[key] for key in found.files}
-        return LabelledDataset.from_d4rl_like(arrays)
+        return LabelledDataset.from_d4rl_like(arrays, **_action_space(env))
     try:
         import minari
     except ModuleNotFoundError as error:
@@ -168,6 +174,19 @@ def _read_dataset(name: str) -> LabelledDataset:
     if name not in minari.list_local_datasets():
         raise DatasetError(f"--dataset {name}: there is no such folder or local Minari data set")
     return LabelledDataset.from_minari(minari.load_dataset(name))
+
+
+def _action_space(env: str | None) -> dict[str, spaces.Space]:
+    if env is None:
+        return {}
+    from sb3_pmpo.envs import make_env
+
+    try:
+        made = make_env(env)
+    except (gym.error.Error, ImportError, ValueError):
+        return {}  # what is wrong with the id is said where it is trained for
+    made.close()
+    return {"action_space": made.action_space}
 
 
 @contextmanager

@@ -160,3 +160,25 @@ def test_a_torn_file_is_named(
     dataset, labels = (name, None) if of_data else ("data", name)
     with pytest.raises(DatasetError, match=f"{name} cannot be read, or is torn"):
         read_data(dataset, labels, gamma=0.9, seed=0)
+
+
+def test_arrays_are_of_the_environments_actions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pendulum's torque goes to 2, and no row may go as far."""
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(0)
+    np.savez(
+        "log.npz",
+        observations=generator.uniform(-1, 1, (60, 3)).astype(np.float32),
+        actions=generator.uniform(-1.9, 1.9, (60, 1)).astype(np.float32),
+        rewards=np.ones(60, np.float32),
+        terminals=np.arange(60) % 20 == 19,
+        labels=np.tile([1, -1, 0], 20),
+    )
+    given = ["offline", "--env", "Pendulum-v1", "--dataset", "log.npz", *TINY]
+    assert main([*given, "--gradient-steps", "10", "--eval-freq", "100"]) == 0
+    assert PMPO.load("logs/pmpo/Pendulum-v1_1/Pendulum-v1.zip", device="cpu").num_timesteps == 10
+    with pytest.raises(SystemExit):
+        main([*given, "--algo", "mpo"])
+    assert "--algo: invalid choice: 'mpo'" in capsys.readouterr().err

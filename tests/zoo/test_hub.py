@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from runs import WALKER, run, run_walker
 
 from sb3_pmpo import PMPO
 from sb3_pmpo.tools.cli import main
-from sb3_pmpo.tools.zoo.hub import push
+from sb3_pmpo.tools.zoo.agents import find_agent, make_parser
+from sb3_pmpo.tools.zoo.hub import copy_run, push
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +83,18 @@ def test_a_file_of_the_users_in_the_folder_stays(
     assert "holds my_notes.txt, which push did not write" in capsys.readouterr().err
     assert notes.read_text() == "mine"
     notes.unlink()
+
+
+def test_torn_evaluations_are_left_out(pushed: Path, tmp_path: Path) -> None:
+    run = pushed.parent
+    torn = run / "evaluations.npz"
+    torn.write_bytes(b"PK")
+    given = ["--env", WALKER, "-f", str(run.parents[1])]
+    with pytest.warns(UserWarning, match=r"evaluations\.npz is empty or torn, and is left out"):
+        copy_run(find_agent(make_parser("push", "").parse_args(given)), tmp_path)
+    torn.unlink()
+    with zipfile.ZipFile(tmp_path / "train_eval_metrics.zip") as archive:
+        assert archive.namelist() == ["0.monitor.csv"]
 
 
 def test_the_cards_command_trains_again(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import warnings
 import zipfile
 from collections.abc import Sequence
 from datetime import datetime
@@ -30,6 +31,7 @@ from sb3_pmpo.tools.zoo.agents import (
     make_parser,
 )
 from sb3_pmpo.tools.zoo.card import SETTINGS_FILE, Scores, make_card, training_settings, versions
+from sb3_pmpo.tools.zoo.found import is_archive
 from sb3_pmpo.tools.zoo.video import check_rendering, film
 
 
@@ -151,4 +153,7 @@ def copy_run(agent: Agent, folder: Path) -> None:
         shutil.copy(statistics, folder / "vec_normalize.pkl")
     with zipfile.ZipFile(folder / "train_eval_metrics.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for path in (*agent.folder.glob("evaluations.npz"), *agent.folder.glob("*.csv")):
+            if path.suffix == ".npz" and not is_archive(path):
+                warnings.warn(f"{path} is empty or torn, and is left out", stacklevel=2)
+                continue
             archive.write(path, path.name)
