@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sb3_pmpo.core.checks import LARGEST
 from sb3_pmpo.offline.columns import CHUNK, DatasetError
 from sb3_pmpo.offline.dataset import LabelledDataset, LabelRates, Rows
 from sb3_pmpo.offline.values import Targets, ValueFunction, gae
@@ -71,11 +72,18 @@ def label_by_advantage(
         Booleans say it, too.
     :param fit: of :class:`~sb3_pmpo.offline.ValueFunction`: ``gradient_steps``, ``seed``, ...
     :return: the data set with labels, and their report.
-    :raises DatasetError: if rewards or episodes are missing.
+    :raises DatasetError: if rewards or episodes are missing, or the rewards say nothing.
     """
     if not (margin >= 0.0 and math.isfinite(margin)):
         raise ValueError(f"margin must be finite and >= 0, got {margin}: 0 labels every row")
     chosen = _chosen(only, dataset)
+    largest = float(np.abs(dataset.required("rewards")).max())
+    if not 0.0 < largest <= LARGEST:
+        fault = "all 0, so that no row is better than another" if largest == 0.0 else f"{largest:g}"
+        raise DatasetError(
+            f"rewards must be some of them other than 0, and no larger than {LARGEST:g}, got "
+            f"{fault}: give others, or label by a function of your own"
+        )
     values = ValueFunction(dataset, gamma, gae() if targets is None else targets, **fit)
     advantages = values.advantages()
     edge = margin * spread(advantages, dataset.weights)

@@ -232,3 +232,14 @@ def test_small_pictures_have_a_value() -> None:
         action_space=spaces.Box(-1, 1, (1,)),
     )  # fmt: skip
     assert len(label_by_advantage(data, gradient_steps=5, rounds=1).dataset) == 20
+
+
+@pytest.mark.parametrize(("reward", "said"), [(0.0, "got all 0, so that no row"), (1e38, "got 1e")])
+def test_rewards_that_say_nothing_are_refused(reward: float, said: str) -> None:
+    data = LabelledDataset(
+        np.random.default_rng(0).normal(size=(32, 2)), np.zeros((32, 1)), np.zeros(32),
+        rewards=np.full(32, reward), episode_ids=np.arange(32) // 8,
+        action_space=spaces.Box(-1, 1, (1,)),
+    )  # fmt: skip
+    with pytest.raises(DatasetError, match=f"rewards must be .*{said}"):
+        label_by_advantage(data, gradient_steps=5)
