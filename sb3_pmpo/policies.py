@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import (
@@ -21,7 +22,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
 from sb3_pmpo.actor import Actor, BoundedPolicy
-from sb3_pmpo.core.checks import blaming, check_flag
+from sb3_pmpo.core.checks import LARGEST, blaming, check_flag
 from sb3_pmpo.critics import QuantileCritic, StateActionCritic
 from sb3_pmpo.features import ObservationNormaliser
 from sb3_pmpo.networks import ABSURD, RunningMoments
@@ -269,7 +270,13 @@ class PMPOPolicy(SavesAlone, BoundedPolicy):
 
         :param observations: ``[n_envs, ...]`` as the policy sees them, or a dict of such.
         :param returns: ``[n_envs]`` discounted returns so far, in units of the reward.
+        :raises ValueError: for a return whose square is no float32.
         """
+        if not (np.abs(returns) <= LARGEST).all():
+            raise ValueError(
+                f"the discounted return of an episode so far must be no larger than {LARGEST:g}, "
+                f"got {returns}: scale the rewards down, or lower gamma"
+            )
         if isinstance(self.normaliser, ObservationNormaliser):
             self.normaliser.update(observations)
         self.return_moments.update(th.as_tensor(returns).unsqueeze(-1))

@@ -13,7 +13,7 @@ from gymnasium import spaces
 from scipy.signal import lfilter
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv
-from toys import assert_equal, parameters
+from toys import Toy, assert_equal, parameters, small
 
 from sb3_pmpo import PMPO
 from sb3_pmpo.networks import RunningMoments, has_absurd_readings
@@ -230,3 +230,17 @@ def test_values_whose_squares_overflow_are_refused_by_name() -> None:
     with pytest.raises(ValueError, match=message):
         model.learn(5)
     assert th.isfinite(model.policy.return_moments.var).all()
+
+
+class Rich(gym.RewardWrapper):
+    """Its rewards are allowed, and their sum is not."""
+
+    def reward(self, reward: float) -> float:
+        return 9e15
+
+
+def test_a_return_that_no_float32_squares_is_refused() -> None:
+    model = small(Rich(Toy()), gamma=1.0, learning_starts=10)
+    with pytest.raises(ValueError, match=r"discounted return of an episode .*1e\+16, got"):
+        model.learn(10)
+    assert model.policy.return_moments.var.isfinite().all()

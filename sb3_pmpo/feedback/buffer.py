@@ -209,7 +209,7 @@ class FeedbackBuffer:
         return self._sources.index(name)
 
     def _append(self, columns: dict[str, np.ndarray]) -> None:
-        stop = self._size + len(columns["labels"])
+        stop = self._size + columns["labels"].size
         if stop > len(self._columns["labels"]):
             self._grow(max(stop, 2 * len(self._columns["labels"])))
         for name, values in columns.items():
@@ -322,12 +322,17 @@ class FeedbackBuffer:
             raise DatasetError(
                 f"{path} must have the columns {sorted(self._columns)}, got {sorted(columns)}"
             )
-        numbers = columns["sources"]
-        if len(numbers) and not (numbers.min() >= 0 and numbers.max() < len(sources)):
+        numbers, rows = columns["sources"], len(columns["labels"])
+        if numbers.shape != (rows,) or numbers.dtype.kind not in "iu":
+            raise DatasetError(
+                f"{path}: sources must be one whole number a row, {rows}, got {numbers.shape} of "
+                f"{numbers.dtype}"
+            )
+        if rows and not (numbers.min() >= 0 and numbers.max() < len(sources)):
             raise DatasetError(f"{path}: a row names a source that the header does not list")
         self._sources, self._counts = sources, [0] * len(sources)
-        if len(numbers):
-            checked = LabelledDataset(
+        if rows:
+            LabelledDataset(
                 observations_of(columns),
                 columns["actions"],
                 columns["labels"],
@@ -335,7 +340,6 @@ class FeedbackBuffer:
                 observation_space=self.observation_space,
                 action_space=self.action_space,
             )
-            assert len(checked) == len(numbers)  # its constructor compared all lengths but this
             self._append(columns)
 
 
