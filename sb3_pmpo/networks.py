@@ -89,9 +89,8 @@ class RunningMoments(nn.Module):
     def begin_anew(self, vectors: th.Tensor) -> None:
         """Forget what was seen and take the moments of all these vectors ``[T, *shape]``."""
         vectors = vectors.to(self.mean)
-        unit = self.believed / OUTLIER
-        middle, width = _middle_half(vectors, unit)
-        reach = th.where(_is_absurd(vectors, unit), OUTLIER * width, th.inf)
+        middle, width = _middle_half(vectors, unit=self.believed / OUTLIER)
+        reach = th.where(_is_absurd(vectors, middle, width), OUTLIER * width, th.inf)
         kept = vectors.clamp(middle - reach, middle + reach)
         var, mean = th.var_mean(kept, dim=0, correction=0)
         self.var.copy_(var)
@@ -121,15 +120,15 @@ def _middle_half(vectors: th.Tensor, unit: float = 1.0) -> tuple[th.Tensor, th.T
     return middle, width
 
 
-def _is_absurd(vectors: th.Tensor, unit: float = 1.0) -> th.Tensor:
+def _is_absurd(vectors: th.Tensor, middle: th.Tensor, width: th.Tensor) -> th.Tensor:
     """Say of which features ``[*shape]`` some reading of ``[T, *shape]`` cannot be true."""
-    middle, width = _middle_half(vectors, unit)
     return (vectors - middle).abs().amax(0) > ABSURD * width
 
 
 def has_absurd_readings(vectors: th.Tensor) -> bool:
     """Say whether some of the readings ``[T, *shape]`` cannot be true."""
-    return bool(_is_absurd(vectors.float()).any())
+    vectors = vectors.float()
+    return bool(_is_absurd(vectors, *_middle_half(vectors)).any())
 
 
 class EnsembleLinear(nn.Module):

@@ -209,7 +209,7 @@ class FeedbackBuffer:
         return self._sources.index(name)
 
     def _append(self, columns: dict[str, np.ndarray]) -> None:
-        stop = self._size + columns["labels"].size
+        stop = self._size + len(columns["labels"])
         if stop > len(self._columns["labels"]):
             self._grow(max(stop, 2 * len(self._columns["labels"])))
         for name, values in columns.items():
@@ -322,7 +322,7 @@ class FeedbackBuffer:
             raise DatasetError(
                 f"{path} must have the columns {sorted(self._columns)}, got {sorted(columns)}"
             )
-        numbers, rows = columns["sources"], len(columns["labels"])
+        numbers, rows = columns["sources"], columns["labels"].size
         if numbers.shape != (rows,) or numbers.dtype.kind not in "iu":
             raise DatasetError(
                 f"{path}: sources must be one whole number a row, {rows}, got {numbers.shape} of "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import cloudpickle
@@ -57,24 +57,22 @@ def get_state(env: VecEnv) -> VecState:
     :raises UnknownStateError: saying what is in the way.
     """
     wrappers = []
-    for each in _layers(env):
-        if not type(each).__module__.startswith(_LIBRARIES):  # it may have a state of its own
-            name = type(each).__qualname__
-            raise UnknownStateError(f"nobody has said how to tell the state of {name}")
+    _check_known(env)
     while isinstance(env, VecEnvWrapper):
         wrappers.append([type(env).__qualname__, _wrapper_state(env)])
         env = env.venv
+        _check_known(env)
     nothing: list[tuple[Any, ...]] = [()] * env.num_envs
     environments = _ask(env, environment_state.get_state, nothing)
     generators = () if isinstance(env, DummyVecEnv) else _ask(env, _get_generators, nothing)
     return VecState(environments, wrappers, generators)
 
 
-def _layers(env: VecEnv) -> Iterator[VecEnv]:
-    while isinstance(env, VecEnvWrapper):
-        yield env
-        env = env.venv
-    yield env
+def _check_known(env: VecEnv) -> None:
+    """Refuse a class made from one of the libraries': it may have a state of its own."""
+    if not type(env).__module__.startswith(_LIBRARIES):
+        name = type(env).__qualname__
+        raise UnknownStateError(f"nobody has said how to tell the state of {name}")
 
 
 def set_state(env: VecEnv, state: VecState) -> None:

@@ -152,6 +152,9 @@ def test_hostile_files(tmp_path: Path) -> None:
         np.savez(path, **columns | {"sources": np.array(wrong)})
         with pytest.raises(DatasetError, match="sources must be one whole number a row, 1, got"):
             FeedbackBuffer.load(path)
+    np.savez(path, **columns | {"labels": np.array(1)})
+    with pytest.raises(DatasetError):
+        FeedbackBuffer.load(path)
     np.savez(path, **columns | {"labels": np.array([7])})
     with pytest.raises(DatasetError, match="labels must be 1"):
         FeedbackBuffer.load(path)
