@@ -20,7 +20,7 @@ from torch import nn
 from sb3_pmpo.distributions import Distribution
 from sb3_pmpo.features import NormalisedFeatures, n_choices
 from sb3_pmpo.networks import CategoricalHead, GaussianHead
-from sb3_pmpo.space_checks import check_finite_observation
+from sb3_pmpo.space_checks import check_observation
 
 
 class BoundedPolicy(BasePolicy):
@@ -33,9 +33,9 @@ class BoundedPolicy(BasePolicy):
     ) -> tuple[PyTorchObs, bool]:
         """Convert as SB3 does.
 
-        :raises ValueError: for an observation that is not finite, which nothing can be done about.
+        :raises ValueError: for an observation that is not finite, or is no choice of its space.
         """
-        check_finite_observation(observation)
+        check_observation(observation, self.observation_space)
         return super().obs_to_tensor(observation)
 
     def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:

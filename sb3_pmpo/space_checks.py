@@ -5,6 +5,7 @@ Axes: A action dimensions.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -124,21 +125,66 @@ def _check_bounds(name: str, space: spaces.Box) -> None:
 # ---------------------------------------------------------------------- observations
 
 
-def check_finite_observation(observation: Any) -> None:
+def check_observation(observation: Any, space: spaces.Space) -> None:
     """Check what a policy is to act on.
 
-    :param observation: an array, or a dict of arrays.
-    :raises ValueError: naming the key and the value of what is NaN or infinite.
+    :param observation: an array, or a dict of arrays, of one state or of several.
+    :param space: of the observations.
+    :raises ValueError: naming the key and the value of what is missing, no number, NaN or infinite,
+        or no choice of its space.
     """
-    parts = observation.items() if isinstance(observation, dict) else [("", observation)]
-    for key, part in parts:
+    for name, part, of_part in _named_parts(observation, space):
         array = np.asarray(part)
+        if array.dtype.kind not in "biuf":
+            raise ValueError(f"{name} must be of numbers, got {part!r}: {of_part} has no other")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            name = f"the observation's {key!r}" if key else "the observation"
             raise ValueError(
                 f"{name} must be finite, got {array}: mend the environment; "
                 "stable_baselines3.common.vec_env.VecCheckNan finds where it begins"
             )
+    wrong = wrong_choice(observation, space)
+    if wrong is not None:
+        raise ValueError(f"{wrong}: give what the environment's observation space has")
+
+
+def _named_parts(observation: Any, space: spaces.Space) -> Iterator[tuple[str, Any, spaces.Space]]:
+    """Yield a name for messages, the value and the space of each part of an observation."""
+    if not isinstance(space, spaces.Dict) or not isinstance(observation, Mapping):
+        yield "the observation", observation, space
+        return
+    for key, part in space.spaces.items():
+        if key not in observation:
+            raise ValueError(
+                f"the observation must have the key {key!r}, got {list(observation)}: its space is "
+                f"{space}"
+            )
+        yield f"the observation's {key!r}", observation[key], part
+
+
+def wrong_choice(observation: Any, space: spaces.Space) -> str | None:
+    """Say which choice of an observation its space does not have; None where all are right.
+
+    A one-hot code cannot be made of it. A Box is not looked at.
+
+    :param observation: numbers, of one state or of several, or a dict of them.
+    :param space: of the observations.
+    """
+    for name, part, of_part in _named_parts(observation, space):
+        if isinstance(of_part, spaces.MultiBinary):
+            low, size = np.array(0), np.array(2)
+        elif isinstance(of_part, spaces.Discrete):
+            low, size = np.asarray(of_part.start), np.asarray(of_part.n)
+        elif isinstance(of_part, spaces.MultiDiscrete):
+            low, size = of_part.start, of_part.nvec
+        else:
+            continue
+        array = np.asarray(part)
+        if low.shape not in ((), array.shape[-1:]):
+            continue  # SB3 names the shapes
+        if not ((array >= low) & (array < low + size) & (array == np.floor(array))).all():
+            high = (low + size - 1).tolist()
+            return f"{name} must be whole numbers from {low} to {high}, of {of_part}, got {array}"
+    return None
 
 
 def first_observations(space: spaces.Space, number: int) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from toys import DictToy, Toy, small, toys
 from sb3_pmpo import PMPO, Candidates, Preference, top_k
 from sb3_pmpo.online.checks import check_finite, check_finite_actions
 from sb3_pmpo.online.exploration import pink_noise
+from sb3_pmpo.policies import MlpPolicy, MultiInputPolicy
 
 NAN, INF = float("nan"), float("inf")
 
@@ -217,3 +219,34 @@ def test_a_buffer_of_another_task_is_refused(tmp_path: Any, other: Any, message:
         model.load_replay_buffer(tmp_path / "buffer")
     assert model.replay_buffer is before
     model.learn(20)
+
+
+@pytest.mark.parametrize(
+    ("space", "observation", "message"),
+    [
+        (spaces.Discrete(3), 7, "0 to 2, of Discrete(3), got 7"),
+        (spaces.Discrete(3), np.array([0, 7]), "0 to 2, of Discrete(3), got [0 7]"),
+        (spaces.Discrete(3), 1.5, "0 to 2, of Discrete(3), got 1.5"),
+        (spaces.Discrete(3, start=-1), 2, "-1 to 1, of Discrete(3, start=-1), got 2"),
+        (spaces.Discrete(3), "a", "the observation must be of numbers, got 'a'"),
+        (spaces.MultiDiscrete([2, 3]), [[0, 0], [0, 9]], "to [1, 2], of MultiDiscrete([2 3])"),
+        (spaces.MultiBinary(2), [2, 0], "0 to 1, of MultiBinary(2), got [2 0]"),
+        (
+            spaces.Dict(a=spaces.Discrete(3), b=spaces.MultiBinary(2)),
+            {"a": np.array([7]), "b": np.zeros((1, 2))},
+            "the observation's 'a' must be whole numbers from 0 to 2, of Discrete(3), got [7]",
+        ),
+        (
+            spaces.Dict(a=spaces.Discrete(3), b=spaces.MultiBinary(2)),
+            {"b": [0, 1]},
+            "the observation must have the key 'a', got ['b']",
+        ),
+    ],
+)
+def test_predict_names_a_choice_that_there_is_not(
+    space: spaces.Space, observation: Any, message: str
+) -> None:
+    kind = MultiInputPolicy if isinstance(space, spaces.Dict) else MlpPolicy
+    policy = kind(space, spaces.Box(-1.0, 1.0, (1,)), lambda _: 1e-3, net_arch=[4])
+    with pytest.raises(ValueError, match=re.escape(message)):
+        policy.predict(observation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from gymnasium import spaces
 from torch import nn
 
 from sb3_pmpo.core.checks import LARGEST
+from sb3_pmpo.space_checks import wrong_choice
 
 
 def check_finite(
@@ -28,6 +30,16 @@ def check_finite(
     """
     _refuse("reward", rewards, step)
     _refuse_observation("observation", observations, step)
+    check_terminals(infos, step)
+
+
+def check_terminals(infos: Sequence[dict[str, Any]], step: int) -> None:
+    """Refuse NaN and infinite observations at the ends of episodes.
+
+    :param infos: one a environment, or none.
+    :param step: the number of steps taken, for the message.
+    :raises ValueError: naming the environment, the step and the value.
+    """
     for env, info in enumerate(infos):
         terminal = info.get("terminal_observation")
         if terminal is not None:
@@ -68,21 +80,11 @@ def check_choices(observations: Any, space: spaces.Space, step: int) -> None:
     :param step: the number of steps taken, for the message.
     :raises ValueError: naming the step and the space.
     """
-    if isinstance(space, spaces.Dict):
-        for key, part in space.spaces.items():
-            check_choices(observations[key], part, step)
-    sizes: Any = None
-    if isinstance(space, spaces.Discrete):
-        sizes = space.n
-    elif isinstance(space, spaces.MultiDiscrete):
-        sizes = space.nvec
-    if sizes is None:
-        return
-    number = np.asarray(observations) - space.start  # type: ignore[attr-defined]  # both have one
-    if not ((number >= 0) & (number < sizes)).all():
+    wrong = wrong_choice(observations, space)
+    if wrong is not None:
         raise ValueError(
             f"an environment returned an observation that is not in {space} at step {step}: "
-            f"{observations}. The transition was not stored; mend the environment or its space"
+            f"{wrong}. The transition was not stored; mend the environment or its space"
         )
 
 
