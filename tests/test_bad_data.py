@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from toys import DictToy, Toy, assert_equal, parameters, sample, small, toys
 
@@ -31,8 +34,6 @@ from sb3_pmpo.online.exploration import pink_noise
 def test_what_is_not_finite_is_refused_before_it_is_stored(
     tmp_path: Any, what: str, step: int, message: str, value: float, normalised: bool
 ) -> None:
-    if normalised and what == "terminal" and value == np.inf:
-        pytest.skip("VecNormalize has clipped it to a finite value before anyone sees it")
     env: Any = DummyVecEnv([Toy, lambda: Toy(fault=(what, step, value))])
     if normalised:
         env = VecNormalize(env)
@@ -81,3 +82,72 @@ def test_actions_of_a_policy_that_diverged_are_refused(noise: Any) -> None:
     with pytest.raises(ValueError, match=r"action at step 30 is not finite .*Lower learning_rate"):
         model.learn(30, reset_num_timesteps=False)
     assert len(env.actions) == taken
+
+
+class Rich(gym.RewardWrapper):
+    """Its rewards are allowed, and their sum is not."""
+
+    def reward(self, reward: float) -> float:
+        return 9e15
+
+
+def test_a_refused_return_leaves_no_trace_in_the_statistics() -> None:
+    env = VecNormalize(DummyVecEnv([lambda: Rich(Toy())]), norm_reward=False)
+    model = small(env, gamma=1.0, learning_starts=10)
+    with pytest.raises(ValueError, match=r"discounted return of an episode"):
+        model.learn(10)
+    seen = model.replay_buffer.size() + 1  # and the first observation
+    assert env.obs_rms.count == pytest.approx(seen, abs=0.01)
+    assert env.returns == env.get_original_reward() == model.discounted_returns
+
+
+def test_a_choice_that_there_is_not_is_refused_at_the_first_observation() -> None:
+    env = DictToy(Toy())
+    env.observation_space["code"] = spaces.Discrete(3, start=5)
+    with pytest.raises(ValueError, match=r"at step 0: .*'code' must be .* 5 to 7"):
+        small(env, "MultiInputPolicy").learn(10)
+
+
+class Mover(BaseCallback):
+    """Moves the training environment within the 14th step, or before that."""
+
+    def __init__(self, move: str, when: str) -> None:
+        super().__init__()
+        self.move, self.when = move, when
+
+    def _move(self, when: str) -> None:
+        if when == self.when and self.model.num_timesteps in (0, 14):
+            env = self.training_env
+            env.reset() if self.move == "reset" else env.step(np.zeros((1, 1), np.float32))
+
+    def _on_training_start(self) -> None:
+        self._move("start")
+
+    def _on_rollout_end(self) -> None:
+        self._move("end")
+
+    def _on_step(self) -> bool:
+        self._move("step")
+        return True
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+@pytest.mark.parametrize("move", ["reset", "step"])
+@pytest.mark.parametrize("when", ["start", "step", "end"])
+def test_a_callback_that_moves_the_environments_joins_no_episodes(
+    when: str, move: str, normalised: bool
+) -> None:
+    env: Any = toys(1)
+    model = small(VecNormalize(env) if normalised else env)
+    with pytest.warns(UserWarning, match="has stepped or reset the training environments"):
+        model.learn(30, callback=Mover(move, when))
+    stored = model.replay_buffer
+    ends = np.flatnonzero(stored.dones[:30]).tolist()
+    assert ends == ([9, 19, 29] if when == "start" else [9, 13, 23])
+    x = stored.observations[:30, 0, 0]  # the reward is 1 - |action - x|
+    np.testing.assert_allclose(
+        stored.rewards[:30, 0], 1 - np.abs(stored.actions[:30, 0, 0] - x), atol=1e-5
+    )
+    goes_on = [t for t in range(29) if t not in ends]
+    following = [t + 1 for t in goes_on]
+    np.testing.assert_array_equal(stored.next_observations[goes_on], stored.observations[following])

@@ -33,8 +33,9 @@ from sb3_pmpo.online.argument_checks import (
 )
 from sb3_pmpo.online.arguments import OWN, with_defaults
 from sb3_pmpo.online.checks import check_choices, check_finite, check_finite_actions
+from sb3_pmpo.online.collecting import WatchedCollecting
 from sb3_pmpo.online.description import describe_model
-from sb3_pmpo.online.env_checks import KeptStatistics, check_vec_normalize, checked_env, whereabouts
+from sb3_pmpo.online.env_checks import KeptStatistics, check_vec_normalize, checked_env
 from sb3_pmpo.online.exploration import (
     ExplorationNoise,
     NoiseFactory,
@@ -44,13 +45,12 @@ from sb3_pmpo.online.exploration import (
 )
 from sb3_pmpo.online.metrics import MeanMetrics
 from sb3_pmpo.online.noise_checks import for_environments
-from sb3_pmpo.online.persistence import Persistent
 from sb3_pmpo.online.written import as_object
 from sb3_pmpo.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, PMPOPolicy
 from sb3_pmpo.replay import Replay, close_open_episodes, make_replay_buffer
 
 
-class OffPolicyMPO(Persistent):
+class OffPolicyMPO(WatchedCollecting):
     """Actor, lagged reference, critics: what PMPO, MPO and DPO share. Not for direct use.
 
     :param policy: the policy, see :class:`sb3_pmpo.PMPO`.
@@ -147,6 +147,7 @@ class OffPolicyMPO(Persistent):
         self.discounted_returns = np.zeros(self.n_envs)
         self.metrics = MeanMetrics()
         self._kept, self._left_at = KeptStatistics(None), None
+        self._awaits_step, self._given = False, ()
         self.statistics_due = True
         self._feedback: FeedbackSteps | None = None
         self._labels: FeedbackBuffer | None = None  # those of the last learn()
@@ -247,12 +248,13 @@ class OffPolicyMPO(Persistent):
         n_envs: int = 1,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Draw actions as SB3 does, with the policy's own noise correlated in time."""
+        self.before_step()
         if self.noise is None or self.num_timesteps < learning_starts:
             drawn = super()._sample_action(learning_starts, action_noise, n_envs)
         else:
             drawn = draw(self.policy, self._last_obs, self.noise, action_noise)
         check_finite_actions(drawn[0], self.num_timesteps, self.policy)
-        self._kept = KeptStatistics(self._vec_normalize_env)
+        self.expect_step()
         return drawn
 
     def _store_transition(
@@ -266,20 +268,17 @@ class OffPolicyMPO(Persistent):
     ) -> None:
         """Refuse what is not finite, gather the policy's statistics, then store as SB3 does."""
         normalize = self._vec_normalize_env
-        raw_obs = new_obs if normalize is None else normalize.get_original_obs()
-        raw_reward = reward if normalize is None else normalize.get_original_reward()
-        try:
+        with self.refusing():
+            raw_obs = new_obs if normalize is None else normalize.get_original_obs()
+            raw_reward = reward if normalize is None else normalize.get_original_reward()
             check_finite(raw_obs, raw_reward, infos, self.num_timesteps)
             check_choices(new_obs, self.observation_space, self.num_timesteps)
-        except ValueError:
-            self._kept.put_back()  # VecNormalize has taken them in
-            raise
-        self.policy.update_statistics(new_obs, self._advance_returns(reward, dones))
+            self.policy.update_statistics(new_obs, self._advance_returns(reward, dones))
         if self.noise is not None:
             for env in np.flatnonzero(dones):
                 self.noise.reset(int(env))
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
-        self.stored_steps, self._left_at = self.num_timesteps, whereabouts(self.env)
+        self.stored_steps = self.num_timesteps
 
     def _advance_returns(self, reward: np.ndarray, dones: np.ndarray) -> np.ndarray:
         """Add the rewards to each environment's discounted return so far; ``[n_envs]``."""
@@ -319,11 +318,5 @@ class OffPolicyMPO(Persistent):
         self.stored_steps = self.num_timesteps
         self.metrics.follow(self.logger)
         self.learner.forget_graphs()  # arguments may have been changed since
-        # VecNormalize has clipped what was infinite and spread what was NaN by now.
-        raw_obs = self._last_obs if self._vec_normalize_env is None else self._last_original_obs
-        try:
-            check_finite(raw_obs, np.zeros(self.n_envs), [], self.num_timesteps)  # type: ignore[arg-type]  # set by super()
-        except ValueError:
-            kept.put_back()
-            raise
+        self.check_first_observations(kept)
         return total_timesteps, callback

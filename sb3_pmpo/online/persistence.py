@@ -41,6 +41,8 @@ _MADE = (
     "label_check",
     "_kept",
     "_left_at",
+    "_awaits_step",
+    "_given",
     "lr_schedule",
     "actor_lr_schedule",
 )

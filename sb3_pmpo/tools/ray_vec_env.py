@@ -240,6 +240,7 @@ class RayVecEnv(VecEnv):
 
     def step_async(self, actions: np.ndarray) -> None:
         """Send each environment its action."""
+        self.actions = actions  # by which one sees that somebody has stepped
         self._steps = [self._send(index, "step", action) for index, action in enumerate(actions)]
         self.waiting = True
 
