@@ -24,7 +24,8 @@ from sb3_pmpo.storage.models import SavesAlone
 class ObservationNormaliser(nn.Module):
     """Normalise the vectors of an observation; images and one-hot codes pass unchanged.
 
-    An image is a Box with three axes and bounds, of bytes or of floats.
+    An image is a Box with three axes and bounds, of bytes or of floats. One of bytes may have no
+    axis for channels; it is divided by 255 here, because SB3 knows no such images.
 
     The statistics are those of the observations handed to :meth:`update`, and are part of the
     policy's state: saved, loaded and moved with it. One instance serves all of a policy's parts.
@@ -43,6 +44,7 @@ class ObservationNormaliser(nn.Module):
         else:
             parts = {"": observation_space}
         self.keys = [key for key, space in parts.items() if self._is_vector(space)]
+        self.greys = {key for key, space in parts.items() if _is_grey(space)}
         self.moments = nn.ModuleList(RunningMoments(parts[key].shape or ()) for key in self.keys)
 
     def _by_key(self) -> Iterator[tuple[str, RunningMoments]]:
@@ -50,7 +52,11 @@ class ObservationNormaliser(nn.Module):
 
     @staticmethod
     def _is_vector(space: spaces.Space) -> bool:
-        return isinstance(space, spaces.Box) and not _is_image(space) and space.shape != ()
+        return (
+            isinstance(space, spaces.Box)
+            and not (_is_image(space) or _is_grey(space))
+            and space.shape != ()
+        )
 
     def update(self, observations: Any) -> None:
         """Take in a batch of raw observations: arrays ``[B, ...]``, or a dict of them."""
@@ -78,10 +84,14 @@ class ObservationNormaliser(nn.Module):
     def forward(self, observations: Any) -> Any:
         """Normalise preprocessed observations."""
         if not self.is_dict:
+            if self.greys:
+                return observations / 255.0
             for _, moments in self._by_key():  # one, or none
                 observations = moments.normalise(observations, clip=self.CLIP)
             return observations
         normalised = dict(observations)
+        for key in self.greys:
+            normalised[key] = observations[key] / 255.0
         for key, moments in self._by_key():
             normalised[key] = moments.normalise(observations[key], clip=self.CLIP)
         return normalised
@@ -93,6 +103,15 @@ def _is_image(space: spaces.Box) -> bool:
     Normalised pixel by pixel, one that was constant so far would be clipped as soon as it changes.
     """
     return len(space.shape) == 3 and (is_image_space(space) or space.is_bounded("both"))
+
+
+def _is_grey(space: spaces.Space) -> bool:
+    """Say whether it is an image of bytes without an axis for channels."""
+    return (
+        isinstance(space, spaces.Box)
+        and len(space.shape) == 2
+        and is_image_space(spaces.Box(space.low[None], space.high[None], dtype=space.dtype))
+    )
 
 
 class NormalisedFeatures(SavesAlone):

@@ -213,6 +213,11 @@ def _check_key(name: str, key: Any, space: spaces.Space) -> None:
 def _check_image(name: str, space: spaces.Space, normalised: bool) -> None:
     if not is_image_space(space, normalized_image=normalised):
         remedy = "use the policy 'MlpPolicy'"
+        if space.shape is not None and len(space.shape) == 2:
+            remedy = (
+                "give it an axis for channels (gymnasium.wrappers.ReshapeObservation with "
+                f"{(1, *space.shape)}), or use the policy 'MlpPolicy'"
+            )
         if is_image_space(space, normalized_image=True):
             remedy = (
                 "give policy_kwargs={'normalize_images': False} if the pixels are scaled already "

@@ -13,7 +13,7 @@ from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize, VecTransposeImage
 from toys import small
 
-from sb3_pmpo.policies import PMPOPolicy
+from sb3_pmpo.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, PMPOPolicy
 from sb3_pmpo.space_checks import check_action_space, check_observation_space, first_observations
 
 INF = np.inf
@@ -225,3 +225,24 @@ def test_where_memory_cannot_be_saved(space: spaces.Space, message: str) -> None
     policy = "MultiInputPolicy" if isinstance(space, spaces.Dict) else "MlpPolicy"
     with pytest.raises(ValueError, match=message):
         small(AnyEnv(space, VECTOR), policy, optimize_memory_usage=True)
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_an_image_of_bytes_without_channels_is_no_vector(within: bool) -> None:
+    """A pixel that was constant so far would be clipped as soon as it changes."""
+    grey = box(0, 255, (4, 5), np.uint8)
+    space = spaces.Dict(grey=grey) if within else grey
+    image = np.full((1, 4, 5), 51, np.uint8)
+    policy = (MultiInputPolicy if within else MlpPolicy)(
+        space, spaces.Box(-1.0, 1.0, (1,)), lambda _: 1e-3, net_arch=[4]
+    )
+    seen = {"grey": image} if within else image
+    policy.update_statistics(seen, np.zeros(1))
+    image[0, 0, 0] = 255
+    features = policy.actor.features(policy.obs_to_tensor(seen)[0])
+    th.testing.assert_close(features, th.tensor([[1.0] + [0.2] * 19]))
+
+
+def test_an_image_without_channels_for_a_cnn_is_named_with_its_remedy() -> None:
+    with pytest.raises(ValueError, match=r"ReshapeObservation with \(1, 40, 40\)\), or use"):
+        CnnPolicy(box(0, 255, (40, 40), np.uint8), spaces.Box(-1.0, 1.0, (1,)), lambda _: 1e-3)
