@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -167,21 +169,24 @@ def test_a_run_in_use_is_left_alone() -> None:
 def test_the_latest_run_is_one_with_a_whole_model(capsys: pytest.CaptureFixture[str]) -> None:
     first = train("-n", "20")
     runs = first.parent
-    second, third, fourth = (runs / f"{ENV}_{number}" for number in (2, 3, 4))
+    second, third, fourth, fifth = (runs / f"{ENV}_{number}" for number in (2, 3, 4, 5))
     second.mkdir()  # killed before its model was saved
     third.mkdir()
     (third / f"{ENV}.zip").write_bytes((first / f"{ENV}.zip").read_bytes()[:500])
     (fourth / ENV).mkdir(parents=True)
     (fourth / f"{ENV}.zip").write_bytes((first / f"{ENV}.zip").read_bytes())
     (fourth / ENV / "args.yml").touch()
+    shutil.copytree(first, fifth)
+    (fifth / ENV / "vecnormalize.pkl").write_bytes(pickle.dumps({"obs_rms": 1.0})[:-1])
     with pytest.warns(UserWarning, match="is left out") as caught:
         _, model, _ = find_model(0, "logs", "pmpo", ENV)
     assert model == str(first / f"{ENV}.zip")
     said = [str(each.message) for each in caught]
-    assert [text.split(":")[0] for text in said] == [f"run {i} is left out" for i in (4, 3, 2)]
-    assert f"{ENV}_4/{ENV}/args.yml is empty or torn" in said[0]
-    assert f"{ENV}_3/{ENV}.zip is empty or torn" in said[1]
-    assert "No model found" in said[2]
+    assert [text.split(":")[0] for text in said] == [f"run {i} is left out" for i in (5, 4, 3, 2)]
+    assert f"{ENV}_5/{ENV}/vecnormalize.pkl is empty or torn" in said[0]
+    assert f"{ENV}_4/{ENV}/args.yml is empty or torn" in said[1]
+    assert f"{ENV}_3/{ENV}.zip is empty or torn" in said[2]
+    assert "No model found" in said[3]
     with pytest.warns(UserWarning, match="is left out"):
         assert main(["enjoy", "--env", ENV, "--no-render", "-n", "11"]) == 0
     assert f"Loading {first}" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickletools
 import warnings
 import zipfile
 from pathlib import Path
@@ -14,6 +15,7 @@ from rl_zoo3.utils import get_model_path, get_saved_hyperparams
 from sb3_pmpo.storage.strangers import are_own, check_settings
 from sb3_pmpo.tools.checkpoints import UNIT
 from sb3_pmpo.tools.plain_yaml import read
+from sb3_pmpo.tools.zoo.writing import statistics_of
 
 
 def find_model(
@@ -64,6 +66,9 @@ def check_whole(model: str, folder: str, env_name: str) -> None:
     if not is_archive(Path(model)):
         raise ValueError(f"{model} is empty or torn{_remedy(Path(folder))}")
     settings = Path(folder, env_name)
+    for statistics in (settings / "vecnormalize.pkl", statistics_of(Path(model), settings)):
+        if statistics.is_file() and not (is_archive(statistics) or is_pickle(statistics)):
+            raise ValueError(f"{statistics} is empty or torn{_remedy(Path(folder))}")
     for name in ("config.yml", "args.yml"):
         if (settings / name).exists():
             try:
@@ -88,6 +93,16 @@ def is_archive(path: Path) -> bool:
             return begin == 0 and archive.testzip() is None
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError):
         return False
+
+
+def is_pickle(path: Path) -> bool:
+    """Say whether a file is a whole pickle, without running it."""
+    try:
+        for _ in pickletools.genops(path.read_bytes()):
+            pass
+    except ValueError:
+        return False
+    return True
 
 
 def saved_settings(folder: str, **options: Any) -> tuple[dict[str, Any], str | None]:
