@@ -7,11 +7,17 @@ that this user wrote are signed, as pickles are.
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import gymnasium as gym
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.vec_env import VecEnvWrapper
 
 from sb3_pmpo._moved import new_name
 from sb3_pmpo.storage import names, pickles
@@ -60,6 +66,14 @@ _ID = re.compile(r"[A-Za-z0-9][\w./-]*", re.ASCII)
 #: Settings that name what is imported and called.
 _CALLED = ("env_wrapper", "vec_env_wrapper", "callback")
 
+#: Of what each of them makes.
+_KINDS: dict[str, type] = {
+    "env_wrapper": gym.Wrapper,
+    "vec_env_wrapper": VecEnvWrapper,
+    "callback": BaseCallback,
+    "policy": BasePolicy,
+}
+
 
 def _remedy(name: str) -> str:
     return (
@@ -101,6 +115,16 @@ def check_called(entries: Any, where: str) -> None:
     :raises UntrustedFileError: for any other, without the user's word.
     :raises ValueError: for what is none of these.
     """
+    for name in _not_listed(entries, where):
+        raise UntrustedFileError(
+            f"{where} names {name}, which is not known to be harmless; "
+            + _remedy(str(name))
+            + ". Or register it, see sb3_pmpo.storage.names.register"
+        )
+
+
+def _not_listed(entries: Any, where: str) -> Iterator[Any]:
+    """Yield the names that are neither listed nor registered; none with the user's word."""
     if entries is None or pickles.is_trusting():
         return
     for entry in entries if isinstance(entries, (list, tuple)) else [entries]:
@@ -111,10 +135,34 @@ def check_called(entries: Any, where: str) -> None:
                 f"{where} must be a list of names or of {{name: {{argument: value}}}} with "
                 f"numbers, texts and lists as values, got {entry!r}: repair the file"
             )
-        for name in entry:
-            if not _is_listed(name):
+        yield from (name for name in entry if not _is_listed(name))
+
+
+def check_kinds(settings: Mapping[str, Any], where: str) -> None:
+    """Check what a file names that the user names: classes of the right kind, of any module.
+
+    Their modules are imported. A function's arguments may be a program: ``pydoc.pipepager`` hands
+    one to a shell.
+
+    :param settings: of one environment, or of a sweep.
+    :param where: the file, for the message; one in Python runs what it likes.
+    :raises UntrustedFileError: for anything else, without the user's word.
+    """
+    if where.endswith(".py"):
+        return
+    for key, kind in _KINDS.items():
+        entries = settings.get(key)
+        if key == "policy" and "." not in str(entries):
+            continue  # one of the algorithm's own
+        for name in _not_listed(entries, f"{where}: {key}"):
+            module, _, called = str(name).rpartition(".")
+            try:
+                found = getattr(importlib.import_module(module or "builtins"), called)
+            except (ImportError, AttributeError):
+                continue  # who makes it says so
+            if not (isinstance(found, type) and issubclass(found, kind)):
                 raise UntrustedFileError(
-                    f"{where} names {name}, which is not known to be harmless; "
+                    f"{where}: {key} names {name}, which is no subclass of {kind.__name__}; "
                     + _remedy(str(name))
                     + ". Or register it, see sb3_pmpo.storage.names.register"
                 )

@@ -243,6 +243,46 @@ def test_settings_of_a_stranger_call_nothing(
     assert saved_settings(str(settings))[0][key] == value
 
 
+@pytest.mark.parametrize("key", ["env_wrapper", "vec_env_wrapper", "callback", "policy"])
+def test_a_file_that_the_user_names_calls_no_functions(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    key: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    value = "pydoc.pipepager" if key == "policy" else SHELL
+    settings = {"n_timesteps": 30, "policy": "MlpPolicy", key: value}
+    conf, spec = Path("conf.yml"), Path("spec.yml")
+    conf.write_text(json.dumps({ENV: settings}))
+    what = {"algorithms": ["pmpo"], "tasks": [ENV], "seeds": [0]}
+    spec.write_text(json.dumps(what | {"hyperparams": {key: value}}))
+    said = rf"{key} names pydoc.pipepager, which is no subclass of .*--trust"
+    with pytest.raises(SystemExit, match=f"conf.yml: {said}"):
+        main(["train", "--env", ENV, "--conf-file", str(conf)])
+    with pytest.raises(SystemExit):
+        main(["sweep", str(spec)])
+    assert f"{key} names pydoc.pipepager, which is no subclass" in capsys.readouterr().err
+    assert not Path("mark").exists()
+    with trusting():
+        strangers.check_kinds(settings, "conf.yml")
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("env_wrapper", "gymnasium.wrappers.RecordVideo"),
+        ("vec_env_wrapper", "stable_baselines3.common.vec_env.VecVideoRecorder"),
+        ("callback", "stable_baselines3.common.callbacks.CheckpointCallback"),
+        ("policy", "sb3_pmpo.policies.PMPOPolicy"),
+        ("policy", "MlpPolicy"),
+        ("env_wrapper", "sb3_pmpo.envs.control_suite"),  # a function that is listed
+    ],
+)
+def test_a_file_that_the_user_names_may_name_classes(key: str, name: str) -> None:
+    strangers.check_kinds({key: name}, "conf.yml")
+
+
 def test_settings_of_a_stranger_go_on_with_known_wrappers(folder: Path) -> None:
     wrappers = [{"gymnasium.wrappers.TimeLimit": {"max_episode_steps": 3}}]
     (folder / ENV / "config.yml").write_text(json.dumps({"env_wrapper": wrappers}))

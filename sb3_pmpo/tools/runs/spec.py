@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from sb3_pmpo.envs import check_registered, make_env
+from sb3_pmpo.storage.strangers import check_kinds
 from sb3_pmpo.tools.runs.sweep import Run, algorithms
 from sb3_pmpo.tools.settings import (
     ALGORITHMS,
@@ -95,7 +96,10 @@ class Spec:
             raise ValueError(f"the spec must have {', '.join(missing)}; add it to {path}")
         if log_folder is not None:
             content["log_folder"] = str(log_folder)
-        return cls(**content)
+        spec = cls(**content)
+        for settings in (spec.hyperparams, *spec.algorithm_hyperparams.values()):
+            check_kinds(settings, str(path))
+        return spec
 
 
 def plan_runs(spec: Spec) -> list[Run]:

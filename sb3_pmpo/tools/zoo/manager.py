@@ -26,7 +26,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_pmpo.files import WRITING, copy_whole, put_back, set_aside
 from sb3_pmpo.online.persistence import Persistent
-from sb3_pmpo.storage.strangers import are_own, check_settings, sign_settings
+from sb3_pmpo.storage.strangers import are_own, check_kinds, check_settings, sign_settings
 from sb3_pmpo.tools.checkpoints import UNIT, Checkpoints, clean, load, lock
 from sb3_pmpo.tools.evaluation import Evaluation
 from sb3_pmpo.tools.loading import Loader, buffers_as_data
@@ -77,8 +77,7 @@ class Manager(ExperimentManager):
 
     def __init__(self, *args: Any, learn: Callable[..., Any] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._learn = learn
-        self._borrowed = False
+        self._learn, self._borrowed = learn, False
         if kwargs.get("config") is None:
             is_ours, is_suite = self.algo in ALGORITHMS, self.env_name.gym_id in suite_ids()
             self._borrowed = is_suite and not is_ours
@@ -120,6 +119,7 @@ class Manager(ExperimentManager):
         trial_id, self.trial_id = self.trial_id, None
         given, self.custom_hyperparams = self.custom_hyperparams, None
         hyperparams, saved = super().read_hyperparameters()
+        check_kinds(hyperparams, str(self.config))
         self.trial_id, self.custom_hyperparams = trial_id, given
         if self._borrowed:
             kept = load_borrowed(self.env_name.gym_id)
