@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import deque
 from functools import partial
 from typing import Any
 
@@ -160,3 +161,106 @@ class Timed(VecMonitor):
 def test_a_class_made_from_sb3s_may_have_a_state_of_its_own(make: Any) -> None:
     with pytest.raises(UnknownStateError, match=r"how to tell the state of (Counted|Timed)"):
         vec_env_state.get_state(make([Toy]))
+
+
+def counting() -> Any:
+    n = 0
+
+    def count() -> int:
+        nonlocal n
+        n += 1
+        return n
+
+    return count
+
+
+def holding(counter: Counter) -> Any:
+    return lambda: counter()
+
+
+def remembering(memory: list[int] = []) -> int:  # noqa: B006  # as users write it
+    memory.append(1)
+    return len(memory)
+
+
+def test_a_function_that_has_changed_what_it_holds_is_state() -> None:
+    one, other = Own(rule=counting()), Own(rule=counting())
+    carried_over(one, other)  # neither was called
+    one.rule()
+    with pytest.raises(UnknownStateError, match=r"Own\.rule was .*count.*, and is .*count"):
+        carried_over(one, other)
+    told = environment_state.get_attributes(Own(rule=remembering))
+    remembering()
+    with pytest.raises(UnknownStateError, match=r"Own\.rule was remembering"):
+        environment_state.set_attributes(Own(rule=remembering), told)
+    with pytest.raises(UnknownStateError, match=r"Own\.rule is a function"):
+        carried_over(Own(rule=holding(Counter())), Own())
+
+
+def test_wrappers_that_hold_functions_and_arrays_are_told() -> None:
+    def make() -> gym.Env:
+        env = gym.make("Pendulum-v1")
+        env = gym.wrappers.RescaleObservation(env, np.float32(-1), np.float32(1))
+        env = gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
+        return gym.wrappers.TransformReward(env, lambda reward: reward * env.spec.max_episode_steps)
+
+    one = make()
+    one.reset(seed=0)
+    np.testing.assert_array_equal(carried_over(one, make()).unwrapped.state, one.unwrapped.state)
+
+
+@pytest.mark.parametrize("held", [Counter(), [Counter()]])
+def test_an_object_that_only_is_called_as_in_rendering_may_have_a_state(held: Any) -> None:
+    with pytest.raises(UnknownStateError, match=r"Own\.screen is a"):
+        carried_over(Own(screen=held), Own(screen=held))
+
+
+class Shelf(Own):
+    total = 0
+    things: list[int] = []  # noqa: RUF012  # as users write it
+
+
+@pytest.mark.parametrize(
+    "change", [lambda: setattr(Shelf, "total", 7), lambda: Shelf.things.append(1)]
+)
+def test_what_the_class_holds_is_compared(change: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Shelf, "total", 0)
+    monkeypatch.setattr(Shelf, "things", [])
+    told = environment_state.get_attributes(Shelf())
+    environment_state.set_attributes(Shelf(), told)
+    change()
+    with pytest.raises(UnknownStateError, match=r"Shelf\.t\w+, an attribute of a class, was"):
+        environment_state.set_attributes(Shelf(), told)
+
+
+class Slotted(Own):
+    __slots__ = ("n",)
+
+
+def test_slots_are_not_told() -> None:
+    with pytest.raises(UnknownStateError, match="Slotted has __slots__"):
+        environment_state.get_attributes(Slotted())
+
+
+@pytest.mark.parametrize("empty", [list, dict, set, deque, partial(np.zeros, 2)])
+def test_what_two_layers_hold_stays_one_thing(empty: Any) -> None:
+    def make() -> Any:
+        held = empty()
+        env = OwnWrapper(Own(held=held))
+        env.also = held
+        return env
+
+    other = carried_over(make(), make())
+    assert other.also is other.env.held
+
+
+def test_what_was_one_thing_after_the_reset_may_be_two_by_now() -> None:
+    after_reset = np.zeros(2)
+    one = Own(last=np.ones(2), before=np.full(2, 5.0))
+    other = carried_over(one, Own(last=after_reset, before=after_reset))
+    np.testing.assert_array_equal(other.last, one.last)
+    np.testing.assert_array_equal(other.before, one.before)
+
+
+def test_what_the_environment_no_longer_has_goes() -> None:
+    assert not {"fresh"} & vars(carried_over(Own(), Own(fresh=True))).keys()

@@ -1,15 +1,16 @@
 """The state of environments: the episode in progress, counters and generators.
 
 An environment and each wrapper around it is told by its attributes. What belongs to rendering is
-left out, and of functions and classes only the name is kept, to see that they are the same. What is
-neither these nor plain data makes the state unknown, and a run that goes on then begins a new
-episode. Simulations of MuJoCo are told by
-:mod:`sb3_pmpo.storage.physics`.
+left out. Of functions and classes the name is kept, and what they hold, to see that it is the
+same. What is neither these nor plain data makes the state unknown, and a run that goes on then
+begins a new episode. Simulations of MuJoCo are told by :mod:`sb3_pmpo.storage.physics`.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import random
 import types
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
 from sb3_pmpo.storage import physics
+from sb3_pmpo.storage.filling import Shared
 from sb3_pmpo.storage.plain import NotPlainError, encode
 
 #: Returns the state of an environment or a wrapper, without that of what it wraps: plain data.
@@ -47,7 +49,10 @@ _PARTS = (
 )
 
 #: Of any environment: told by its own layer, or by the environment's registration.
-_TOLD_ELSEWHERE = {"env", "metadata", "spec", "_cached_spec", "_ezpickle_args", "_ezpickle_kwargs"}
+_TOLD_ELSEWHERE = {
+    *("env", "metadata", "spec", "_cached_spec"),
+    *("_ezpickle_args", "_ezpickle_kwargs", "_saved_kwargs"),
+}
 
 #: Of rendering, of files and of the clock: a new environment has its own. An environment of a
 #: user's may call something else so, so there only what is not plain data counts as such.
@@ -59,13 +64,20 @@ _OWN = {
 #: Whose attributes of those names are what is meant above.
 _LIBRARIES = ("gymnasium.", "gymnasium_robotics.", "shimmy.", "stable_baselines3.", "sb3_pmpo.")
 
+#: What draws windows. A user's object of one of those names that is of another module may have a
+#: state of its own.
+_RENDERING = (
+    *("OpenGL", "PIL", "cairo", "cv2", "glfw", "gymnasium", "matplotlib", "mujoco", "panda3d"),
+    *("pybullet", "pygame", "pyglet", "tkinter", "vispy"),
+)
+
 #: Of the libraries, what a user's own classes are made from.
 _BASES = ("gymnasium.core", "gymnasium.utils.")
 
 #: Functions of NumPy's that choose by the type of an argument, such as ``np.clip``.
 _DISPATCHER = type(np.clip)
 
-_CONSTANT = (types.FunctionType, types.ModuleType, type, EnvSpec, np.ufunc, np.dtype, _DISPATCHER)
+_CONSTANT = (types.ModuleType, type, EnvSpec, np.ufunc, np.dtype, _DISPATCHER)
 
 #: Whose methods draw from the generators of the process, which are told elsewhere.
 _OF_THE_PROCESS = tuple(each.__self__ for each in cast(Any, (np.random.rand, random.random)))
@@ -82,10 +94,10 @@ def get_attributes(part: Any) -> dict[str, Any]:
 
     :raises UnknownStateError: naming an attribute that is neither constant nor plain.
     """
-    state: dict[str, Any] = {}
+    state: dict[str, Any] = {_CLASS: of_class} if (of_class := _class_state(part)) else {}
     model = None
     for name, value in vars(part).items():
-        if name in _TOLD_ELSEWHERE or (name in _OWN and _is_own(part, value)):
+        if name in _TOLD_ELSEWHERE or (name in _OWN and _is_rendering(part, value)):
             continue
         if physics.is_model(value):
             model = value
@@ -98,12 +110,13 @@ def get_attributes(part: Any) -> dict[str, Any]:
     return state
 
 
-def _is_own(part: Any, value: Any) -> bool:
+def _is_rendering(part: Any, value: Any) -> bool:
     of_a_library = any(
         kind.__module__.startswith(_LIBRARIES) and not kind.__module__.startswith(_BASES)
         for kind in type(part).__mro__
     )
-    return of_a_library or not _is_plain(value)
+    of_a_window = type(value).__module__.partition(".")[0] in _RENDERING or type(value) is object
+    return of_a_library or (of_a_window and not _is_plain(value))
 
 
 def _is_plain(value: Any) -> bool:
@@ -112,6 +125,55 @@ def _is_plain(value: Any) -> bool:
     except (NotPlainError, RecursionError):
         return False
     return True
+
+
+def _text(value: Any) -> str:
+    return json.dumps(encode(value))
+
+
+def _own_classes(part: Any) -> list[type]:
+    """Return the classes of a part that are a user's own."""
+    libraries = (*_LIBRARIES, *_PARTS, "dm_control.", "shimmy.", "builtins", "typing", "abc")
+    return [kind for kind in type(part).__mro__ if not f"{kind.__module__}.".startswith(libraries)]
+
+
+#: Among the attributes: what the classes hold.
+_CLASS = ":class"
+
+
+def _class_state(part: Any) -> dict[str, Any]:
+    """Tell what is plain data in a user's classes: compared, for others hold it, too."""
+    told = {}
+    for kind in _own_classes(part):
+        if vars(kind).get("__slots__"):
+            raise UnknownStateError(f"{kind.__qualname__} has __slots__")
+        for name, value in vars(kind).items():
+            is_data = not (name.startswith("__") or name in _TOLD_ELSEWHERE or callable(value))
+            if is_data and not isinstance(value, spaces.Space) and _is_plain(value):
+                told[f"{kind.__qualname__}.{name}"] = _text(value)
+    return told
+
+
+def _check_class(part: Any, told: dict[str, Any]) -> None:
+    found = _class_state(part)
+    for name in sorted({*told, *found}):
+        if told.get(name) != found.get(name):
+            raise UnknownStateError(
+                f"{name}, an attribute of a class, was {told.get(name)}, and is {found.get(name)}"
+            )
+
+
+def _not_told(part: Any, state: dict[str, Any]) -> list[str]:
+    """Return what a new environment of a user's has, and the one before had not, or no longer."""
+    if not _own_classes(part):  # a library's may have more in another version
+        return []
+    return [
+        name
+        for name, value in vars(part).items()
+        if name not in state
+        and name not in _TOLD_ELSEWHERE
+        and not (name in _OWN and _is_rendering(part, value))
+    ]
 
 
 def _constant(part: Any, value: Any) -> str | None:
@@ -127,9 +189,40 @@ def _constant(part: Any, value: Any) -> str | None:
         inside = [value.func, *value.args, *value.keywords.values()]
         named = [_constant(part, each) or _immutable(part, each) for each in inside]
         return None if None in named else f"partial {named}"
+    if isinstance(value, types.FunctionType):
+        return _function(part, value)
     if isinstance(value, _CONSTANT):
         return str(getattr(value, "__qualname__", getattr(value, "__name__", value)))
     return None
+
+
+def _function(part: Any, function: types.FunctionType) -> str | None:
+    """Name a function with what it holds, which it may change: compared, not put back."""
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    defaults = enumerate(function.__defaults__ or ())
+    held = {
+        **{f"default {i}": value for i, value in defaults},
+        **(function.__kwdefaults__ or {}),
+        **vars(function),
+    }
+    for name, cell in cells:
+        try:
+            held[name] = cell.cell_contents
+        except ValueError:  # not filled yet
+            continue
+    told = []
+    for name, value in held.items():
+        if value is function or any(value is each for each in _layers(part)):
+            continue
+        named = _constant(part, value)
+        if named is None and isinstance(value, spaces.Space):
+            named = repr(value)
+        elif named is None and _is_plain(value):
+            named = hashlib.sha256(_text(value).encode()).hexdigest()[:16]
+        if named is None:
+            return None
+        told.append(f"{name}={named}")
+    return f"{function.__qualname__} with {told}" if told else function.__qualname__
 
 
 def _immutable(part: Any, value: Any) -> str | None:
@@ -156,22 +249,33 @@ def _get(part: Any, value: Any, name: str) -> dict[str, Any]:
     return {"value": value}
 
 
-def set_attributes(part: Any, state: dict[str, Any]) -> None:
-    """Put back what :func:`get_attributes` told."""
+def set_attributes(part: Any, state: dict[str, Any], shared: Shared | None = None) -> None:
+    """Put back what :func:`get_attributes` told.
+
+    :param part: an environment or a wrapper.
+    :param state: of one that was made alike.
+    :param shared: what the other layers of the environment hold, too.
+    """
+    shared = Shared() if shared is None else shared
+    if _CLASS in state:
+        _check_class(part, state[_CLASS])
     # The model first: the data of a simulation belongs to one.
     for name, told in sorted(state.items(), key=lambda item: "model" not in item[1]):
+        if name == _CLASS:
+            continue
         ((kind, value),) = told.items()
         present = vars(part).get(name)
-        if name in _OWN and not _is_plain(present):
+        if name in _OWN and _is_rendering(part, present):
             continue  # the new environment's window
         if kind == "value":
-            _set_value(part, name, present, value)
+            if not shared.fill(present, value):
+                setattr(part, name, value)
         elif kind == "constant":
             _check_constant(part, name, present, value)
         elif kind == "space":
             _set_generators(present, value)
         elif kind == "part":
-            set_attributes(present, value)
+            set_attributes(present, value, shared)
         elif kind == "model":
             physics.set_model_state(present, value)
         elif kind == "data":
@@ -179,6 +283,8 @@ def set_attributes(part: Any, state: dict[str, Any]) -> None:
         else:
             physics.set_model_state(present.model.ptr, value[0])
             physics.set_data_state(present.model.ptr, present.data.ptr, value[1])
+    for name in _not_told(part, state):
+        delattr(part, name)
 
 
 def _check_constant(part: Any, name: str, present: Any, told: str) -> None:
@@ -188,29 +294,6 @@ def _check_constant(part: Any, name: str, present: Any, told: str) -> None:
         raise UnknownStateError(
             f"{type(part).__name__}.{name} was {told}, and is {found or type(present).__qualname__}"
         )
-
-
-def _set_value(part: Any, name: str, present: Any, value: Any) -> None:
-    """Set in place where others may hold the same array or generator."""
-    if (
-        isinstance(value, np.random.Generator)
-        and isinstance(present, np.random.Generator)
-        and type(present.bit_generator) is type(value.bit_generator)
-    ):
-        present.bit_generator.state = value.bit_generator.state
-        return
-    if isinstance(value, np.random.RandomState) and isinstance(present, np.random.RandomState):
-        present.set_state(value.get_state())
-        return
-    if (
-        isinstance(value, np.ndarray)
-        and isinstance(present, np.ndarray)
-        and (present.shape, present.dtype) == (value.shape, value.dtype)
-        and present.flags.writeable
-    ):
-        present[...] = value
-        return
-    setattr(part, name, value)
 
 
 def _generators(space: Any) -> list[Any]:
@@ -302,5 +385,10 @@ def set_state(env: gym.Env, state: list[list[Any]], adapters: Adapters) -> None:
             f"the environment is {' of '.join(names)}, but the state is one of "
             f"{' of '.join(name for name, _ in state)}"
         )
+    shared = Shared()
     for layer, (_, told) in reversed(list(zip(layers, state, strict=True))):
-        _adapter(layer, adapters)[1](layer, told)
+        setter = _adapter(layer, adapters)[1]
+        if setter is set_attributes:
+            set_attributes(layer, told, shared)
+        else:
+            setter(layer, told)
