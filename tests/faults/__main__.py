@@ -37,13 +37,14 @@ def checks(folder: Path, n_kills: int) -> dict[str, Callable[[], str]]:
 
     train, sweep = kills.Train(folder / "train", 200), kills.Sweep(folder / "sweep", 200)
     short = (kills.Train(folder / "train, writes", 60), kills.Sweep(folder / "sweep, writes", 60))
-    tune = kills.Tune(folder / "tune", 6)
+    tune, trials = kills.Tune(folder / "tune", 6), kills.Tune(folder / "tune, writes", 2)
     found: dict[str, Callable[[], str]] = {
         "kill -9 of train": lambda: kills.kill_at_random(train, n_kills),
         "kill -9 of a sweep": lambda: kills.kill_at_random(sweep, n_kills),
         "kill -9 of tune": lambda: kills.kill_at_random(tune, n_kills),
         "kill -9 at writes of train": lambda: kills.kill_at_writes(short[0], 2),
         "kill -9 at writes of a sweep": lambda: kills.kill_at_writes(short[1], 2),
+        "kill -9 at writes of tune": lambda: kills.kill_at_writes(trials, 1, most=12),
         "torn files": lambda: disk.tear(folder / "torn"),
         "a worker dies": lambda: workers.lose_a_worker(_made(folder / "dead"), "die"),
         "a worker hangs": lambda: workers.lose_a_worker(_made(folder / "hanging"), "hang"),
