@@ -45,7 +45,7 @@ def learn_from_labels(
     :param clone_steps: of behaviour cloning for the reference before the first step.
     :param reference_interval: steps between copies of the policy to the reference; None for none.
     """
-    _check(source, loop, kl)
+    _check(source, loop, kl, normalise)
     if clone_steps is not None:
         check_count("clone_steps", clone_steps, 0)
     if reference_interval is not None:
@@ -139,9 +139,14 @@ class LabelLearner:
         return True
 
 
-def _check(source: Labelled, loop: Loop, kl: str) -> None:
+def _check(source: Labelled, loop: Loop, kl: str, normalise: Normalisation) -> None:
     if kl not in KLS:
         raise ValueError(f"kl must be one of {list(KLS)}, got {kl!r}")
+    if not callable(normalise):
+        raise ValueError(
+            "normalise must be mean_over_samples or mean_per_set, the functions of "
+            f"sb3_pmpo.core.samples, got {normalise!r}"
+        )
     if not isinstance(source, Labelled):
         raise TypeError(
             f"learn from a LabelledDataset or a FeedbackBuffer, got {type(source).__name__}: "

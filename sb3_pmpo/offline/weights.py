@@ -107,44 +107,67 @@ def _check(alpha: float, beta: float, labels: Labels, normalise: Normalisation) 
         raise ValueError(
             f"alpha={alpha:g} learns from {kind} rows alone, and there are none: leave alpha out"
         )
-    reason = divergence(alpha, beta, labels, normalise)
-    if reason is None:
-        least = safe_beta(alpha, labels)
-        if normalise is not mean_over_samples and not labels.accepted and beta < 0.999 * least:
-            warnings.warn(
-                f"beta={beta:g} is below (1 - alpha) / (share of rejected rows) = {least:.3g}, "
-                "with means over each set: where rejected rows are common the push away from them "
-                "outweighs the KL, and the policy may run to the edge of the box; leave beta out, "
-                "or average over all rows",
-                stacklevel=6,
-            )
-        return
-    if alpha == 0.0 or not labels.accepted:
+    if (reason := divergence(alpha, beta, labels, normalise)) is not None:
         raise ValueError(f"{reason}. Nothing else holds the policy, so this is refused")
-    warnings.warn(reason, stacklevel=5)
+    if (reason := danger(alpha, beta, labels, normalise)) is not None:
+        warnings.warn(reason, stacklevel=5)
 
 
 def divergence(alpha: float, beta: float, labels: Labels, normalise: Normalisation) -> str | None:
-    """Say why the loss may have no minimum on these labels, or None.
+    """Say why the loss falls without end on these labels, or None.
 
-    Averaged over all rows (``mean_over_samples``) a rejected row weighs ``beta - (1 - alpha)``,
-    which has to be positive. Averaged over each set (``mean_per_set``) the total is
-    ``beta + 2 * alpha - 1``, without which the loss of even one Gaussian for all states falls
-    without end.
+    The weights of all rows sum to ``beta + alpha * a - (1 - alpha) * r``, with the shares a and r
+    of accepted and rejected rows (``mean_over_samples``), or 1 for a kind that there is
+    (``mean_per_set``). Where the sum is not positive, the loss of even one Gaussian for all states
+    has no minimum. From rejections alone each rejected row has to weigh more than 0, too.
 
     :return: the reason.
     """
     if not labels.rejected or alpha == 1.0:
         return None
     if normalise is mean_over_samples:
-        if beta > 1.0 - alpha or (labels.accepted and math.isclose(beta, 1.0 - alpha)):
-            return None
-        bound = f"not above 1 - alpha = {1.0 - alpha:g}, with means over all rows"
+        alone = alpha == 0.0 or not labels.accepted
+        rejected, accepted = labels.rejected / labels.total, labels.accepted / labels.total
+        means = "means over all rows"
+        total = "(1 - alpha) * (share of rejected rows) - alpha * (share of accepted rows)"
+        rule, share = ("1 - alpha", 1.0) if alone else (total, rejected)
     else:
-        least = (1.0 - alpha) - (alpha if labels.accepted else 0.0)
-        if beta > least:
+        share, accepted = 1.0, float(labels.accepted > 0.0)
+        means = "means over each set"
+        rule = "1 - 2 * alpha" if accepted or alpha == 0.0 else "1 - alpha"
+    least = (1.0 - alpha) * share - alpha * accepted
+    if beta > least and not math.isclose(beta, least, abs_tol=1e-9):
+        return None
+    return _too_small(alpha, beta, f"not above {rule} = {least:.4g}, with {means}")
+
+
+def danger(alpha: float, beta: float, labels: Labels, normalise: Normalisation) -> str | None:
+    """Say why a policy that tells rejected rows from others may run away, or None.
+
+    It does where a rejected row weighs less than 0, which one loss over all rows may hide.
+
+    :return: the reason.
+    """
+    if not labels.rejected or alpha == 1.0:
+        return None
+    if normalise is mean_over_samples:
+        least = 1.0 - alpha
+        if beta >= least or math.isclose(beta, least):
             return None
-        bound = f"not above 1 - 2 * alpha = {least:g}, with means over each set"
+        bound = f"not above 1 - alpha = {least:.4g}, with means over all rows"
+        return _too_small(alpha, beta, bound)
+    least = safe_beta(alpha, labels)
+    if labels.accepted or beta >= 0.999 * least:
+        return None
+    return (
+        f"beta={beta:g} is below (1 - alpha) / (share of rejected rows) = {least:.3g}, "
+        "with means over each set: where rejected rows are common the push away from them "
+        "outweighs the KL, and the policy may run to the edge of the box; leave beta out, "
+        "or average over all rows"
+    )
+
+
+def _too_small(alpha: float, beta: float, bound: str) -> str:
     return (
         f"beta={beta:g} is {bound} (alpha={alpha:g}): the KL does not outweigh the push away from "
         "rejected rows, and the policy runs to the edge of the box and to its smallest std; raise "

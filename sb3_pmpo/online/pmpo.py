@@ -249,8 +249,10 @@ class PMPO(OffPolicyMPO):
         :param beta: weight of the KL, a number, or a pair for mean and std. None for
             ``2 * (1 - alpha)``, and 20 times that for the std. From rejections alone with
             ``mean_per_set`` it is at least ``(1 - alpha) / (share of rejected rows)``.
-        :param normalise: ``mean_over_samples`` averages over all rows, ``mean_per_set`` over the
-            accepted and over the rejected (Eq. 10).
+        :param normalise: one of two functions of ``sb3_pmpo.core.samples``. With
+            ``mean_over_samples`` a label that 1% of the rows have has 1% of the weight. With
+            ``mean_per_set`` the accepted have a mean of their own and the rejected another, so
+            that rare labels have their full weight (Eq. 10).
         :param clone_steps: with ``kl="reference"``, steps of behaviour cloning that make the
             reference; None for ``gradient_steps`` in a new model, and for 0 in one that has
             learned, whose policy then is the reference.
@@ -264,7 +266,8 @@ class PMPO(OffPolicyMPO):
         :param reset_num_timesteps: begin anew. False goes on, with the reference that there is.
         :param tb_log_name: of the run in TensorBoard's folder.
         :raises DatasetError: if the data set is not of the model's spaces, or has no labels.
-        :raises ValueError: if the loss would have no minimum.
+        :raises ValueError: if one Gaussian for all states lowers the loss without end.
+        :warns UserWarning: if a policy that tells rejected rows from others may do so.
         """
         loop = Loop(
             gradient_steps, callback, log_interval, progress_bar, reset_num_timesteps, tb_log_name

@@ -84,9 +84,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--kl", choices=("data", "reference"), help="where the KL comes from (default: data; with "
         "--model, reference)")  # fmt: skip
     add("--alpha", type=float, help="weight of the accepted (default: by the labels there are)")
-    add("--beta", type=float, help="weight of the KL (default: 2 * (1 - alpha))")
-    add("--normalise", choices=list(NORMALISATIONS), default="batch", help="means over all rows "
-        "(default), or over accepted and rejected apart")  # fmt: skip
+    add("--beta", type=float, help="weight of the KL (default: 2 * (1 - alpha); from rejections "
+        "alone with '--normalise set' more, the rarer they are)")  # fmt: skip
+    add("--normalise", choices=list(NORMALISATIONS), default="batch", help="'batch' averages over "
+        "all rows (default); 'set' over the accepted and over the rejected apart, so that rare "
+        "labels have their full weight")  # fmt: skip
     add("--gamma", type=float, default=0.99, help="discount of 'advantage' (default: 0.99)")
     add("--eval-freq", type=int, help="steps between evaluations (default: a tenth of all)")
     add("--hyperparams", nargs="+", default=[], help="the model's, key:value, as train takes them")

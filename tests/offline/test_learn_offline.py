@@ -183,6 +183,7 @@ def test_a_step_moves_the_policy_and_not_the_critics() -> None:
         (1, {"alpha": 0.0}, "learns from rejected rows alone, and there are none"),
         (-1, {"alpha": 1.0}, "learns from accepted rows alone, and there are none"),
         (1, {"kl": "prior"}, r"kl must be one of \['data', 'reference'\]"),
+        (1, {"normalise": "mean_per_set"}, "normalise must be .* got 'mean_per_set'"),
         (1, {"alpha": 1.5}, "alpha must be"),
         (1, {"beta": -1.0}, "beta must be"),
         (1, {"beta": (1.0, 2.0, 3.0)}, "a number or a pair"),
@@ -203,6 +204,47 @@ def test_unsafe_weights_of_both_kinds_are_warned_about() -> None:
     data = bandit(n=50)
     with pytest.warns(UserWarning, match="not above 1 - alpha = 0.5"):
         model_for(data).learn_offline(data, 1, beta=0.2)
+
+
+@pytest.mark.parametrize("kl", ["data", "reference"])
+@pytest.mark.parametrize(
+    ("rejected", "arguments", "message"),
+    [
+        # The weights of all rows: beta + alpha * accepted - (1 - alpha) * rejected.
+        (
+            0.5,
+            {"normalise": mean_per_set, "beta": 0.0},
+            r"1 - 2 \* alpha = 0, with means over each",
+        ),
+        (0.2, {"normalise": mean_per_set, "alpha": 0.3, "beta": 0.4}, r"1 - 2 \* alpha = 0.4"),
+        (0.5, {"beta": 0.0}, r"\(share of accepted rows\) = 0, with means over all rows"),
+        (0.8, {"alpha": 0.3, "beta": 0.5}, r"\(share of accepted rows\) = 0.5"),
+        (1.0, {"normalise": mean_per_set, "alpha": 0.3, "beta": 0.7}, "not above 1 - alpha = 0.7"),
+    ],
+)
+def test_a_loss_that_one_gaussian_lowers_without_end_is_refused(
+    rejected: float, arguments: dict[str, Any], message: str, kl: str
+) -> None:
+    data = bandit(n=50)
+    data = data.with_labels(np.where(np.arange(50) < 50 * rejected, -1, 1))
+    model = model_for(data)
+    with pytest.raises(ValueError, match=f"{message}.*this is refused"):
+        model.learn_offline(data, 1, kl=kl, **arguments)
+    assert model.num_timesteps == 0
+
+
+def test_of_one_gaussian_the_sum_of_the_weights_decides() -> None:
+    """Just above the bound the loss has a minimum in the std, just below it has none."""
+    labels = th.where(th.arange(50) < 40, -1.0, 1.0)
+    actions = th.linspace(-1.0, 1.0, 50).unsqueeze(-1)
+    losses = {}
+    for beta in (0.48, 0.52):  # 0.7 * 0.8 - 0.3 * 0.2 = 0.5
+        objective = LabelObjective(0.3, (beta, beta))
+        for std in (1e3, 1e6):
+            policy = DiagGaussian(th.zeros(50, 1), th.full((50, 1), std))
+            losses[beta, std] = float(objective(policy, policy, Candidates(labels, actions)).loss)
+    assert losses[0.48, 1e6] < losses[0.48, 1e3]
+    assert losses[0.52, 1e6] > losses[0.52, 1e3]
 
 
 def test_other_spaces_are_refused() -> None:
