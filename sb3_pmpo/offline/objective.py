@@ -133,9 +133,14 @@ class LabelObjective:
 
 @th.no_grad()
 def _mean_log_probs(part: Part, labels: th.Tensor) -> dict[str, th.Tensor]:
-    """Average the log-probability over the batch's accepted and over its rejected rows."""
+    """Average the log-probability over the batch's accepted and over its rejected rows.
+
+    A kind that the batch has none of is left out: 0 would be a log-probability.
+    """
     metrics = {}
     for name, members in (("accept", labels > 0), ("reject", labels < 0)):
-        share = members / members.sum().clamp(min=1)
+        if not bool(members.any()):
+            continue
+        share = members / members.sum()
         metrics[f"{name}_log_prob_{part.name}"] = weighted_log_prob(share, part.log_prob)
     return metrics

@@ -379,9 +379,20 @@ def test_a_short_run_logs_and_shows_its_progress(capfd: pytest.CaptureFixture[st
     model.set_logger(Logger(None, [kept := Kept()]))
     model.learn_offline(two_arms(), 3, progress_bar=True)
     assert "train/accept_log_prob_data" in kept.values
+    assert kept.values["train/reject_log_prob_data"] < 0.0
     assert "3/3" in "".join(capfd.readouterr())
     with pytest.raises(ValueError, match="log_interval must be a whole number >= 1"):
         model.learn_offline(two_arms(), 3, log_interval=0)
+
+
+@pytest.mark.parametrize("kl", ["data", "reference"])
+def test_a_kind_of_label_that_there_is_none_of_has_no_log_prob(kl: str) -> None:
+    data = two_arms()
+    model = model_for(data)
+    model.set_logger(Logger(None, [kept := Kept()]))
+    model.learn_offline(data.with_labels(np.minimum(data.labels, 0)), 3, kl=kl)
+    assert any(name.startswith("train/reject_log_prob") for name in kept.values)
+    assert not any(name.startswith("train/accept_log_prob") for name in kept.values)
 
 
 @pytest.mark.filterwarnings("error")
