@@ -5,7 +5,7 @@ Axes: N rows, A action dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -238,12 +238,18 @@ class LabelledDataset:
 
     @classmethod
     def from_minari(
-        cls, dataset: Any, *, label_key: str = "label", folder: str | Path | None = None
+        cls,
+        dataset: Any,
+        *,
+        label_key: str | Callable[[Mapping[str, Any]], Any] = "label",
+        folder: str | Path | None = None,
     ) -> LabelledDataset:
         """Take over a Minari data set; labels are read from its infos, if they are there.
 
         :param dataset: a ``minari.MinariDataset``.
-        :param label_key: where the infos hold the labels.
+        :param label_key: where the infos hold the labels; ``"judge/label"`` is what a dictionary
+            there holds. Or a function from an episode's infos to a label for each step, with or
+            without one for the reset: ``lambda infos: np.where(infos["success"], 1, -1)``.
         :param folder: map the columns from files made there, instead of memory.
         """
         from sb3_pmpo.offline.minari import from_minari

@@ -5,6 +5,7 @@ Minari's infos hold T + 1 entries an episode: that of the reset comes first, and
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,22 @@ from sb3_pmpo.offline.columns import CHUNK, DatasetError, flat, take
 from sb3_pmpo.offline.dataset import LabelledDataset
 from sb3_pmpo.offline.storage import make_array
 
-#: Where the infos hold the rows' weights.
-WEIGHT_KEY = "weight"
+#: Where the infos hold the rows' labels and weights.
+LABEL_KEY, WEIGHT_KEY = "label", "weight"
+
+#: Where an episode's infos hold its labels, or what makes labels of the infos.
+LabelKey = str | Callable[[Mapping[str, Any]], Any]
 
 
-def from_minari(dataset: Any, *, label_key: str, folder: str | Path | None) -> LabelledDataset:
+def from_minari(dataset: Any, *, label_key: LabelKey, folder: str | Path | None) -> LabelledDataset:
     """Copy all episodes, one after the other.
 
     :param dataset: a ``minari.MinariDataset``.
-    :param label_key: of the infos; rows of episodes without it are unlabelled.
+    :param label_key: of the infos; rows of episodes without it are unlabelled. ``"judge/label"`` is
+        what a dictionary ``judge`` there holds. A function gets an episode's infos.
     :param folder: where files for the columns are made; None for memory.
-    :raises DatasetError: if it is empty, or of spaces that SB3 does not take.
+    :raises DatasetError: if it is empty, of spaces that SB3 does not take, or if the infos hold
+        something else than labels, or nothing, under a key that was asked for.
     :raises FileExistsError: if the folder holds columns: another data set may be mapped from them.
     """
     n = int(dataset.total_steps)
@@ -42,13 +48,16 @@ def from_minari(dataset: Any, *, label_key: str, folder: str | Path | None) -> L
         raise
 
 
-def _copied(dataset: Any, n: int, label_key: str, folder: str | Path | None) -> LabelledDataset:
+def _copied(
+    dataset: Any, n: int, label_key: LabelKey, folder: str | Path | None
+) -> LabelledDataset:
     seen = _allocate(dataset.observation_space, n, "observations", folder)
     following = _allocate(dataset.observation_space, n, "next_observations", folder)
     actions = _allocate(dataset.action_space, n, "actions", folder)
     rewards, dones = np.zeros(n, np.float32), np.zeros(n, np.float32)
     labels, weights, ids = np.zeros(n), np.ones(n), np.zeros(n, np.int64)
-    rows = slice(0, 0)
+    rows, found = slice(0, 0), False
+    keys: set[str] = set()
     for number, episode in enumerate(dataset.iterate_episodes()):
         rows = slice(rows.stop, rows.stop + len(episode.rewards))
         _fill(seen, rows, episode.observations, slice(0, -1))
@@ -56,10 +65,15 @@ def _copied(dataset: Any, n: int, label_key: str, folder: str | Path | None) -> 
         _fill(actions, rows, episode.actions, slice(None))
         rewards[rows], ids[rows] = episode.rewards, number
         dones[rows] = episode.terminations
+        infos = episode.infos or {}
+        keys |= infos.keys()
         for key, column in ((label_key, labels), (WEIGHT_KEY, weights)):
-            given = (episode.infos or {}).get(key)
+            given = _find(infos, key)
             if given is not None:
                 column[rows] = _of_steps(given, key, len(episode.rewards), number)
+                found |= key == label_key
+    if not found and label_key != LABEL_KEY:  # it was asked for
+        raise DatasetError(f"no episode's infos have {label_key!r}, they have {sorted(keys)}")
     return LabelledDataset(
         seen,
         actions,
@@ -74,12 +88,35 @@ def _copied(dataset: Any, n: int, label_key: str, folder: str | Path | None) -> 
     )
 
 
-def _of_steps(given: Any, key: str, length: int, episode: int) -> np.ndarray:
-    values = np.asarray(given).reshape(-1)
+def _find(infos: Mapping[str, Any], key: LabelKey) -> Any:
+    """Return what the infos hold under a key, or a key of a key; None if nothing."""
+    if callable(key):
+        return key(infos)
+    if key in infos:
+        return infos[key]
+    outer, _, inner = key.partition("/")
+    held = infos.get(outer)
+    return _find(held, inner) if isinstance(held, Mapping) and inner else None
+
+
+def _of_steps(given: Any, key: LabelKey, length: int, episode: int) -> np.ndarray:
+    where = f"the infos' {key!r} of episode {episode}"
+    if isinstance(given, Mapping):
+        raise DatasetError(
+            f"{where} must be one number a step, got a dictionary of {sorted(given)}: name one of "
+            f"them, such as label_key='{key}/{next(iter(given), 'label')}'"
+        )
+    values = np.asarray(given)
+    if values.dtype.kind not in "iuf":
+        raise DatasetError(
+            f"{where} must be numbers, 1 (accepted), -1 (rejected) or 0 (unlabelled), got "
+            f"{values.dtype}: say what they mean by a function, such as "
+            "label_key=lambda infos: np.where(infos['success'], 1, -1)"
+        )
+    values = values.reshape(-1)
     if len(values) not in {length, length + 1}:
         raise DatasetError(
-            f"the infos' {key!r} of episode {episode} must be {length + 1} (the reset's entry and "
-            f"one a step), got {len(values)}"
+            f"{where} must be {length + 1} (the reset's entry and one a step), got {len(values)}"
         )
     return values[-length:]
 
@@ -169,7 +206,7 @@ def _episode(dataset: LabelledDataset, index: np.ndarray) -> dict[str, Any]:
     cut = np.zeros(len(index), bool)
     cut[-1] = not ended[-1]
     rewards = zeros if dataset.rewards is None else dataset.rewards[index]
-    infos = {"label": np.concatenate(([0], dataset.labels[index])).astype(np.int64)}
+    infos = {LABEL_KEY: np.concatenate(([0], dataset.labels[index])).astype(np.int64)}
     if dataset.weights is not None:
         infos[WEIGHT_KEY] = np.concatenate(([1.0], dataset.weights[index]))
     return {

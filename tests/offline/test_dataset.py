@@ -265,6 +265,22 @@ class Recorded(gym.Env):
         )
 
 
+class Judged(gym.Wrapper):
+    """Says what it thinks of a step in words, in booleans, and in a dictionary."""
+
+    def reset(self, **kwargs: Any) -> Any:
+        seen, _ = self.env.reset(**kwargs)
+        return seen, self._infos(0)
+
+    def step(self, action: Any) -> Any:
+        *rest, infos = self.env.step(action)
+        return *rest, self._infos(infos["label"])
+
+    def _infos(self, label: int) -> dict[str, Any]:
+        word = {0: "start", 1: "good", -1: "bad"}[label]
+        return {"success": label > 0, "judge": {"label": label, "word": word}}
+
+
 ABOUT = {"author": "x", "author_email": "x@y.z", "code_permalink": "https://x"}
 
 
@@ -301,6 +317,44 @@ def test_minari(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mapped: bool) -
     np.testing.assert_array_equal(one.weights, other.weights)
     for key, value in one.observations.items():
         np.testing.assert_array_equal(value, other.observations[key])
+    del env
+    gc.collect()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:minari")
+@pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning")
+def test_labels_are_made_of_minaris_infos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    minari = pytest.importorskip("minari")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    env = minari.DataCollector(Judged(Recorded()), record_infos=True)
+    env.reset()
+    while not env.step(env.action_space.sample())[2]:
+        pass
+    made = env.create_dataset("judged/first-v0", **ABOUT)
+
+    def of_words(infos: Any) -> np.ndarray:
+        words = [
+            word.decode() if isinstance(word, bytes) else word for word in infos["judge"]["word"]
+        ]
+        return np.array([{"good": 1, "bad": -1, "start": 0}[word] for word in words])
+
+    expected = [1, -1, 1, -1]
+    for key in (
+        "judge/label",
+        of_words,
+        lambda infos: np.where(infos["success"], 1, -1),
+        lambda infos: np.where(infos["success"], 1, -1)[1:],
+    ):
+        assert LabelledDataset.from_minari(made, label_key=key).labels.tolist() == expected
+    for key, message in (
+        ("success", "must be numbers, 1 .accepted.*got bool: say what they mean by a function"),
+        ("judge", "a dictionary of .'label', 'word'.*label_key='judge/label'"),
+        ("judge/word", "must be numbers, 1"),
+        ("sucess", "no episode's infos have 'sucess', they have .'judge', 'success'"),
+        (lambda infos: np.zeros(2), "must be 5 .the reset's entry and one a step., got 2"),
+    ):
+        with pytest.raises(DatasetError, match=message):
+            LabelledDataset.from_minari(made, label_key=key)
     del env
     gc.collect()
 
