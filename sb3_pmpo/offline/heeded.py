@@ -16,7 +16,7 @@ import torch as th
 
 from sb3_pmpo.core.samples import Candidates
 from sb3_pmpo.offline.dataset import Rows
-from sb3_pmpo.offline.run import Batch, LabelSteps
+from sb3_pmpo.offline.run import Batch, Labelled, observe
 from sb3_pmpo.offline.tensors import to_policy_actions
 
 #: Least and most logarithm of what a rejection counts for, which is 0 when it comes. Less than the
@@ -24,8 +24,8 @@ from sb3_pmpo.offline.tensors import to_policy_actions
 LEAST, MOST = -80.0, math.log(2.0)
 
 
-class FadingSteps(LabelSteps):
-    """Steps on labelled rows whose rejections fade as they are heeded.
+class Fading:
+    """What is left of rejections, which fade as they are heeded.
 
     Eq. 10 averages over what the *reference* does and is rejected for. A reference that follows the
     policy, step by step or from one round of learning to the next, leaves old rows behind. Each of
@@ -37,16 +37,19 @@ class FadingSteps(LabelSteps):
     and keep their weight.
 
     The model keeps the densities for the next round, and for a checkpoint.
+
+    :param model: an algorithm of this package.
+    :param source: the rows, which may grow.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        known = self.model.label_log_probs
+    def __init__(self, model: Any, source: Labelled) -> None:
+        self.model, self.source = model, source
+        known = model.label_log_probs
         if known is not None and not self._are_of(len(known)):
-            self.model.label_log_probs = None  # they are of other rows
+            model.label_log_probs = None  # they are of other rows
 
     @th.no_grad()
-    def weigh(self, reference: Any, batch: Batch) -> Candidates:
+    def __call__(self, reference: Any, batch: Batch) -> Candidates:
         """Let each rejected row's label be what is left of it, from -2 to 0."""
         candidates = batch.candidates
         scores, actions = candidates.scores, candidates.actions
@@ -83,12 +86,15 @@ class FadingSteps(LabelSteps):
         """Yield the rejected rows of a range and their numbers, a minibatch at a time."""
         labels = self.source.labels_and_weights()[0][start:stop]
         found = start + np.flatnonzero(labels < 0)
-        for begin in range(0, len(found), self.batch_size):
-            index = found[begin : begin + self.batch_size]
+        size = self.model.batch_size
+        for begin in range(0, len(found), size):
+            index = found[begin : begin + size]
             yield index, self.source.rows(index)
 
     def _log_prob(self, rows: Rows) -> np.ndarray:
-        reference = self.model.policy.reference_actor.distribution(self.observe(rows))
+        reference = self.model.policy.reference_actor.distribution(
+            observe(self.model, self.source, rows)
+        )
         actions = to_policy_actions(rows.actions, self.source.action_space, self.model.device)
         return reference.log_prob(actions.unsqueeze(0)).squeeze(0).float().cpu().numpy()
 

@@ -12,7 +12,7 @@ import torch as th
 from sb3_pmpo.core.samples import Normalisation, mean_over_samples
 from sb3_pmpo.learn_checks import check_callback, check_count
 from sb3_pmpo.offline.columns import DatasetError
-from sb3_pmpo.offline.heeded import FadingSteps
+from sb3_pmpo.offline.heeded import Fading
 from sb3_pmpo.offline.objective import LabelObjective, data_kl, reference_kl
 from sb3_pmpo.offline.run import Labelled, LabelSteps, Loop, check_spaces, run
 from sb3_pmpo.offline.sampling import LabelSampler
@@ -132,8 +132,10 @@ class LabelLearner:
             model.label_rng = np.random.default_rng(np.random.randint(2**31))
         sampler = partial(sampler_for, weights=weights)
         fades = self.kl == "reference" and weights.alpha < 1.0 and labels.rejected > 0
-        steps = FadingSteps if fades else LabelSteps
-        self.steps = steps(model, self.source, model.batch_size, sampler, model.label_rng)
+        weigh = Fading(model, self.source) if fades else None
+        self.steps = LabelSteps(
+            model, self.source, model.batch_size, sampler, model.label_rng, weigh
+        )
         self.objective = make_objective(model, weights, kl=self.kl, normalise=self.normalise)
         self.alpha, self._kinds = weights.alpha, kinds
         return True

@@ -109,6 +109,8 @@ class LabelSteps:
     :param batch_size: S.
     :param sampler: made of the labels and weights, anew when the rows have grown.
     :param rng: what draws the rows.
+    :param weigh: from the reference at the rows' states and a minibatch to what the labels count
+        for, which is their size; None for 1 each.
     :raises DatasetError: if the spaces are not the model's.
     """
 
@@ -119,8 +121,10 @@ class LabelSteps:
         batch_size: int,
         sampler: Callable[[np.ndarray, np.ndarray | None], LabelSampler],
         rng: np.random.Generator,
+        weigh: Callable[[Any, Batch], Candidates] | None = None,
     ) -> None:
         check_spaces(model, source)
+        self.weigh = weigh or (lambda reference, batch: batch.candidates)
         self.model, self.source, self.batch_size, self.rng = model, source, batch_size, rng
         self._make_sampler = sampler
         self._sampler: LabelSampler | None = None
@@ -141,15 +145,7 @@ class LabelSteps:
             th.as_tensor(drawn.weights, device=device),
             n_samples=self._sampler.n_samples,
         )
-        return Batch(self.observe(rows), candidates, drawn.rows)
-
-    def observe(self, rows: Rows) -> Any:
-        """Bring observations to the device, as the policy sees them."""
-        observations = rows.observations
-        normalize = self.model.get_vec_normalize_env()
-        if normalize is not None:
-            observations = normalize.normalize_obs(observations)
-        return to_tensors(observations, self.source.observation_space, self.model.device)
+        return Batch(observe(self.model, self.source, rows), candidates, drawn.rows)
 
     def step(self, objective: Objective) -> dict[str, th.Tensor]:
         """Take one step of the policy; return what to log."""
@@ -162,10 +158,6 @@ class LabelSteps:
         metrics = policy_step(objective, optimizers, online, reference, candidates)
         return metrics | online.describe()
 
-    def weigh(self, reference: Any, batch: Batch) -> Candidates:
-        """Return the rows with what their labels count for, which is their size."""
-        return batch.candidates
-
     def fit_normaliser(self) -> None:
         """Take the statistics of a new policy's observations from the data; old ones stay."""
         normaliser = self.model.policy.normaliser
@@ -176,8 +168,17 @@ class LabelSteps:
         left = min(len(self.source), STATISTICS_ROWS)
         while left > 0:
             index = self.rng.integers(0, len(self.source), min(left, 8192))
-            normaliser.update(self.observe(self.source.rows(index)))
+            normaliser.update(observe(self.model, self.source, self.source.rows(index)))
             left -= len(index)
+
+
+def observe(model: Any, source: Labelled, rows: Rows) -> Any:
+    """Bring a source's observations to the device, as the policy sees them."""
+    observations = rows.observations
+    normalize = model.get_vec_normalize_env()
+    if normalize is not None:
+        observations = normalize.normalize_obs(observations)
+    return to_tensors(observations, source.observation_space, model.device)
 
 
 def check_spaces(model: Any, source: Labelled) -> None:
