@@ -110,17 +110,27 @@ class ClipSet:
             action_space=self.action_space,
         )
 
-    def labels_of(self, dataset: LabelledDataset) -> LabelledDataset:
+    def labels_of(self, dataset: LabelledDataset) -> LabelledDataset | None:
         """Give the data set that the clips were cut from the labels of the answers so far.
 
-        :raises DatasetError: if the clips are of another one.
+        It is known by its rows, for a folder may be moved.
+
+        :return: None if the clips are of another one.
         """
-        labels = np.array(dataset.labels)
-        for name, label in self.answers().labels().items():
-            rows = self._columns(name).get("rows")
-            if rows is None or rows.max() >= len(labels):
-                raise DatasetError(f"{self.folder}: {name} is no clip of {dataset!r}")
-            labels[rows] = label
+        labels, answers = np.array(dataset.labels), self.answers().labels()
+        for name in self.names:
+            columns = self._columns(name)
+            rows = columns.pop("rows", None)
+            if rows is None or rows.max() >= len(dataset):
+                return None
+            there = dataset.rows(rows)
+            known = by_name(there.observations) | {"actions": there.actions}
+            if known.keys() != columns.keys():
+                return None
+            if not all(np.array_equal(known[key], values) for key, values in columns.items()):
+                return None
+            if name in answers:
+                labels[rows] = answers[name]
         return dataset.with_labels(labels)
 
     def _steps(self, name: str) -> tuple[Any, np.ndarray]:

@@ -98,10 +98,19 @@ def learning_command(clips: ClipSet) -> str:
     words = ["sb3-pmpo", "offline", "--env", clips.about["env"], "--labels", str(clips.folder)]
     for option in ("algo", "model", "dataset"):
         if option in clips.about:
-            words += [f"--{option}", clips.about[option]]
+            words += [f"--{option}", _from_here(clips.about[option])]
+    modules = [name for name in clips.about.get("gym_packages", "").split() if name[0] != "-"]
+    if modules:
+        words += ["--gym-packages", *modules]
     if "model" in clips.about:  # a few clips change a policy, they do not make one
         words += ["--gradient-steps", "300"]
     return shlex.join(words)
+
+
+def _from_here(name: str) -> str:
+    """Shorten the whole path of a file below the working directory; leave any other word."""
+    here = Path.cwd()
+    return str(Path(name).relative_to(here)) if Path(name).is_relative_to(here) else name
 
 
 # ---------------------------------------------------------------------- clips
@@ -123,7 +132,12 @@ def _clips_of_dataset(args: argparse.Namespace, folder: Path) -> ClipSet:
         observation_space=dataset.observation_space,
         action_space=dataset.action_space,
         fps=args.fps,
-        about={"env": args.env.gym_id, "algo": args.algo, "dataset": str(args.dataset)},
+        about={
+            "env": args.env.gym_id,
+            "algo": args.algo,
+            "dataset": str(args.dataset.resolve()),
+            "gym_packages": " ".join(args.gym_packages),
+        },
     )
 
 
@@ -145,7 +159,8 @@ def _clips_of_policy(args: argparse.Namespace, folder: Path) -> ClipSet:
             about={
                 "env": agent.env_name.gym_id,
                 "algo": agent.algorithm,
-                "model": str(agent.model_path),
+                "model": str(agent.model_path.resolve()),
+                "gym_packages": " ".join(agent.modules),
             },
         )
     finally:

@@ -54,8 +54,9 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     zoo = ["--algo", args.algo, "--env", args.env, "-n", str(steps), "--seed", str(args.seed)]
     zoo += ["--eval-freq", str(args.eval_freq or max(args.gradient_steps // 10, 1))]
-    # A buffer of one transition: nothing is collected.
-    zoo += ["--hyperparams", "buffer_size:1", *args.hyperparams]
+    # A buffer of one transition: nothing is collected. One environment: the Zoo divides what it
+    # counts in decisions, such as the steps between evaluations, by their number.
+    zoo += ["--hyperparams", "buffer_size:1", *args.hyperparams, "n_envs:1"]
     begin_with = args.folder or args.model
     if begin_with is not None:
         zoo += ["-i", str(begin_with)]
@@ -143,19 +144,15 @@ def read_data(
     path = Path(labels)
     if (path / INDEX).is_file():
         clips = read_clips(path)
-        cut_from = clips.about.get("dataset")
-        if data is not None and cut_from is not None and _is_same(cut_from, str(dataset)):
-            return clips.labels_of(data)  # the rows are there already
+        labelled = None if data is None else clips.labels_of(data)
+        if labelled is not None:
+            return labelled  # the rows are there already
         answered = clips.dataset()
     elif path.suffix == ".npz" and path.is_file():
         answered = FeedbackBuffer.load(path).to_dataset()
     else:
         return _labelled(data, labels, gamma=gamma, seed=seed)
     return answered if data is None else concatenate([data, answered])
-
-
-def _is_same(one: str, other: str) -> bool:
-    return Path(one).resolve() == Path(other).resolve()
 
 
 def _read_dataset(name: str, env: str | None) -> LabelledDataset:

@@ -59,6 +59,23 @@ def test_a_run_and_one_from_its_model(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (tmp_path / "logs" / "pmpo" / "Pendulum-v1_2" / "Pendulum-v1.zip").exists()
 
 
+def test_steps_between_evaluations_are_gradient_steps_with_any_number_of_environments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pendulum(tmp_path / "data")
+    (tmp_path / "settings.yml").write_text(
+        "Pendulum-v1:\n  n_timesteps: 100\n  policy: MlpPolicy\n  n_envs: 4\n"
+    )
+    these = ["offline", "--env", "Pendulum-v1", "--dataset", "data", *TINY, "n_envs:2"]
+    these += ["--gradient-steps", "20", "--eval-freq", "10", "--eval-episodes", "1"]
+    these += ["--save-freq", "10", "--conf-file", "settings.yml"]
+    assert main(these) == 0
+    folder = tmp_path / "logs" / "pmpo" / "Pendulum-v1_1"
+    assert np.load(folder / "evaluations.npz")["timesteps"].tolist() == [10, 20]
+    assert PMPO.load(folder / "Pendulum-v1.zip", device="cpu").num_timesteps == 20
+
+
 def test_a_run_goes_on_from_its_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -50,6 +50,7 @@ class Agent:
     :param settings: the Zoo's hyperparameters.
     :param env_kwargs: what the environment is made with.
     :param arguments: what ``train`` was called with.
+    :param modules: that were imported for the environment.
     """
 
     algorithm: str
@@ -60,6 +61,7 @@ class Agent:
     settings: dict[str, Any]
     env_kwargs: dict[str, Any]
     arguments: dict[str, Any]
+    modules: tuple[str, ...] = ()
 
     @property
     def settings_folder(self) -> Path:
@@ -187,7 +189,8 @@ def find_agent(args: argparse.Namespace) -> Agent:
         raise AgentError(str(error)) from error
     except (TypeError, ValueError, yaml.YAMLError) as error:
         raise AgentError(f"the settings in {folder} cannot be read: {error}") from error
-    for module in (*modules, *args.gym_packages):
+    imported = tuple(dict.fromkeys((*modules, *args.gym_packages)))
+    for module in imported:
         try:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
@@ -204,6 +207,7 @@ def find_agent(args: argparse.Namespace) -> Agent:
         settings=settings,
         env_kwargs=dict(env_kwargs or {}) | (args.env_kwargs or {}),
         arguments=arguments,
+        modules=imported,
     )
 
 
