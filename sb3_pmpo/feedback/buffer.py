@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Self
 
@@ -144,8 +145,8 @@ class FeedbackBuffer:
         """
         done = np.asarray(actions)
         seen = stack(observations, self.observation_space)
-        if delay < 0:
-            raise DatasetError(f"delay must be >= 0 steps, got {delay}")
+        if not isinstance(delay, Integral) or delay < 0:
+            raise DatasetError(f"delay must be >= 0 steps, a whole number, got {delay!r}")
         for key, values in by_name(seen).items():
             if np.ndim(values) > 0 and len(values) > len(done):
                 raise DatasetError(

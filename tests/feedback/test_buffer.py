@@ -54,6 +54,7 @@ def test_answers_and_segments() -> None:
         (lambda b: b.add([0.0, 0.0], [0.0], 1, np.nan), "weights must be finite"),
         (lambda b: b.add_segment(np.zeros((2, 2)), np.zeros((2, 1)), 1, delay=2), "leaves nothing"),
         (lambda b: b.add_segment(np.zeros((2, 2)), np.zeros((2, 1)), 1, delay=-1), "delay must be"),
+        (lambda b: b.add_segment(np.zeros((2, 2)), np.zeros((2, 1)), 1, delay=0.5), "whole number"),
         (lambda b: b.add_segment(np.zeros((2, 2)), np.zeros((3, 1)), 1), "observations has 2"),
         (
             lambda b: b.add_segment(np.zeros((4, 2)), np.zeros((3, 1)), 1),

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
-from toys import Kept, Toy, parameters, small
+from toys import Guess, Kept, Toy, parameters, small
 
 from sb3_pmpo import PMPO
 from sb3_pmpo.feedback import FeedbackBuffer, FeedbackWrapper
@@ -191,6 +192,41 @@ def test_beside_the_critic(tmp_path: Path) -> None:
     PMPO.load(tmp_path / "model", env=Toy()).learn(30)
     with pytest.raises(DatasetError, match="observations must be in the model's space"):
         model.learn(10, feedback=FeedbackBuffer(env.action_space, env.action_space))
+
+
+class Indifferent(Guess):
+    """Pays for the number that is seen and as much for the next one."""
+
+    def step(self, action: Any) -> Any:
+        good = (np.atleast_1d(action) - self.answer) % self.sizes < 2
+        observation, _, *rest = super().step(action)
+        return observation, float(good.mean()), *rest
+
+
+@pytest.mark.parametrize("space", [spaces.Discrete(3), spaces.MultiDiscrete([3, 2])])
+def test_of_choices_that_pay_alike_a_program_says_which(space: spaces.Space) -> None:
+    sizes = Guess(space).sizes
+    every = np.array(list(np.ndindex(*sizes)))
+    seen = np.eye(max(sizes), dtype=np.float32)[every]
+
+    def of_the_right(feedback: FeedbackBuffer | None) -> float:
+        def rule(shown: np.ndarray, action: Any, info: dict[str, Any]) -> int:
+            return 1 if (np.atleast_1d(action) == shown.argmax(-1)).all() else -1
+
+        env: Any = Indifferent(space)
+        if feedback is not None:
+            env = FeedbackWrapper(env, rule, feedback, "rule")
+        given: dict[str, Any] = {"learning_rate": 1e-2, "batch_size": 64, "policy_delay": 1}
+        model = small(env, train_freq=1, reference_tau=0.05, **given).learn(120, feedback=feedback)
+        with th.no_grad():
+            distribution = model.actor.distribution(th.as_tensor(seen))
+            log_prob = distribution.log_prob(th.as_tensor(every, dtype=th.float32)[None])
+        return float(log_prob.exp().mean())
+
+    feedback = FeedbackBuffer(Guess(space).observation_space, space)
+    alone, beside = of_the_right(None), of_the_right(feedback)
+    assert len(feedback) == 120
+    assert beside > alone + 0.05
 
 
 def test_without_feedback_learning_is_as_it_was() -> None:

@@ -390,6 +390,7 @@ def test_from_a_policy_to_clips_to_the_command_that_learns(
     np.testing.assert_allclose(shown, [80, 100, 120, 140], atol=3)
     command = shlex.split(printed.rpartition("Learn from the answers with:")[2])
     assert command[0] == "sb3-pmpo"
+    assert command[command.index("--gym-packages") + 1] == "sb3_pmpo_lights"  # as another process
     assert main(command[1:]) == 0
     learned = PMPO.load(tmp_path / "logs/pmpo/Lights-v0_2/Lights-v0.zip", device="cpu")
     assert learned.num_timesteps == 300
