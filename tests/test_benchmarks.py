@@ -22,7 +22,10 @@ from sb3_pmpo import PMPO, top_k
 from sb3_pmpo.tools import checkpoints
 from sb3_pmpo.tools.runs import pool
 
-SMALL = {"policy_kwargs": {"net_arch": [8]}, "learning_starts": 50, "buffer_size": 1000}
+SMALL = {
+    "policy_kwargs": {"net_arch": [8]}, "learning_starts": 50, "buffer_size": 1000,
+    "batch_size": 16, "gradient_steps": 1,
+}  # fmt: skip
 
 
 @pytest.fixture
