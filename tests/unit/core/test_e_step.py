@@ -127,12 +127,15 @@ def test_log_values_stay_in_bounds() -> None:
 
 
 def optimise(objective: MPOObjective, policy, reference, parameters, score, n_steps: int) -> None:
-    """Take M-steps from a fixed reference until policy and multipliers have settled."""
+    """Take M-steps from a fixed reference until policy and multipliers have settled.
+
+    Many samples a step: with few, the KLs go on swinging by more than a test may allow.
+    """
     th.manual_seed(0)
     optimizer = th.optim.Adam(parameters, lr=3e-3)
     for _ in range(n_steps):
-        actions, weights = reference.propose(64)
-        candidates = Candidates(score(actions), actions, weights, n_samples=64)
+        actions, weights = reference.propose(1024)
+        candidates = Candidates(score(actions), actions, weights, n_samples=1024)
         policy_step(objective, [optimizer], policy(), reference, candidates)
 
 
@@ -154,7 +157,7 @@ def test_the_multipliers_hold_the_kl_on_a_quadratic() -> None:
         reference,
         [mean, log_std],
         lambda actions: -(actions - th.tensor([0.6, -0.6])).square().sum(-1),
-        n_steps=3000,
+        n_steps=1000,
     )
     policy = DiagGaussian(mean.detach(), log_std.detach().exp())
     shift, spread = policy.decoupled(reference, th.zeros(1, 1, 2))
@@ -175,7 +178,7 @@ def test_the_multipliers_hold_the_kl_of_a_categorical() -> None:
     logits = th.zeros(1, 1, 5, requires_grad=True)
     optimise(
         objective, lambda: Categorical(logits, (5,)), reference, [logits],
-        lambda actions: actions.squeeze(-1), n_steps=1500,
+        lambda actions: actions.squeeze(-1), n_steps=1000,
     )  # fmt: skip
     kl = Categorical(logits.detach(), (5,)).kl_from(reference).item()
     assert kl == pytest.approx(0.05, rel=0.2)
