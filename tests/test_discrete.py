@@ -99,7 +99,7 @@ def test_discretised_actions_are_bin_centres_of_the_box(n_bins: int) -> None:
         policy_kwargs={"net_arch": [16], "n_bins": n_bins},
         learning_starts=0,
     )
-    model.learn(200)
+    model.learn(60)
     centres = np.linspace(-2.0, 1.0, n_bins)
     distance = np.abs(np.array(env.actions)[:, :1] - centres).min(1)
     assert distance.max() < 1e-6

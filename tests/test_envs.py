@@ -134,8 +134,13 @@ def test_subprocesses_give_what_this_process_gives() -> None:
     make = partial(make_dmc_env, "cartpole-swingup", action_repeat=2)
     pickle.loads(pickle.dumps(make))
     here = make_vec_env(make, n_envs=2, seed=3)
+    # Their server has imported SB3 and no suite, so each child finds the task by itself.
     there = make_vec_env(
-        make, n_envs=2, seed=3, vec_env_cls=SubprocVecEnv, vec_env_kwargs={"start_method": "spawn"}
+        make,
+        n_envs=2,
+        seed=3,
+        vec_env_cls=SubprocVecEnv,
+        vec_env_kwargs={"start_method": "forkserver"},
     )
     np.testing.assert_array_equal(here.reset(), there.reset())
     for action in ([[0.1], [0.2]], [[-1.0], [1.0]]):
