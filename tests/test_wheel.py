@@ -23,7 +23,9 @@ def test_the_built_wheel_trains_in_a_fresh_environment(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    call(sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", tmp_path, ROOT)
+    # With the setuptools that is here; the tutorial's installation fetches one.
+    build = ("wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path)
+    call(sys.executable, "-m", "pip", *build, ROOT)
     (wheel,) = tmp_path.glob("sb3_pmpo-*.whl")
     venv.create(tmp_path / "env", with_pip=False)
     python = tmp_path / "env" / "bin" / "python"
