@@ -431,11 +431,11 @@ def test_an_error_leaves_the_model_so_far(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_leaves_a_usable_model(stop: signal.Signals) -> None:
-    process = program(Path("printed.log"), "train", "--env", "Pendulum-v1", "-n", "1000000")
-    while "Log path" not in process.printed():
+    given = ["--env", "Pendulum-v1", "-n", "1000000", "--save-freq", "100"]
+    process = program(Path("printed.log"), "train", *given)
+    while not list(Path("logs").rglob("rl_model_*.zip")):  # then it trains
         assert process.poll() is None, process.printed()
         time.sleep(0.05)
-    time.sleep(2)
     process.send_signal(stop)
     assert process.wait(timeout=60) == 130, process.printed()
     assert "Stopped after" in process.printed()
