@@ -25,7 +25,7 @@ multiprocessing.set_forkserver_preload(["stable_baselines3"])
 UNIT = Path(__file__).parent / "unit"
 
 
-#: Files of tests that take minutes.
+#: Files of tests that take longest, in the order in which they begin.
 LONGEST = (
     "test_sweep.py",
     "test_tuning.py",
@@ -34,6 +34,9 @@ LONGEST = (
     "test_compile.py",
     "test_wheel.py",
     "test_mpo.py",
+    "test_faults.py",
+    "test_programs.py",
+    "test_discrete.py",
 )
 
 
@@ -46,7 +49,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         elif item.get_closest_marker("slow") is None:
             item.add_marker("unit" if UNIT in item.path.parents else "integration")
     # The longest first: at the end one worker would wait for the other.
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 @pytest.fixture(autouse=True)
