@@ -98,13 +98,13 @@ FAMILIES = [f"dm_control/{task}-v0" for task in ("reacher-easy", "finger-spin", 
 @pytest.mark.parametrize("algorithm", ["pmpo", "mpo", "dpo"])
 def test_every_family_trains_through_the_zoos_manager(algorithm: str, entry: str) -> None:
     env = "Pendulum-v1" if entry == "default" else entry
-    short = ["-n", "24", "--eval-freq", "-1", "-params", "policy_kwargs:dict(net_arch=[8])"]
+    short = ["-n", "12", "--eval-freq", "-1", "-params", "policy_kwargs:dict(net_arch=[8])"]
     short += ["learning_starts:8", "batch_size:4"]
     status = main(["train", "--algo", algorithm, "--env", env, *short])
     assert status == 0
     (saved,) = Path("logs", algorithm).glob("*_1/*.zip")
     model = sb3_pmpo.tools.zoo.ALGORITHMS[algorithm].load(saved)
-    assert model.num_timesteps == 24
+    assert model.num_timesteps == 12
     assert model._n_updates > 0  # type: ignore[attr-defined]  # they are off-policy
 
 
@@ -393,10 +393,11 @@ def test_train_leaves_the_zoos_folders_and_enjoy_finds_them(
 
 
 def test_resuming_continues_the_counters_and_does_not_warm_up_again() -> None:
-    assert train("-n", "200", "--save-replay-buffer", "-params", "learning_starts:150") == 0
+    small = [*TINY, "learning_starts:150"]  # the last -params counts
+    assert train("-n", "200", "--save-replay-buffer", *small) == 0
     first = Path("logs/pmpo/Pendulum-v1_1/Pendulum-v1.zip")
     before = PMPO.load(first)
-    assert train("-n", "100", "-i", str(first), "-params", "learning_starts:150") == 0
+    assert train("-n", "100", "-i", str(first), *small) == 0
     after = PMPO.load("logs/pmpo/Pendulum-v1_2/Pendulum-v1.zip")
     assert (before.num_timesteps, after.num_timesteps) == (200, 300)
     # Warming up again would have been 150 steps without an update.
