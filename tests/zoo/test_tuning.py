@@ -42,7 +42,8 @@ from sb3_pmpo.tools.zoo.tuning import lower_bound
 
 SHORT = ["--env", "Pendulum-v1", "-n", "30", "--n-evaluations", "1", "--eval-episodes", "1"]
 SHORT += ["--n-startup-trials", "1", "--seed", "1", "--pruner", "none"]
-ONE_ENTRY = "Pendulum-v1: {n_timesteps: 30, policy: MlpPolicy, learning_starts: 20"
+QUICK = [*SHORT, "--no-optim-plots"]  # they take longer than the trials
+ONE_ENTRY = "Pendulum-v1: {n_timesteps: 30, policy: MlpPolicy, learning_starts: 26"
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +54,7 @@ def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def tune(*arguments: str) -> int:
-    return main(["tune", *SHORT, *arguments])
+    return main(["tune", *QUICK, *arguments])
 
 
 def settings(more: str = "") -> list[str]:
@@ -89,7 +90,7 @@ def test_every_draw_trains_and_the_converter_agrees(algorithm: str, n_actions: i
             "MlpPolicy", Toy() if n_actions else Guess(spaces.Discrete(3)), device="cpu",
             **arguments | {"learning_starts": 10, "batch_size": 8, "buffer_size": 100},
         )  # fmt: skip
-        model.learn(14)
+        model.learn(12)
         assert model._n_updates > 0  # type: ignore[attr-defined]
         assert model.policy_kwargs["net_arch"] in ([128, 128], [256, 256], [512, 512])
 
@@ -182,7 +183,8 @@ def test_hindsight_replay_is_searched_with_the_settings_own_arguments() -> None:
 
 def test_it_ends_with_an_entry_that_trains(capsys: pytest.CaptureFixture[str]) -> None:
     conf = settings(", policy_kwargs: 'dict(n_critics=3)', n_steps: 2")
-    assert tune(*conf, "--n-trials", "3", "--storage", "logs/s.log", "--study-name", "s") == 0
+    stored = ["--storage", "logs/s.log", "--study-name", "s"]
+    assert main(["tune", *SHORT, *conf, "--n-trials", "3", *stored]) == 0
     printed = capsys.readouterr().out
     assert "3 trials: 3 complete, 0 pruned, 0 bad" in printed
     assert "optuna-dashboard logs/s.log" in printed
@@ -202,7 +204,7 @@ def test_it_ends_with_an_entry_that_trains(capsys: pytest.CaptureFixture[str]) -
     assert entry["learning_rate"] == best.params["learning_rate"]
     assert entry["n_timesteps"] == 30
     train = ["train", "--env", "Pendulum-v1", "--conf-file", "logs/pmpo/s_best.yml"]
-    assert main([*train, "--eval-freq", "-1", "-n", "24"]) == 0
+    assert main([*train, "--eval-freq", "-1", "-n", "30"]) == 0
     model = PMPO.load("logs/pmpo/Pendulum-v1_1/Pendulum-v1.zip")
     assert model.policy_kwargs == entry["policy_kwargs"]
     assert model.n_samples == entry["n_samples"]
@@ -211,8 +213,8 @@ def test_it_ends_with_an_entry_that_trains(capsys: pytest.CaptureFixture[str]) -
 def test_the_zoos_own_algorithms_are_tuned_too(capsys: pytest.CaptureFixture[str]) -> None:
     conf = settings(", policy_kwargs: 'dict(activation_fn=nn.ELU)'")
     # As the Zoo's program is asked for it.
-    arguments = ["-optimize", "--n-trials", "1", "--no-optim-plots", "--study-name", "s"]
-    assert main(["train", "--algo", "sac", *SHORT, *conf, *arguments]) == 0
+    arguments = ["-optimize", "--n-trials", "1", "--study-name", "s"]
+    assert main(["train", "--algo", "sac", *QUICK, *conf, *arguments]) == 0
     assert "The best trial as a setting" in capsys.readouterr().out
     (entry,) = yaml.safe_load(Path("logs/sac/s_best.yml").read_text()).values()
     assert "activation_fn=nn.ELU" in entry["policy_kwargs"]
@@ -512,7 +514,7 @@ def test_a_study_is_of_one_algorithm_and_environment() -> None:
     stored = ["--storage", "logs/s.log", "--study-name", "s", "--n-trials", "1"]
     assert tune(*settings(), *stored) == 0
     with pytest.raises(SystemExit, match="the study 's' is of pmpo on Pendulum-v1: choose another"):
-        main(["tune", "--algo", "mpo", *SHORT, *settings(), *stored])
+        main(["tune", "--algo", "mpo", *QUICK, *settings(), *stored])
     assert "found with 30 decisions" in Path("logs/pmpo/s_best.yml").read_text()
     assert tune(*settings(), *stored, "-n", "20", "--n-trials", "0") == 0
     text = Path("logs/pmpo/s_best.yml").read_text()
