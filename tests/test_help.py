@@ -48,3 +48,35 @@ def test_help_shows_the_defaults_that_are_ours_and_an_example(
             main([command, "-h"])
         printed = capsys.readouterr().out
         assert all(text in printed for text in shown)
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "said"),
+    [
+        ("train", ["--nosuch"], "the following arguments are required: --env"),
+        ("train", ["--env", "CartPole-v1", "--eval-episodes", "x"], "--eval-episodes: must be a"),
+        ("tune", ["--workers", "0"], "--workers/--n-jobs: must be a whole number >= 1, got 0"),
+        ("tune", ["--trial-seeds", "two"], "--trial-seeds: must be a whole number >= 1, got two"),
+        ("evaluate", ["-n", "0"], "-n/--episodes: must be a whole number >= 1, got 0"),
+        ("record", ["--env", "x", "-n", "0"], "-n/--n-timesteps: must be a whole number >= 1"),
+        ("record", ["--env", "x", "--n-envs", "0"], "--n-envs: must be a whole number >= 1"),
+        ("plot", ["--window", "0.5"], "--window: must be a whole number >= 1, got 0.5"),
+        ("sweep", ["spec.yml", "--workers", "0"], "--workers: must be a whole number >= 1, got 0"),
+        ("label", ["--env", "x", "--clips", "0"], "--clips: must be a whole number >= 1, got 0"),
+        ("label", ["--env", "x", "--length", "0"], "--length: must be a whole number >= 1, got 0"),
+        ("offline", ["--env", "x", "--gradient-steps", "0"], "--gradient-steps: must be a whole"),
+        ("export", ["--env", "x", "--observations", "0"], "--observations: must be a whole"),
+        ("push", ["--env", "x", "-orga", "me", "--eval-episodes", "0"], "--eval-episodes: must be"),
+        ("lm", [], "the following arguments are required: --model"),
+    ],
+)
+def test_a_wrong_argument_is_one_sentence_and_the_last(
+    command: str, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, *arguments])
+    assert stop.value.code == 2
+    usage, error = capsys.readouterr().err.splitlines()[-2:]
+    assert usage == f"usage: sb3-pmpo {command} [options], which sb3-pmpo {command} --help lists"
+    assert error.startswith(f"sb3-pmpo {command}: error: ")
+    assert said in error

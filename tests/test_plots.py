@@ -150,7 +150,7 @@ def test_a_sweeps_runs_and_the_zoos_are_drawn_alike(logs: Path, tmp_path: Path) 
         (["--source", "tensorboard"], "has no scalars of TensorBoard"),
         (["--source", "tensorboard", "-f", "../tb", "--tag", "x"], "--tag x: no run has it; there"),
         (["--source", "tensorboard", "-f", "../tb", "--algo", "sac"], "no such run; there is PMPO"),
-        (["--window", "0"], "--window must be at least 1, got 0"),
+        (["--window", "0"], "--window: must be a whole number >= 1, got 0"),
     ],
 )
 def test_what_cannot_be_drawn_is_said(

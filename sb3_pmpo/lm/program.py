@@ -11,12 +11,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from sb3_pmpo.command_line import Parser
 from sb3_pmpo.core.labels import threshold
 
 
 def parse(arguments: Sequence[str] | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="sb3-pmpo lm", description=__doc__.splitlines()[0])
+    parser = Parser(prog="sb3-pmpo lm", description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, help="folder (or hub name) of a causal model")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--prompts", type=Path, help='JSON lines {"prompt": ...}, with --reward')

@@ -17,6 +17,7 @@ import uvicorn
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+from sb3_pmpo.command_line import count
 from sb3_pmpo.feedback.clips import (
     INDEX,
     ClipSet,
@@ -39,9 +40,6 @@ def main(arguments: Sequence[str]) -> int:
     """Record clips unless the folder has them, ask about them, print what learns from them."""
     parser = _parser()
     args = parser.parse_args(arguments)
-    for name in ("clips", "length"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name} must be >= 1, got {getattr(args, name)}")
     folder = args.labels or Path("labels") / args.env
     try:  # before anything is recorded
         bound = _bind(args.host, args.port)
@@ -83,8 +81,8 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--labels", type=Path, help="folder of clips and answers (default: labels/<env>); one that "
         "has clips is continued")  # fmt: skip
-    add("--clips", type=int, default=40, help="how many to record (default: 40)")
-    add("--length", type=int, default=50, help="decisions of a clip (default: 50)")
+    add("--clips", type=count, default=40, help="how many to record (default: 40)")
+    add("--length", type=count, default=50, help="decisions of a clip (default: 50)")
     add("--dataset", type=Path, help="folder of a data set with pictures, to take the clips from")
     add("--fps", type=float, default=20.0, help="of a data set's clips (default: 20)")
     add("--host", default="127.0.0.1", help="where to listen (default: this machine alone); on any "

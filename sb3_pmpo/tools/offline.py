@@ -13,6 +13,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from sb3_pmpo.command_line import Parser, count
 from sb3_pmpo.core.samples import mean_over_samples, mean_per_set
 from sb3_pmpo.feedback.buffer import FeedbackBuffer
 from sb3_pmpo.feedback.clips import INDEX, read_clips
@@ -35,8 +36,6 @@ def main(arguments: Sequence[str]) -> int:
 
     parser = _parser()
     args, rest = parser.parse_known_args(arguments)
-    if args.gradient_steps < 1:
-        parser.error(f"--gradient-steps must be >= 1, got {args.gradient_steps}")
     steps = args.gradient_steps
     try:
         if args.folder is not None:
@@ -66,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="sb3-pmpo offline",
         description="Learn from accepted and rejected actions without acting. Other arguments are "
         "those of sb3-pmpo train: -f, --eval-episodes, --device, -tb, ...",
@@ -81,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     add("-i", "--trained-agent", type=Path, dest="folder", help="go on from the checkpoint that "
         "--save-freq wrote in a run's folder; give its other arguments again")  # fmt: skip
     add("--model", type=Path, help="start from this .zip, which is then the reference")
-    add("--gradient-steps", type=int, default=20_000, help="default: 20000")
+    add("--gradient-steps", type=count, default=20_000, help="default: 20000")
     add("--kl", choices=("data", "reference"), help="where the KL comes from (default: data; with "
         "--model, reference)")  # fmt: skip
     add("--alpha", type=float, help="weight of the accepted (default: by the labels there are)")

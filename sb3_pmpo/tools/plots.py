@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from sb3_pmpo.command_line import Parser, count
 from sb3_pmpo.envs import action_repeat_of
 from sb3_pmpo.files import whole
 from sb3_pmpo.tools.outputs import OutputError, check_output
@@ -62,8 +63,6 @@ def plot(arguments: Sequence[str]) -> int:
     """Draw each algorithm's runs with a band; write the data beside the picture."""
     parser = _parser()
     args = parser.parse_args(arguments)
-    if args.window < 1:
-        parser.error(f"--window must be at least 1, got {args.window}")
     try:
         if args.source == "tensorboard":
             folder = args.folder or Path("tb")
@@ -92,7 +91,7 @@ def plot(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="sb3-pmpo plot",
         description="Draw learning curves over runs, against environment steps (an action that is "
         "repeated counts each time). A run that was resumed by train -i is one run.",
@@ -105,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--source", choices=("eval", "train", "tensorboard"), default="eval", help="evaluations "
         "(default), training episodes, or TensorBoard's logs")  # fmt: skip
     add("--tag", help=f"what to draw of TensorBoard's logs (default: {' or '.join(TAGS)})")
-    add("--window", type=int, default=10, help="episodes of the rolling mean (default: 10)")
+    add("--window", type=count, default=10, help="episodes of the rolling mean (default: 10)")
     add("--band", choices=list(BANDS), default="interval", help="mean and its 95%% bootstrap "
         "interval over the runs (default), or median and range")  # fmt: skip
     add("-o", "--output", type=_picture, nargs="+", default=[Path("curve.png")], help="pictures, "

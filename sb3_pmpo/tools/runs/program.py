@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 
+from sb3_pmpo.command_line import Parser, count
 from sb3_pmpo.files import whole
 from sb3_pmpo.tools.outputs import check_output
 from sb3_pmpo.tools.runs.pool import run_locally, run_on_ray
@@ -56,7 +57,7 @@ def _keys() -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="sb3-pmpo sweep",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"keys of the spec (steps are decisions of the agent):\n{_keys()}\n{EXAMPLE}",
@@ -70,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--workers",
-        type=int,
+        type=count,
         help="runs at a time, of one core each (default: one for each core; on a cluster, as many "
         "as it has room for)",
     )
@@ -92,8 +93,6 @@ def main(arguments: Sequence[str]) -> int:
     """
     parser = _parser()
     options = parser.parse_args(arguments)
-    if options.workers is not None and options.workers < 1:
-        parser.error(f"--workers must be at least 1, got {options.workers}")
     try:
         spec = Spec.read(options.spec, options.log_folder)
         check_output(Path(spec.log_folder, "sweep.csv"), ",".join(HEADER))

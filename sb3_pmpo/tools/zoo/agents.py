@@ -22,6 +22,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
 
+from sb3_pmpo.command_line import Parser
 from sb3_pmpo.storage.pickles import UntrustedFileError
 from sb3_pmpo.storage.statistics import load_statistics
 from sb3_pmpo.storage.strangers import are_own, check_modules
@@ -131,7 +132,7 @@ def make_parser(
         :func:`sb3_pmpo.tools.zoo.shipped.unpacked`.
     """
     register()
-    parser = argparse.ArgumentParser(prog=f"sb3-pmpo {command}", description=description)
+    parser = Parser(prog=f"sb3-pmpo {command}", description=description)
     add: Callable[..., Any] = parser.add_argument
     if pretrained:
         add(PRETRAINED, metavar="NAME", help=f"in the place of --algo, --env and -f: {HELP}")

@@ -19,6 +19,7 @@ from rl_zoo3 import ALGOS
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_pmpo.command_line import Parser, count
 from sb3_pmpo.files import whole
 from sb3_pmpo.pretrained import PretrainedError, Score, names, scored
 from sb3_pmpo.pretrained.files import SUFFIX, interval
@@ -67,8 +68,6 @@ def evaluate(arguments: Sequence[str]) -> int:
     register()
     parser = _parser()
     args = parser.parse_args(arguments)
-    if args.episodes < 1:
-        parser.error(f"--episodes must be at least 1, got {args.episodes}")
     if not 0.0 < args.confidence < 1.0:
         parser.error(f"--confidence must be between 0 and 1, got {args.confidence}")
     if not args.agents and args.env is None:
@@ -89,7 +88,7 @@ def evaluate(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="sb3-pmpo evaluate",
         description="Measure the mean return of agents, all on the same seeds: "
         "sb3-pmpo evaluate walker-walk logs/sac/dm_control-walker-walk-v0_1 -n 100 -o scores.csv",
@@ -101,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--env", help="without AGENT: environment id")
     add("-f", "--folder", default="logs", help="without AGENT: folder of train (default: logs)")
     add("--load-best", action="store_true", help="load the best models instead of the last")
-    add("-n", "--episodes", type=int, default=100, help="of each agent (default: 100)")
+    add("-n", "--episodes", type=count, default=100, help="of each agent (default: 100)")
     add("--seed", type=int, default=0, help="of the first episode; each has its own (default: 0)")
     add("--confidence", type=float, default=0.95, help="of the intervals (default: 0.95)")
     add("-o", "--output", type=Path, help="a CSV file with all episodes (default: none)")

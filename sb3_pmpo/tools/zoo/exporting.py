@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
+from sb3_pmpo.command_line import count
 from sb3_pmpo.export import OPSET, PRODUCER, ExportError, check, to_onnx, to_torchscript
 from sb3_pmpo.files import whole
 from sb3_pmpo.online.off_policy import OffPolicyMPO
@@ -37,11 +38,9 @@ def _export(arguments: Sequence[str]) -> int:
         help="*.onnx and *.pt files (default: both, named after the agent)",
     )  # fmt: skip
     parser.add_argument(
-        "--observations", type=int, default=1000, help="to check on (default: 1000)"
+        "--observations", type=count, default=1000, help="to check on (default: 1000)"
     )
     args = parser.parse_args(arguments)
-    if args.observations < 1:
-        parser.error(f"--observations must be at least 1, got {args.observations}")
     try:
         agent = find_agent(args)
         paths = args.output or [Path(f"{agent.label}{suffix}") for suffix in WRITERS]

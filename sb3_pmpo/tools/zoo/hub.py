@@ -22,6 +22,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_pmpo.command_line import count
 from sb3_pmpo.tools.outputs import OutputError
 from sb3_pmpo.tools.zoo.agents import (
     Agent,
@@ -92,8 +93,14 @@ def _parser() -> argparse.ArgumentParser:
     add("-orga", "--organization", required=True, help="user or organization on the Hub")
     add("-name", "--repo-name", help="name of the repository (default: <algo>-<env>)")
     add("-m", "--commit-message", default="Publish the agent", help="of the upload")
-    add("-n", "--n-timesteps", type=int, default=1000, help="decisions in the video (default 1000)")
-    add("--eval-episodes", type=int, default=10, help="episodes of the score (default: 10)")
+    add(
+        "-n",
+        "--n-timesteps",
+        type=count,
+        default=1000,
+        help="decisions in the video (default 1000)",
+    )
+    add("--eval-episodes", type=count, default=10, help="episodes of the score (default: 10)")
     add("--no-render", action="store_true", help="make no video; needs no OpenGL")
     add("--dry-run", action="store_true", help="make the folder; upload nothing")
     return parser

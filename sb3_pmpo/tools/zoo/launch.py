@@ -15,33 +15,13 @@ from unittest.mock import patch
 
 import rl_zoo3.train
 
+from sb3_pmpo.command_line import Parser, at_least, count
 from sb3_pmpo.tools.settings import KeyValues
 from sb3_pmpo.tools.zoo import register
 from sb3_pmpo.tools.zoo.manager import Manager
 from sb3_pmpo.tools.zoo.resuming import NotBegunError, NothingLeftError
 from sb3_pmpo.tools.zoo.shipped import HELP, PRETRAINED
 from sb3_pmpo.tools.zoo.stopping import INTERRUPTED, sigterm_interrupts
-
-
-def _length(text: str) -> int:
-    """Read a number of decisions; the Zoo takes 0 for the setting's."""
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1 and number != -1:
-        raise argparse.ArgumentTypeError(
-            f"must be a whole number >= 1, or -1 for the setting's, got {text}"
-        )
-    return number
-
-
-def _count(text: str) -> int:
-    """Read a number of which there must be one at least."""
-    if not text.strip().isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number >= 1, got {text}")
-    return int(text)
-
 
 #: What is ours of the Zoo's arguments. More threads help little at these sizes, and stall on a busy
 #: machine. The Zoo's steps are decisions of the agent.
@@ -50,11 +30,11 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "--env": {"default": None, "required": True},
     "--folder": {"default": "logs", "help": "folder that train wrote"},
     "--num-threads": {"default": 1},
-    "--n-timesteps": {"type": _length, "help": "decisions of the agent: with an action repeat of "
-        "2, as the Control Suite's settings have it, two environment steps each (-1: the "
-        "setting's)"},
-    "--eval-episodes": {"type": _count},
-    "--n-eval-envs": {"type": _count},
+    "--n-timesteps": {"type": at_least(besides="-1 for the setting's"), "help": "decisions of the "
+        "agent: with an action repeat of 2, as the Control Suite's settings have it, two "
+        "environment steps each (-1: the setting's)"},
+    "--eval-episodes": {"type": count},
+    "--n-eval-envs": {"type": count},
     "--eval-freq": {"help": "decisions between evaluations (negative: none)"},
     "--save-freq": {"help": "decisions between checkpoints (negative: none)"},
     "--track": {"help": "log to Weights & Biases too (pip install wandb)"},
@@ -78,7 +58,7 @@ class Defaults(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action)
 
 
-class Parser(argparse.ArgumentParser):
+class ZooParser(Parser):
     """The Zoo's parser with our defaults, which its help shows.
 
     :param command: whose it is.
@@ -141,7 +121,7 @@ def prepared(
     argv = [f"sb3-pmpo {command}", *arguments]
     ours: dict[str, Any] = {
         "StoreDict": KeyValues,
-        "argparse": SimpleNamespace(ArgumentParser=partial(Parser, command)),
+        "argparse": SimpleNamespace(ArgumentParser=partial(ZooParser, command)),
     }
     with patch.object(sys, "argv", argv), patch.multiple(program, **ours, **names):
         yield

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
+from sb3_pmpo.command_line import Parser, count
 from sb3_pmpo.tools.zoo.launch import run_train
 from sb3_pmpo.tools.zoo.stopping import INTERRUPTED, sigterm_interrupts
 from sb3_pmpo.tools.zoo.tuning import Options, TuningManager
@@ -82,20 +83,18 @@ def _stop(workers: Sequence[subprocess.Popen]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="sb3-pmpo tune", add_help=False, allow_abbrev=False,
         description="Search hyperparameters with Optuna. Run it on several machines with one "
         "--storage (a database's URL, or a *.log file that all of them see) and --study-name.",
     )  # fmt: skip
-    parser.add_argument(
-        "--trial-seeds", type=_at_least_one, default=1, help="seeds of each trial (1)"
-    )
+    parser.add_argument("--trial-seeds", type=count, default=1, help="seeds of each trial (1)")
     parser.add_argument(
         "--objective", choices=("mean", "lcb"), default="mean",
         help="over the seeds: their mean, or mean - std / sqrt(seeds)",
     )  # fmt: skip
     parser.add_argument(
-        "--workers", "--n-jobs", type=_at_least_one, default=1,
+        "--workers", "--n-jobs", type=count, default=1,
         help="processes on this machine (1); the Zoo's --n-jobs, of threads, means the same",
     )  # fmt: skip
     parser.add_argument(
@@ -107,10 +106,3 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--quiet", action="store_true", help="leave the report to another worker")
     return parser
-
-
-def _at_least_one(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number >= 1, got {value}")
-    return value

@@ -14,6 +14,7 @@ from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_pmpo.command_line import count
 from sb3_pmpo.tools.outputs import OutputError, check_output
 from sb3_pmpo.tools.zoo.agents import AgentError, acts_deterministically, find_agent, make_parser
 from sb3_pmpo.tools.zoo.shipped import unpacked
@@ -50,10 +51,14 @@ def _record(arguments: Sequence[str]) -> int:
         pretrained=True,
     )
     parser.add_argument(
-        "-n", "--n-timesteps", type=int, default=1000, help="decisions of the agent (default: 1000)"
+        "-n",
+        "--n-timesteps",
+        type=count,
+        default=1000,
+        help="decisions of the agent (default: 1000)",
     )
     parser.add_argument(
-        "--n-envs", type=int, default=1, help="environments, in one picture (default: 1)"
+        "--n-envs", type=count, default=1, help="environments, in one picture (default: 1)"
     )
     parser.add_argument(
         "-o", "--output-folder", type=Path, help="default: the folder videos/ of the run; with "

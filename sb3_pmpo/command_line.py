@@ -1,0 +1,43 @@
+"""What all commands share: errors of one sentence, and arguments that are counts."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose error is one sentence, the last line, instead of the list of all options."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and where the options are; exit with status 2."""
+        self.exit(
+            2,
+            f"usage: {self.prog} [options], which {self.prog} --help lists\n"
+            f"{self.prog}: error: {message}\n",
+        )
+
+
+def at_least(least: int = 1, besides: str = "") -> Callable[[str], int]:
+    """Make a ``type`` of argparse's that reads a whole number.
+
+    :param least: the lowest that is allowed.
+    :param besides: ``"-1 for ..."``: -1 is allowed too, and means that.
+    """
+
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if number < least and not (besides and text.strip() == "-1"):
+            allowed = f"must be a whole number >= {least}" + (f", or {besides}" if besides else "")
+            raise argparse.ArgumentTypeError(f"{allowed}, got {text}")
+        return number
+
+    return read
+
+
+#: Reads a number of which there must be one at least.
+count = at_least()
