@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import yaml
 
 from sb3_pmpo.tools.zoo.programs import train
@@ -49,3 +50,33 @@ def register_goals() -> str:
         options = {"continuous": True, "n_bits": 3, "max_steps": 5}
         gym.register(env_id, entry_point=entry, kwargs=options)
     return env_id
+
+
+class Painted(gym.Env[np.ndarray, np.ndarray]):
+    """Is drawn as large as its arguments say, without a library."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012  # as Gymnasium wants it
+    observation_space = gym.spaces.Box(-1.0, 1.0, (1,))
+    action_space = gym.spaces.Box(-1.0, 1.0, (1,))
+
+    def __init__(self, height: int = 40, width: int = 20, render_mode: str | None = None) -> None:
+        self.render_mode, self._size = render_mode, (height, width, 3)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        return np.zeros(1, np.float32), 0.0, False, False, {}
+
+    def render(self) -> np.ndarray:
+        return np.zeros(self._size, np.uint8)
+
+
+def register_painted() -> str:
+    """Register it, with episodes of five steps."""
+    if "Painted-v0" not in gym.registry:
+        gym.register("Painted-v0", entry_point=Painted, max_episode_steps=5)
+    return "Painted-v0"

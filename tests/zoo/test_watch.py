@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import imageio_ffmpeg
 import mujoco
 import numpy as np
 import pytest
 from opengl import run_with_egl
-from runs import WALKER, register_goals, run, run_walker
+from runs import WALKER, register_goals, register_painted, run, run_walker
 
 from sb3_pmpo import PMPO
 from sb3_pmpo.tools.cli import main
@@ -157,16 +158,40 @@ def test_the_camera_goes_along(walker_run: Path) -> None:
 
 
 @reads_video
-def test_pendulum_too(tmp_path: Path) -> None:
-    pytest.importorskip("pygame", reason="Gymnasium draws Pendulum with pygame")
-    folder = run(tmp_path, "Pendulum-v1", normalize=True)
+@pytest.mark.parametrize(
+    ("env_id", "size", "margin"),
+    [
+        ("Pendulum-v1", (480, 480), 0),
+        ("CartPole-v1", (480, 480), 80),  # drawn in 600x400
+    ],
+)
+def test_gymnasium_s_tasks_are_fitted_into_the_same_square(
+    env_id: str, size: tuple[int, int], margin: int, tmp_path: Path
+) -> None:
+    folder = run(tmp_path, env_id, normalize=True)
     video = tmp_path / "videos"
-    arguments = ["--env", "Pendulum-v1", "-f", str(tmp_path), "-o", str(video)]
+    arguments = ["--env", env_id, "-f", str(tmp_path), "-o", str(video)]
     assert main(["record", *arguments, "-n", "15", "--exp-id", folder.name[-1]]) == 0
-    says, frames = read_video(video / "final-model-pmpo-Pendulum-v1-step-0-to-step-15.mp4")
+    says, frames = read_video(video / f"final-model-pmpo-{env_id}-step-0-to-step-15.mp4")
     assert says["fps"] == 30
-    assert says["duration"] == pytest.approx(0.5)
+    assert says["size"] == size
+    assert says["duration"] == pytest.approx(15 / decisions_a_second(env_id), abs=1 / 30)
     assert np.abs(np.diff(frames.astype(int), axis=0)).max() > 100
+    assert frames[:, : max(margin - 2, 1)].mean() > 250  # white above it
+
+
+def decisions_a_second(env_id: str) -> float:
+    return float(gym.make(env_id).metadata["render_fps"])
+
+
+@reads_video
+def test_a_run_s_own_size_is_kept(tmp_path: Path) -> None:
+    """Without OpenGL: an environment of one's own that takes a height and a width."""
+    run(tmp_path, register_painted(), "pmpo", "--env-kwargs", "height:64", "width:32")
+    arguments = ["--env", "Painted-v0", "-f", str(tmp_path), "-n", "5", "-o", str(tmp_path)]
+    assert main(["record", *arguments]) == 0
+    (path,) = tmp_path.glob("*.mp4")
+    assert read_video(path)[0]["size"] == (32, 64)
 
 
 def test_without_opengl_record_refuses_before_it_loads(

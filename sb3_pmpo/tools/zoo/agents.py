@@ -34,6 +34,9 @@ from sb3_pmpo.tools.zoo.found import find_model, saved_settings
 from sb3_pmpo.tools.zoo.shipped import HELP, PRETRAINED
 from sb3_pmpo.tools.zoo.writing import statistics_of
 
+#: Of a picture, in pixels, where nobody says another.
+EDGE = 480
+
 
 class AgentError(ValueError):
     """An agent that cannot be used as asked; the message is for the one who asked."""
@@ -93,14 +96,20 @@ class Agent:
             normaliser.obs_rms, normaliser.ret_rms = found.obs_rms, found.ret_rms
         return env
 
+    @property
+    def has_own_size(self) -> bool:
+        """Whether the environment's arguments say how large its pictures are."""
+        given = {*self.env_kwargs, *(self.env_kwargs.get("render_kwargs") or {})}
+        return bool({"height", "width"} & given)
+
     def _rendered(self) -> dict[str, Any]:
-        """Return what a picture needs: the Control Suite's are 480x480, as Gymnasium's are.
+        """Return what a picture needs: the Control Suite's are 480x480, as MuJoCo's of Gymnasium.
 
         Its first camera goes along with what runs away; MuJoCo's own stays where it is.
         """
         mode: dict[str, Any] = {"render_mode": "rgb_array"}
         if self.env_name.gym_id.startswith("dm_control/"):
-            mode["render_kwargs"] = {"height": 480, "width": 480, "camera_id": 0}
+            mode["render_kwargs"] = {"height": EDGE, "width": EDGE, "camera_id": 0}
         return mode
 
     def load(self, env: VecEnv, *, seed: int, device: str) -> BaseAlgorithm:

@@ -25,6 +25,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_pmpo.command_line import count
 from sb3_pmpo.tools.outputs import OutputError
 from sb3_pmpo.tools.zoo.agents import (
+    EDGE,
     Agent,
     AgentError,
     acts_deterministically,
@@ -69,6 +70,7 @@ def push(arguments: Sequence[str], api: HfApi | None = None) -> int:
             n_decisions=args.n_timesteps,
             seed=args.seed,
             deterministic=deterministic,
+            edge=None if agent.has_own_size else EDGE,
         )
         print(f"Saved {video}")
     env.close()

@@ -16,12 +16,23 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pmpo.command_line import count
 from sb3_pmpo.tools.outputs import OutputError, check_output
-from sb3_pmpo.tools.zoo.agents import AgentError, acts_deterministically, find_agent, make_parser
+from sb3_pmpo.tools.zoo.agents import (
+    EDGE,
+    AgentError,
+    acts_deterministically,
+    find_agent,
+    make_parser,
+)
 from sb3_pmpo.tools.zoo.shipped import unpacked
 
 #: Frames a second of a video, and what Gymnasium assumes of an environment that does not say.
 FPS = 30
 DEFAULT_RATE = 30.0
+#: ffmpeg's filter that fits frames of any size into a square.
+_FITTED = (
+    "scale={edge}:{edge}:force_original_aspect_ratio=decrease:force_divisible_by=2,"
+    "pad={edge}:{edge}:(ow-iw)/2:(oh-ih)/2:white"
+)
 #: In the metadata of each video.
 MARK = "sb3-pmpo record"
 
@@ -58,7 +69,10 @@ def _record(arguments: Sequence[str]) -> int:
         help="decisions of the agent (default: 1000)",
     )
     parser.add_argument(
-        "--n-envs", type=count, default=1, help="environments, in one picture (default: 1)"
+        "--n-envs",
+        type=count,
+        default=1,
+        help="environments, in one picture (default: 1), each as large as it draws itself",
     )
     parser.add_argument(
         "-o", "--output-folder", type=Path, help="default: the folder videos/ of the run; with "
@@ -83,6 +97,7 @@ def _record(arguments: Sequence[str]) -> int:
         n_decisions=args.n_timesteps,
         seed=args.seed,
         deterministic=acts_deterministically(args),
+        edge=None if agent.has_own_size or args.n_envs > 1 else EDGE,
     )
     env.close()
     print(f"Saved {video}")
@@ -97,6 +112,7 @@ def film(
     n_decisions: int,
     seed: int,
     deterministic: bool,
+    edge: int | None,
 ) -> Video:
     """Let a model act and write an mp4 of what is seen; Ctrl-C ends it early.
 
@@ -108,6 +124,8 @@ def film(
     :param n_decisions: of the agent, >= 1.
     :param seed: of the first episode.
     :param deterministic: whether to act without noise.
+    :param edge: of the video in pixels, in which the frames are fitted with white around them;
+        None for the frames' own size.
     """
     if n_decisions < 1:
         raise ValueError(f"a video needs at least one decision, got n_decisions = {n_decisions}")
@@ -116,9 +134,11 @@ def film(
     env.reset()
     height, width, _ = _frame(env).shape
     written, decisions = 0, 0
-    marked = ["-metadata", f"comment={MARK}"]
+    options = ["-metadata", f"comment={MARK}"]
+    if edge is not None:
+        options += ["-vf", _FITTED.format(edge=edge)]
     seen = frames(model, env, n_decisions=n_decisions, seed=seed, deterministic=deterministic)
-    with FFMPEG_VideoWriter(str(path), (width, height), FPS, ffmpeg_params=marked) as writer:
+    with FFMPEG_VideoWriter(str(path), (width, height), FPS, ffmpeg_params=options) as writer:
         try:
             with closing(seen):
                 for decision, frame in seen:
