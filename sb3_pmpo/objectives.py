@@ -19,6 +19,7 @@ from sb3_pmpo.core.checks import (
     check_number,
     check_positive,
     make_plain,
+    written,
 )
 from sb3_pmpo.core.e_step import (
     Duals,
@@ -110,8 +111,8 @@ class PMPOObjective:
         make_plain(self, "alpha", "beta_mean", "beta_std", "edge_barrier")
         if not callable(self.labeller):
             raise ValueError(
-                f"labeller must be callable, such as top_k(2), got {self.labeller!r}: it maps "
-                "Candidates to a Preference"
+                f"labeller must be callable, such as top_k(2), got {written(self.labeller)}: it "
+                "maps Candidates to a Preference"
             )
         check_flag("decoupled", self.decoupled, "True fits mean and std apart")
         if (reason := self.instability()) is not None:
@@ -124,7 +125,7 @@ class PMPOObjective:
         balanced = is_balanced(self.labeller)
         if balanced and self.alpha < 0.5:
             return (
-                f"alpha={self.alpha} is below 0.5 with {self.labeller!r}, whose labels may "
+                f"alpha={self.alpha} is below 0.5 with {written(self.labeller)}, whose labels may "
                 "weigh many times as much in some states as in others: no beta holds the policy in "
                 "all of them; use top_k(n_samples // 2), or alpha >= 0.5"
             )
@@ -224,7 +225,9 @@ def try_loss(loss: Callable[..., PairLoss], beta: float) -> None:
     """
     log_prob = th.zeros(2, 2)
     pairs = best_worst()(Candidates(th.tensor([[1.0, 0.0], [0.0, 1.0]])))
-    with blaming(f"loss={loss!r}", "give sb3_pmpo.dpo_loss, ipo_loss, or a function like them"):
+    with blaming(
+        f"loss={written(loss)}", "give sb3_pmpo.dpo_loss, ipo_loss, or a function like them"
+    ):
         result = loss(log_prob, log_prob, pairs, beta=beta)
         if not isinstance(result, PairLoss) or result.loss.shape != (2,):
             raise TypeError(f"it returned {result!r} of two states, not a PairLoss")

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import re
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sb3_pmpo import DPO, MPO, PMPO, best_worst, boltzmann, ipo_loss, top_k
+from sb3_pmpo import (
+    DPO,
+    MPO,
+    PMPO,
+    best_worst,
+    boltzmann,
+    ipo_loss,
+    mean_score,
+    threshold,
+    top_k,
+)
 from sb3_pmpo.core.losses import instability
 
 
@@ -20,7 +31,7 @@ def make(cls: Any = PMPO, env: str = "Pendulum-v1", **kwargs: Any) -> Any:
 def test_print_says_what_is_in_a_model() -> None:
     text = str(make(labeller=top_k(2)))
     assert "PMPO on cpu: 0 steps (decisions), 0 updates of the critics, 0 of 10" in text
-    assert "labeller=top_k(k=2)," in text  # no default, no address
+    assert "labeller=top_k(2)," in text  # no default, no address
     assert "PMPOPolicy: Box(3,) -> Box(1,)" in text
     assert "3 features -> 8 -> 4 -> Gaussian of 1 (std from 0.1 to 1)" in text
     assert "2 x QuantileCritic: 8 -> 4 -> 8 quantiles" in text
@@ -83,3 +94,44 @@ def test_a_warning_names_the_part() -> None:
     with pytest.warns(UserWarning, match=r"^beta=0.5 is below"):
         make(alpha=0.0, beta=0.5, decoupled=False)
     assert instability(0.0, 2.0) is None
+
+
+class Grumpy:
+    """A labeller without a way to write it."""
+
+    def __call__(self, candidates: Any) -> None:
+        raise RuntimeError("never")
+
+
+def breaks(*given: Any, **named: Any) -> None:
+    raise RuntimeError("never")
+
+
+@pytest.mark.parametrize(
+    ("cls", "argument", "value", "shown"),
+    [
+        (PMPO, "labeller", "top_k(5)", "labeller=top_k(5) with n_samples="),
+        (PMPO, "labeller", top_k(5), "labeller=top_k(5) with n_samples="),
+        (PMPO, "labeller", top_k(2, normalise=breaks), "labeller=top_k(2, normalise=breaks) with"),
+        (PMPO, "labeller", threshold(breaks), "labeller=threshold(breaks) with"),
+        (
+            PMPO,
+            "labeller",
+            threshold(mean_score, breaks),
+            "threshold(mean_score, normalise=breaks)",
+        ),
+        (PMPO, "labeller", breaks, "labeller=breaks with"),
+        (PMPO, "labeller", Grumpy(), "Grumpy object> with"),
+        (PMPO, "labeller", partial(breaks, 1), "partial(<function breaks>, 1) with"),
+        (PMPO, "exploration_noise", breaks, "exploration_noise=breaks failed"),
+        (PMPO, "learning_rate", breaks, "learning_rate=breaks failed"),
+        (DPO, "loss", breaks, "loss=breaks failed"),
+    ],
+)
+def test_a_refusal_shows_a_function_as_it_was_written(
+    cls: Any, argument: str, value: Any, shown: str
+) -> None:
+    with pytest.raises(ValueError, match="failed with") as refused:
+        make(cls, **({"n_samples": 6} if cls is PMPO else {}), **{argument: value})
+    assert shown in str(refused.value)
+    assert "0x" not in str(refused.value)

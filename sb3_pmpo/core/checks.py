@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import MISSING, fields, is_dataclass
 from numbers import Real
 from typing import Any
+
+from torch import nn
 
 #: The end of a range without an end.
 INFINITY = math.inf
@@ -80,6 +84,27 @@ def check_flag(name: str, value: Any, hint: str) -> bool:
     if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):
         return bool(value)
     raise ValueError(f"{name} must be True or False, got {value!r}: {hint}")
+
+
+def written(thing: Any) -> str:
+    """Write an object as its maker would: ``top_k(5)``, ``mean_score``, without an address.
+
+    A dataclass is the call that makes it, without what is the default, and its only required
+    argument without a name.
+    """
+    if is_dataclass(thing) and not isinstance(thing, type):
+        required = [each.name for each in fields(thing) if each.default is MISSING]
+        given = [
+            ("" if required == [each.name] else f"{each.name}=") + written(value)
+            for each in fields(thing)
+            if (value := getattr(thing, each.name)) != each.default
+        ]
+        return f"{type(thing).__name__}({', '.join(given)})"
+    if callable(thing) and hasattr(thing, "__name__"):
+        return str(thing.__name__)
+    if isinstance(thing, nn.Module):  # which writes a line for each of its parts
+        return type(thing).__name__
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(thing))
 
 
 @contextmanager

@@ -14,7 +14,14 @@ from typing import ClassVar, Protocol
 
 import torch as th
 
-from sb3_pmpo.core.checks import INFINITY, blaming, check_flag, check_number, check_positive
+from sb3_pmpo.core.checks import (
+    INFINITY,
+    blaming,
+    check_flag,
+    check_number,
+    check_positive,
+    written,
+)
 from sb3_pmpo.core.e_step import boltzmann_weights
 from sb3_pmpo.core.samples import (
     Candidates,
@@ -324,7 +331,7 @@ def try_labeller(
         value=lambda: th.zeros(2, device=device),
     )
     remedy = "give an object that labels Candidates, such as top_k(2) or advantage()"
-    with blaming(f"labeller={labeller!r} with n_samples={n_samples}", remedy):
+    with blaming(f"labeller={written(labeller)} with n_samples={n_samples}", remedy):
         labels = labeller(candidates)
     check_preference(labels, scores)
 

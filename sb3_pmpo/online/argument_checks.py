@@ -14,7 +14,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import get_device
 
-from sb3_pmpo.core.checks import INFINITY, blaming, check_flag, check_number
+from sb3_pmpo.core.checks import INFINITY, blaming, check_flag, check_number, written
 from sb3_pmpo.online.arguments import chosen_by_space
 from sb3_pmpo.online.noise_checks import check_action_noise, check_noise_factory
 from sb3_pmpo.online.written import as_object
@@ -174,9 +174,13 @@ def check_rate(name: str, rate: Any) -> None:
     """
     hint = "a number, or a schedule of progress; 1e-3 is usual"
     if callable(rate):
-        with blaming(f"{name}={rate!r}", "a schedule is a function of the remaining progress"):
+        with blaming(
+            f"{name}={written(rate)}", "a schedule is a function of the remaining progress"
+        ):
             value = rate(1.0)
-        check_number(f"{name}={rate!r} at progress 1.0", value, 0.0, _HIGHEST_RATE, float, hint)
+        check_number(
+            f"{name}={written(rate)} at progress 1.0", value, 0.0, _HIGHEST_RATE, float, hint
+        )
     else:
         check_number(name, rate, 0.0, _HIGHEST_RATE, float, hint)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
 from typing import Any
 
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from torch import nn
+
+from sb3_pmpo.core.checks import written
 
 
 def describe_model(model: OffPolicyAlgorithm) -> str:
@@ -23,7 +23,7 @@ def describe_model(model: OffPolicyAlgorithm) -> str:
         (
             f"{type(model).__name__} on {model.device}: {model.num_timesteps:,} steps (decisions), "
             f"{told.n_updates:,} updates of the critics, {stored}",
-            f"  objective: {_call(told.objective)}, {model.n_samples} samples a state",  # type: ignore[attr-defined]  # the family's
+            f"  objective: {written(told.objective)}, {model.n_samples} samples a state",  # type: ignore[attr-defined]  # the family's
             f"  gamma={model.gamma}, n_steps={told.n_steps}, batch_size={model.batch_size}, "
             f"gradient_steps={model.gradient_steps}, policy_delay={told.policy_delay}",
             str(model.policy),
@@ -33,14 +33,3 @@ def describe_model(model: OffPolicyAlgorithm) -> str:
 
 def _stored(buffer: Any) -> str:
     return f"{buffer.size() * buffer.n_envs:,} of {buffer.buffer_size * buffer.n_envs:,}"
-
-
-def _call(thing: Any) -> str:
-    """Write a dataclass as the call that makes it, without what is the default."""
-    if not is_dataclass(thing) or isinstance(thing, type):
-        if callable(thing) and hasattr(thing, "__name__"):
-            return str(thing.__name__)
-        return type(thing).__name__ if isinstance(thing, nn.Module) else repr(thing)
-    values = ((each, getattr(thing, each.name)) for each in fields(thing))
-    given = (f"{each.name}={_call(value)}" for each, value in values if value != each.default)
-    return f"{type(thing).__name__}({', '.join(given)})"

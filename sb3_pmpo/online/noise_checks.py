@@ -15,7 +15,7 @@ from gymnasium import spaces
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.preprocessing import get_action_dim
 
-from sb3_pmpo.core.checks import blaming
+from sb3_pmpo.core.checks import blaming, written
 
 
 def check_action_noise(noise: Any, space: spaces.Space) -> None:
@@ -77,12 +77,12 @@ def check_noise_factory(factory: Any, n_envs: int, space: spaces.Space) -> None:
     if not callable(factory):
         raise ValueError(
             f"exploration_noise must be a function of (n_envs, action_dim, seed) or None, got "
-            f"{factory!r}: {remedy}"
+            f"{written(factory)}: {remedy}"
         )
     if not isinstance(space, spaces.Box):
         return
     shape = (n_envs, get_action_dim(space))
-    with blaming(f"exploration_noise={factory!r}", remedy), numpy_generator_kept():
+    with blaming(f"exploration_noise={written(factory)}", remedy), numpy_generator_kept():
         made = factory(*shape, 0)
         drawn = made()
         made.reset(0)
