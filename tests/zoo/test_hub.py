@@ -159,6 +159,33 @@ def test_the_card_of_a_run_that_went_on_in_its_folder_has_one_command(
     assert "which was not there" not in card
 
 
+@pytest.mark.parametrize("went_on", ["first", "second"])
+def test_the_card_of_a_run_that_was_resumed_twice_has_its_parts(
+    went_on: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once in a folder of its own, once where it was, in either order."""
+    monkeypatch.chdir(tmp_path)
+    folder = run(
+        tmp_path / "logs", "Pendulum-v1", "pmpo", "--save-freq", "10", "--save-replay-buffer"
+    )
+    in_place = ("--env", "Pendulum-v1", "-n", "10", "-f", "logs", "-i")
+    model = folder / "Pendulum-v1.zip"
+    if went_on == "first":
+        assert main(["train", *in_place, str(folder)]) == 0
+    last = run(tmp_path / "logs", "Pendulum-v1", "pmpo", "-i", str(model), "-n", "25",
+               "--save-freq", "5")  # fmt: skip
+    if went_on == "second":
+        assert main(["train", *in_place, str(last)]) == 0
+    assert main(["push", *_arguments(tmp_path / "logs", "Pendulum-v1"), "--dry-run"]) == 0
+    card = (last / "hub/README.md").read_text()
+    assert "after 65 decisions" in card
+    assert "which was not there" not in card
+    commands = card.split("```bash\n")[-1].split("\n```")[0].splitlines()
+    lengths = [re.findall(r" -n (\d+) ", f"{command} ") for command in commands]
+    assert lengths == ([["40"], ["25"]] if went_on == "first" else [["30"], ["35"]])
+    assert "-i again/pmpo/Pendulum-v1_1/Pendulum-v1.zip" in commands[1]
+
+
 def test_the_zoo_downloads_it_and_enjoys_it(
     pushed: Path,
     tmp_path: Path,

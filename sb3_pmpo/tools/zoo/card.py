@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import platform
+import zipfile
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -160,12 +162,11 @@ def _training(agent: Agent, settings: str | None, steps: int) -> str:
             "The settings hold Python objects, which no YAML file holds as text; `config.yml` has "
             f"them pickled:\n\n```\n{dict(agent.settings)}\n```\n"
         )
-    in_place = _went_on_in_place(agent)
-    parts = [agent.arguments | {"trained_agent": ""}] if in_place else _parts(agent)
+    parts = _parts(agent, steps)
     commands = [_command(agent, part) for part in parts]
-    if in_place:  # from a checkpoint of its own, which one run of the whole length comes by, too
+    if _went_on_in_place(agent.arguments, agent.folder):  # as one run of the whole length ends
         commands[0] += f" -n {steps}"
-    if len(parts) > 1:
+    elif len(parts) > 1:
         env, again = agent.env_name, f"again/{agent.algorithm}"
         for number, part in enumerate(parts, start=1):
             before = f" -i {again}/{env}_{number - 1}/{env}.zip" if number > 1 else ""
@@ -179,10 +180,10 @@ def _training(agent: Agent, settings: str | None, steps: int) -> str:
     )
 
 
-def _went_on_in_place(agent: Agent) -> bool:
-    """Say whether the run went on from what it had in its own folder."""
-    trained = str(agent.arguments.get("trained_agent") or "")
-    return bool(trained) and Path(trained).resolve().is_relative_to(agent.folder.resolve())
+def _went_on_in_place(arguments: dict[str, Any], folder: Path) -> bool:
+    """Say whether a run went on from what it had in its own folder."""
+    trained = str(arguments.get("trained_agent") or "")
+    return bool(trained) and Path(trained).resolve().is_relative_to(folder.resolve())
 
 
 def _command(agent: Agent, arguments: dict[str, Any]) -> str:
@@ -199,22 +200,40 @@ def _command(agent: Agent, arguments: dict[str, Any]) -> str:
     return command
 
 
-def _parts(agent: Agent) -> list[dict[str, Any]]:
-    """Return what ``train`` was called with for each part of a resumed run, the first one first."""
-    parts = [_with_length(agent.arguments, agent.settings)]
-    while trained := parts[0].get("trained_agent"):
+def _parts(agent: Agent, steps: int) -> list[dict[str, Any]]:
+    """Return what ``train`` was called with for each part of a resumed run, the first one first.
+
+    The length of a part is what its model has more than the one that it began with: the part may
+    have gone on in its folder, or been stopped.
+    """
+    parts: list[dict[str, Any]] = []
+    folder, arguments, settings = agent.folder, agent.arguments, agent.settings
+    while True:
+        if _went_on_in_place(arguments, folder):
+            arguments = arguments | {"trained_agent": ""}
+        trained = arguments.get("trained_agent")
+        before = _steps_of(Path(trained)) if trained else 0
+        given = arguments.get("n_timesteps", -1)
+        length = given if given > 0 else settings.get("n_timesteps", -1)
+        if before is not None:
+            length = steps - before
+        parts.insert(0, arguments | {"n_timesteps": length})
+        if not trained or before is None or len(parts) > 100:
+            return parts
         folder = Path(trained) if Path(trained).is_dir() else Path(trained).parent
         saved = folder / agent.env_name / "args.yml"
-        if not saved.is_file() or len(parts) > 100:
-            break
-        parts.insert(0, _with_length(read(saved), read(saved.with_name("config.yml"))))
-    return parts
+        if not saved.is_file():
+            return parts
+        steps, arguments, settings = before, read(saved), read(saved.with_name("config.yml"))
 
 
-def _with_length(arguments: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
-    """Put the length of the configuration where ``train`` was given none."""
-    given = arguments.get("n_timesteps", -1)
-    return arguments | {"n_timesteps": given if given > 0 else settings.get("n_timesteps", -1)}
+def _steps_of(model: Path) -> int | None:
+    """Read a model's steps; None if it is not there, or no model."""
+    try:
+        with zipfile.ZipFile(model) as archive:
+            return int(json.loads(archive.read("data"))["num_timesteps"])
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+        return None
 
 
 def _snippet(agent: Agent, scores: Scores, repo_id: str) -> str:

@@ -45,6 +45,7 @@ from sb3_pmpo.tools.zoo.resuming import (
     CannotResumeError,
     NotBegunError,
     NothingLeftError,
+    origin,
     run_of,
     unit_of,
 )
@@ -77,13 +78,13 @@ class Manager(ExperimentManager):
 
     def __init__(self, *args: Any, learn: Callable[..., Any] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._learn, self._borrowed = learn, False
+        self._learn = learn
+        self._borrowed = self._interrupted = self._came_to_end = self._is_new = False
         if kwargs.get("config") is None:
             is_ours, is_suite = self.algo in ALGORITHMS, self.env_name.gym_id in suite_ids()
             self._borrowed = is_suite and not is_ours
             if is_ours or self._borrowed:
                 self.config = str(config_path())
-        self._interrupted = self._came_to_end = self._is_new = False
         self._held = ExitStack()
         self._checkpoints: Checkpoints | None = None
         self._normaliser: VecNormalize | None = None
@@ -94,8 +95,8 @@ class Manager(ExperimentManager):
         self._run = None if self._found is None else run_of(self._found, self.env_name)
         self._told_length = self.n_timesteps > 0
         if self._run is not None:
-            self.save_path = str(self._run)
-            self.params_path = f"{self.save_path}/{self.env_name}"
+            self.save_path, self.params_path = str(self._run), str(self._run / self.env_name)
+            vars(self.args).update(origin(Path(self.params_path)))
 
     # ------------------------------------------------------------------ settings
 

@@ -77,6 +77,19 @@ def run_of(checkpoint: Checkpoint, env_name: str) -> Path | None:
     return folder if is_run else None
 
 
+def origin(settings: Path) -> dict[str, Any]:
+    """Return what a run began with, if it was another run's model or a pretrained policy.
+
+    A run that goes on in its folder keeps it: its settings are written anew.
+
+    :param settings: where the run's ``args.yml`` is.
+    """
+    path = settings / "args.yml"
+    saved = read(path) if path.is_file() else {}
+    names = ("trained_agent", "from_pretrained")
+    return {name: str(saved[name]) for name in names if saved.get(name)}
+
+
 def filled_in(arguments: Sequence[str]) -> list[str]:
     """Replace ``-i FOLDER`` by its checkpoint's model, after what its run was called with.
 
