@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TextIO
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -44,25 +45,43 @@ _PROGRESS = "progress.json"
 def lock(folder: Path, patience: float = 0.0) -> Iterator[bool]:
     """Hold a run's folder, so that no two processes train the run; it ends with the process.
 
+    Where the body fails, the lock goes, and the folder with it unless something is in it.
+
     :param patience: seconds to wait for another process to leave it.
     :return: whether the folder was free.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    end = time.monotonic() + patience
-    with (folder / "lock").open("w") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() >= end:
-                    yield False
-                    return
-                time.sleep(0.2)
-                continue
-            except OSError:  # a file system of a cluster that has no locks
-                pass
-            yield True
+    path, end = folder / "lock", time.monotonic() + patience
+    made = [each for each in (path, *path.parents) if not each.exists()]
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as file:
+            if _hold(file, path):
+                try:
+                    yield True
+                except BaseException:
+                    for each in made:
+                        with suppress(OSError):  # others' files are in it
+                            each.unlink() if each == path else each.rmdir()
+                    raise
+                return
+        if time.monotonic() >= end:
+            yield False
             return
+        time.sleep(0.2)
+
+
+def _hold(file: TextIO, path: Path) -> bool:
+    """Take the lock, unless another has it, or had it and removed the file."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system of a cluster that has no locks
+        return True
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 # ---------------------------------------------------------------------- the unit
