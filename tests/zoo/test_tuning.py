@@ -35,9 +35,9 @@ from sb3_pmpo.core.losses import instability
 from sb3_pmpo.tools.cli import main
 from sb3_pmpo.tools.settings import to_arguments
 from sb3_pmpo.tools.zoo import tune as tune_command
-from sb3_pmpo.tools.zoo.report import compare
+from sb3_pmpo.tools.zoo.report import compare, report
 from sb3_pmpo.tools.zoo.spaces import as_setting, default_params
-from sb3_pmpo.tools.zoo.study import MAX_RETRIES, Watch, open_storage, run_trials
+from sb3_pmpo.tools.zoo.study import MAX_RETRIES, Watch, open_storage, run_trials, study_name
 from sb3_pmpo.tools.zoo.tuning import lower_bound
 
 SHORT = ["--env", "Pendulum-v1", "-n", "30", "--n-evaluations", "1", "--eval-episodes", "1"]
@@ -312,6 +312,19 @@ def test_bad_trials_are_pruned_and_counted(
     assert "3 trials: 1 complete, 0 pruned, 2 bad" in printed
     assert "2 x ValueError: tau must be" in printed
     assert [trial.state.name for trial in load().trials] == ["COMPLETE", "PRUNED", "PRUNED"]
+
+
+def test_a_study_that_is_stored_nowhere_has_a_name_and_keeps_what_is_there() -> None:
+    study = optuna.create_study(study_name=study_name("pmpo", "dm_control/a-b-v0"))
+    study.add_trial(optuna.trial.create_trial(value=1.0))
+    told: dict[str, Any] = {"budget": "5 decisions", "with_plots": False}
+    for storage in (None, None, "s.log", "s.log", None):
+        report(study, "a", lambda params: params, Path("found"), storage, **told)
+    assert sorted(path.name for path in Path("found").glob("*.yml")) == [
+        "pmpo-dm_control-a-b-v0_2_best.yml",
+        "pmpo-dm_control-a-b-v0_3_best.yml",
+        "pmpo-dm_control-a-b-v0_best.yml",
+    ]
 
 
 def test_if_all_are_bad_the_command_fails_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:

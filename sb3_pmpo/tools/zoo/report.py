@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -22,6 +23,9 @@ from sb3_pmpo.tools.zoo.study import DEFAULT
 
 #: The first line of each setting that was found.
 MARK = "# Found by sb3-pmpo tune."
+
+#: How the names of the files end.
+_BEST, _TRIALS = "_best.yml", "_trials.csv"
 
 
 def report(
@@ -53,7 +57,8 @@ def report(
         raise SystemExit(f"no trial completed{last}")
     folder.mkdir(parents=True, exist_ok=True)
     best = study.best_trial
-    path = folder / f"{study.study_name}_best.yml"
+    name = study.study_name if storage is not None else unused(folder, study.study_name)
+    path = folder / f"{name}{_BEST}"
     entry = to_yaml(setting_of(best.params), env_id)
     text = (
         f"{MARK}\n# Trial {best.number} of {len(study.trials)}, value {best.value:.6g}, found with "
@@ -65,17 +70,27 @@ def report(
         raise SystemExit(f"sb3-pmpo tune: error: {error}; the best setting:\n\n{text}") from error
     with whole(path) as writing:
         writing.write_text(text)
-    table = folder / f"{study.study_name}_trials.csv"
+    table = folder / f"{name}{_TRIALS}"
     _check(table, "number,value,")
     with whole(table) as writing:
         study.trials_dataframe().to_csv(writing, index=False)
     print(f"\nThe best trial as a setting, to paste, or with --conf-file {path}:\n\n{text}")
     print(f"All trials:  {table}")
     if with_plots:
-        for name, figure in draw(study, folder).items():
-            print(f"{name + ':':12} {figure}")
+        for title, figure in draw(study, folder, name).items():
+            print(f"{title + ':':12} {figure}")
     if storage is not None:
         print(f"Dashboard:   pip install optuna-dashboard && optuna-dashboard {storage}")
+
+
+def unused(folder: Path, name: str) -> str:
+    """Name the files of a study that is stored nowhere: what an earlier one found stays."""
+    names = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
+    return next(
+        tried
+        for tried in names
+        if not any((folder / f"{tried}{end}").exists() for end in (_BEST, _TRIALS))
+    )
 
 
 def compare(study: optuna.Study) -> str:
@@ -125,20 +140,20 @@ def count_trials(study: optuna.Study) -> None:
         print(f"  {count} x {error}")
 
 
-def draw(study: optuna.Study, folder: Path) -> dict[str, Path]:
+def draw(study: optuna.Study, folder: Path, name: str) -> dict[str, Path]:
     """Draw the values by trial, and how much each parameter mattered, if that can be said yet."""
     drawn = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         warnings.filterwarnings("ignore", "The number of trials is too small", UserWarning)
         axes = plots.plot_optimization_history(study)
-        drawn["History"] = _save(axes, folder / f"{study.study_name}_history.png")
+        drawn["History"] = _save(axes, folder / f"{name}_history.png")
         try:
             axes = plots.plot_param_importances(study, PedAnovaImportanceEvaluator())
         except (ValueError, RuntimeError, ZeroDivisionError) as error:
             print(f"Importances: too few trials to say ({error})")
         else:
-            drawn["Importances"] = _save(axes, folder / f"{study.study_name}_importances.png")
+            drawn["Importances"] = _save(axes, folder / f"{name}_importances.png")
     return drawn
 
 

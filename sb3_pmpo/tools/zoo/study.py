@@ -6,6 +6,7 @@ every storage has, a trial's user attributes.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +25,11 @@ DEFAULT = "default"
 
 #: How often a trial is taken up again whose worker died: a third death is the trial's own doing.
 MAX_RETRIES = 2
+
+
+def study_name(algorithm: str, env_id: str) -> str:
+    """Name a study that the user has not named: each algorithm has one for each environment."""
+    return re.sub(r"[^\w.-]+", "-", f"{algorithm}-{env_id}").strip("-")
 
 
 def open_storage(name: str | None) -> str | BaseStorage | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from functools import partial
 from sb3_pmpo.command_line import Parser, count
 from sb3_pmpo.tools.zoo.launch import run_train
 from sb3_pmpo.tools.zoo.stopping import INTERRUPTED, sigterm_interrupts
+from sb3_pmpo.tools.zoo.study import study_name
 from sb3_pmpo.tools.zoo.tuning import Options, TuningManager
 
 
@@ -46,7 +46,7 @@ def _study(zoos: Sequence[str], workers: int) -> list[str]:
     parser.add_argument("--algo", default="pmpo")
     parser.add_argument("--env", default="")
     given = parser.parse_known_args(zoos)[0]
-    name = ["--study-name", re.sub(r"[^\w.-]+", "-", f"{given.algo}-{given.env}").strip("-")]
+    name = ["--study-name", study_name(given.algo, given.env)]
     if workers > 1:
         return ["--storage", "logs/tune.log", *name]
     return name if given.storage else []

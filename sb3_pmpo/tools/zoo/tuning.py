@@ -28,7 +28,7 @@ from sb3_pmpo.tools.zoo.report import report
 from sb3_pmpo.tools.zoo.resuming import NotBegunError
 from sb3_pmpo.tools.zoo.spaces import default_params, setting_of
 from sb3_pmpo.tools.zoo.stopping import INTERRUPTED, sigterm_interrupts
-from sb3_pmpo.tools.zoo.study import DEFAULT, Watch, open_storage, run_trials
+from sb3_pmpo.tools.zoo.study import DEFAULT, Watch, open_storage, run_trials, study_name
 
 #: What bad hyperparameters cause: NaN and impossible arguments (ValueError), physics that diverge
 #: (dm_control's PhysicsError is a RuntimeError), memory. An error of ours is none of these.
@@ -88,7 +88,7 @@ class TuningManager(Manager):
             sampler=self._create_sampler(self.sampler),
             pruner=self._create_pruner(self.pruner),
             storage=open_storage(self.storage),
-            study_name=self.study_name,
+            study_name=self.study_name or study_name(self.algo, self.env_name.gym_id),
             load_if_exists=True,
             direction="maximize",
         )
