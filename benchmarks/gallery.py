@@ -193,6 +193,9 @@ def text() -> str:
     return _HEAD.replace("{first}", found[0]) + entries
 
 
+#: Without it a command finds the run's rows in the clone, and has nothing to do.
+ELSEWHERE = "--results runs/again --state runs/again"
+
 _HEAD = """# Gallery
 
 These policies ship with the package. Each is a file of numbers of at most 150 kB, without a pickle.
@@ -222,6 +225,7 @@ at 5600.
 
 The score is the mean return over 100 episodes with a 95% bootstrap interval of the episodes. The
 seed of the training run was the best of those that ran; the score's episodes took no part in that.
+In a clone with the extra `benchmarks`, the command below a policy trains it again.
 The page is made by `python -m benchmarks.gallery page`, the policies by
 `python -m benchmarks.gallery pack`. `pretrained.about("{first}")` has versions, seed and command.
 
@@ -230,6 +234,8 @@ The page is made by `python -m benchmarks.gallery page`, the policies by
 
 def _entry(name: str, file: PretrainedFile) -> str:
     told = file.about
+    changed = _arguments(told["command"])
+    with_them = f", with {changed} instead of the defaults" if changed else ""
     return f"""## {name}
 
 | | |
@@ -237,12 +243,21 @@ def _entry(name: str, file: PretrainedFile) -> str:
 | ![{name}, acting]({IMAGES}/{name}.webp) | ![return by environment steps]({IMAGES}/{name}.svg) |
 
 Return **{file.score}** after {told["steps"]:,} environment steps of `{told["env"]}`,
-seed {told["seed"]} ({told["chosen"]}):
+seed {told["seed"]} ({told["chosen"]}){with_them}:
 
 ```sh
-{told["command"]}
+{told["command"]} {ELSEWHERE}
 ```
 """
+
+
+def _arguments(command: str) -> str:
+    """Write the arguments of the variant that a command of ``benchmarks.learning`` names."""
+    words = shlex.split(command)
+    if "--variant" not in words:
+        return ""
+    arguments = json.loads(words[words.index("--variant") + 2])
+    return " and ".join(f"`{name}={value}`" for name, value in arguments.items())
 
 
 def draw_moving(name: str, file: PretrainedFile, path: Path) -> None:

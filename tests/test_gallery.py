@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_benchmarks import SMALL
 
-from benchmarks import gallery, records, training
-from benchmarks.models import algorithm_class
+from benchmarks import gallery, learning, records, training
+from benchmarks.models import algorithm_class, env_id_of
 from benchmarks.records import Places
 from benchmarks.suites import Run
 from sb3_pmpo import pretrained
@@ -75,3 +77,26 @@ def test_the_page_is_that_of_the_policies_that_ship() -> None:
         picture = gallery.DOCS / gallery.IMAGES / f"{name}.webp"
         assert 1000 < picture.stat().st_size <= gallery.LARGEST_PICTURE
         assert (gallery.DOCS / gallery.IMAGES / f"{name}.svg").is_file()
+
+
+@pytest.mark.parametrize("name", pretrained.names())
+def test_the_command_of_a_policy_trains_it_again(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It finds none of the rows that are in the repository, and names what is not a default."""
+    told = pretrained.about(name)
+    entry = gallery.text().partition(f"## {name}\n")[2].partition("\n## ")[0]
+    (command,) = [line for line in entry.splitlines() if line.startswith("python -m ")]
+    asked: list[Any] = []
+    monkeypatch.setattr(
+        learning, "run_locally", lambda train, jobs, workers: asked.extend(jobs) or []
+    )
+    monkeypatch.setattr("sys.argv", shlex.split(command)[2:])
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    learning.main()
+    ((run, _),) = asked
+    assert (run.seed, run.steps) == (told["seed"], told["steps"])
+    assert env_id_of(run.task) == told["env"]
+    for argument, value in run.arguments.items():
+        assert f"`{argument}={value}`" in entry
