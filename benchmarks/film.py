@@ -1,6 +1,6 @@
 """Draw the moving picture of the front page from policies that ship.
 
-    MUJOCO_GL=egl python docs/film.py cheetah-run walker-walk walker-run
+    MUJOCO_GL=egl python -m benchmarks.film cheetah-run walker-walk walker-run
 
 writes ``docs/images/policies.gif``: the policies in rows of three, each at its world's speed.
 """
@@ -8,17 +8,13 @@ writes ``docs/images/policies.gif``: the policies in rows of three, each at its 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from PIL import Image
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
+from benchmarks.gallery import DOCS, moving
+from sb3_pmpo import pretrained
 
-from benchmarks.gallery import moving  # noqa: E402  # it lies beside this folder
-from sb3_pmpo import pretrained  # noqa: E402
-
-OUTPUT = ROOT / "docs" / "images" / "policies.gif"
+OUTPUT = DOCS / "images" / "policies.gif"
 SIZE, COLUMNS = 200, 3
 FRAMES_PER_SECOND, SECONDS = 15, 5.0
 
