@@ -1,9 +1,13 @@
 """Two demonstrations: ``python -m benchmarks.labelled.demos veto`` (or ``thumbs``).
 
-A trained walker acts, a judge rejects some of what it does, and the policy learns from the
-rejections alone, for a few rounds. Beside it: cloning what was not rejected; going on with the
-critic for as many steps, with the rejections as feedback, with nothing, or with a penalty in the
-reward.
+A trained walker bends its knee into the joint's stop now and then. A judge rejects some of what it
+does, and the policy learns from the rejections alone, for a few rounds. Beside it: cloning what was
+not rejected; going on with the critic, with a penalty in the reward, with nothing, or with the
+rejections as feedback.
+
+The program with a veto rejects actions; the person gives a thumb down to segments. A segment's
+label says something of its actions only where they have something in common, so the policy acts
+with noise that is correlated in time there.
 
 ``demos.json`` has the plan. Rows go to ``results/demos.csv``; rows that are there are not made
 again. ``python -m benchmarks.labelled.demos veto 0 1`` makes those of seeds 0 and 1.
@@ -28,35 +32,25 @@ from benchmarks.labelled.teachers import buffer_path, teacher_path
 from benchmarks.provenance import provenance
 from sb3_pmpo import PMPO
 from sb3_pmpo.feedback import FeedbackBuffer
+from sb3_pmpo.online.exploration import ColouredNoise
 
 PLAN: dict[str, Any] = json.loads(Path(__file__).with_name("demos.json").read_text())
 RESULTS = Path("benchmarks/results/demos.csv")
-METHODS = ("before", "reject", "clone", "reject beside the critic", "critic alone", "penalty")
+METHODS = ("before", "reject", "clone", "penalty", "critic alone", "reject beside the critic")
 FIELDS = ("demo", "method", "seed", "return", "rejected", "commit", "machine", "versions")
 
 
 class Penalty(gym.Wrapper):
-    """Subtract from the reward wherever the judge rejects what was just done."""
+    """Subtract from the reward wherever the joint is beyond its limit."""
 
-    def __init__(self, env: gym.Env, judge: Any, penalty: float, joint: str) -> None:
+    def __init__(self, env: gym.Env, joint: str, limit: float, penalty: float) -> None:
         super().__init__(env)
-        self.judge, self.penalty, self.joint = judge, penalty, joint
-        self._rewards: list[float] = []
-
-    def reset(self, **kwargs: Any) -> Any:
-        """Begin an episode."""
-        self._rewards = []
-        return self.env.reset(**kwargs)
+        self.joint, self.limit, self.penalty = joint, limit, penalty
 
     def step(self, action: Any) -> Any:
         """Step, and subtract."""
         seen, reward, terminated, truncated, info = self.env.step(action)
-        self._rewards.append(float(reward))
-        if isinstance(self.judge, Veto):
-            bad = joint_angle(self.env, self.joint) < self.judge.limit
-        else:
-            recent = self._rewards[-self.judge.segment :]
-            bad = float(np.mean(recent)) < self.judge.threshold
+        bad = joint_angle(self.env, self.joint) < self.limit
         return seen, float(reward) - self.penalty * bad, terminated, truncated, info
 
 
@@ -95,47 +89,42 @@ def load(seed: int, env: gym.Env | None = None) -> PMPO:
     return model
 
 
-def episodes(model: PMPO, number: int, seed: int, *, deterministic: bool) -> Iterator[Episode]:
-    """Act for several episodes."""
+def episodes(model: PMPO, seeds: range, exponent: float | None = None) -> Iterator[Episode]:
+    """Act for an episode a seed, without noise or with noise of a spectrum ``1 / f**exponent``."""
     env = make_env(PLAN["teacher"]["task"])
-    for episode in range(number):
-        start = 1000 * seed + episode + (500 if deterministic else 0)
-        yield roll_out(model, env, start, PLAN["veto"]["joint"], deterministic=deterministic)
+    for seed in seeds:
+        noise = None
+        if exponent is not None:
+            n_actions = model.action_space.shape[0]  # type: ignore[index]  # a Box
+            noise = ColouredNoise(1, n_actions, seed, exponents=(exponent,))
+        yield roll_out(model, env, seed, PLAN["joint"], noise)
 
 
 def make_judge(kind: str) -> Veto | Thumbs:
-    """Set the judge's threshold by what the teacher does."""
-    seen = list(episodes(load(0), PLAN["evaluation_episodes"], 99, deterministic=True))
-    plan = PLAN[kind]
-    if kind == "veto":
-        angles = np.concatenate([episode.joint for episode in seen])
-        limit = float(np.quantile(angles, plan["quantile"]))
-        return Veto(limit, **{name: plan[name] for name in ("margin", "horizon", "brake", "motor")})
-    length = plan["segment"]
-    means = np.concatenate(
-        [e.rewards[: len(e.rewards) // length * length].reshape(-1, length).mean(1) for e in seen]
-    )
-    threshold = float(np.quantile(means, plan["worst_share"]))
-    return Thumbs(threshold, length, plan["delay"], plan["wrong"])
+    """Make the judge of a demonstration."""
+    make = Veto if kind == "veto" else Thumbs
+    return make(PLAN["limit"], **PLAN[kind]["judge"])
 
 
 def evaluate(model: PMPO, judge: Veto | Thumbs, seed: int) -> dict[str, float]:
     """Return the mean return, and the share that the judge would reject."""
-    seen = list(episodes(model, PLAN["evaluation_episodes"], seed, deterministic=True))
+    start = 1000 * seed + 500
+    seen = list(episodes(model, range(start, start + PLAN["evaluation_episodes"])))
     returns = [float(episode.rewards.sum()) for episode in seen]
     rejected = np.concatenate([judge.violations(episode) for episode in seen])
     return {"return": float(np.mean(returns)), "rejected": float(rejected.mean())}
 
 
-def learn_rounds(model: PMPO, method: str, judge: Veto | Thumbs, seed: int) -> PMPO:
+def learn_rounds(model: PMPO, kind: str, method: str, seed: int) -> PMPO:
     """Act, have it judged, learn from this round's labels; several times."""
-    rng = np.random.default_rng(seed)
-    for number in range(PLAN["rounds"]):
+    plan, judge, rng = PLAN[kind], make_judge(kind), np.random.default_rng(seed)
+    for number in range(plan["rounds"]):
         buffer = FeedbackBuffer(model.observation_space, model.action_space)
-        acted = 100 * number + 10_000 * (seed + 1)
-        for episode in episodes(model, PLAN["episodes_a_round"], acted, deterministic=False):
+        start = 100 * number + 10_000 * (seed + 1)
+        seeds = range(start, start + plan["episodes_a_round"])
+        for episode in episodes(model, seeds, plan["noise_exponent"]):
             judge.judge(episode, buffer, rng)
-        steps = PLAN["gradient_steps_a_round"]
+        steps = plan["gradient_steps_a_round"]
         if not buffer.n_rejected:
             break
         if method == "reject":
@@ -147,24 +136,23 @@ def learn_rounds(model: PMPO, method: str, judge: Veto | Thumbs, seed: int) -> P
     return model
 
 
-def learn_online(kind: str, method: str, judge: Veto | Thumbs, seed: int) -> PMPO:
-    """Go on with the critic for as many decisions, with the rejections, a penalty or neither.
+def learn_online(kind: str, method: str, seed: int) -> PMPO:
+    """Go on with the critic, with the rejections, a penalty or neither.
 
     The teacher's replay buffer comes along. Without it the critic forgets within an episode what
     holds the gait.
     """
-    env, joint = make_env(PLAN["teacher"]["task"]), PLAN["veto"]["joint"]
+    teacher, joint = PLAN["teacher"], PLAN["joint"]
+    env = make_env(teacher["task"])
     buffer = FeedbackBuffer(env.observation_space, env.action_space)
     if method == "penalty":
-        env = Penalty(env, judge, PLAN[kind]["penalty"], joint)
+        env = Penalty(env, joint, PLAN["limit"], PLAN["penalty"])
     elif method == "reject beside the critic":
-        env = Judged(env, judge, buffer, joint)
+        env = Judged(env, make_judge(kind), buffer, joint)
     model = load(seed, env)
-    steps = PLAN["rounds"] * PLAN["episodes_a_round"] * 500
-    teacher = PLAN["teacher"]
     model.load_replay_buffer(buffer_path(teacher["task"], teacher["steps"]))
     model.learning_starts = 0
-    model.learn(steps, log_interval=None, feedback=buffer)  # type: ignore[arg-type]  # as SB3 documents it
+    model.learn(PLAN["online_decisions"], log_interval=None, feedback=buffer)  # type: ignore[arg-type]  # as SB3 documents it
     return model
 
 
@@ -174,18 +162,17 @@ def main() -> None:
     kind = sys.argv[1] if len(sys.argv) > 1 else "veto"
     rows = records.read(RESULTS)
     done = {(row["demo"], row["method"], str(row["seed"])) for row in rows}
-    judge = make_judge(kind)
-    print(kind, vars(judge), flush=True)
     seeds = [int(seed) for seed in sys.argv[2:]] or PLAN["seeds"]
-    for seed, method in product(seeds, METHODS):
+    for method, seed in product(METHODS, seeds):
         if (kind, method, str(seed)) not in done:
             if method == "before":
                 model = load(seed)
             elif method in ("reject", "clone"):
-                model = learn_rounds(load(seed), method, judge, seed)
+                model = learn_rounds(load(seed), kind, method, seed)
             else:
-                model = learn_online(kind, method, judge, seed)
-            found = {"demo": kind, "method": method, "seed": seed, **evaluate(model, judge, seed)}
+                model = learn_online(kind, method, seed)
+            scores = evaluate(model, make_judge(kind), seed)
+            found = {"demo": kind, "method": method, "seed": seed, **scores}
             print(found, flush=True)
             rows.append(found | provenance())
             records.write(RESULTS, rows, FIELDS)

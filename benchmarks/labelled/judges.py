@@ -9,6 +9,7 @@ import numpy as np
 
 from sb3_pmpo.envs import make_dmc_env
 from sb3_pmpo.feedback import FeedbackBuffer
+from sb3_pmpo.online.exploration import ExplorationNoise, draw
 
 
 class Episode(NamedTuple):
@@ -37,13 +38,18 @@ def joint_angle(env: gym.Env, joint: str) -> float:
     return float(physics.named.data.qpos[joint].item())
 
 
-def roll_out(model: Any, env: gym.Env, seed: int, joint: str, *, deterministic: bool) -> Episode:
-    """Act for an episode."""
+def roll_out(
+    model: Any, env: gym.Env, seed: int, joint: str, noise: ExplorationNoise | None = None
+) -> Episode:
+    """Act for an episode, without noise where none is given."""
     seen, _ = env.reset(seed=seed)
     rows: list[tuple[Any, ...]] = []
     over = False
     while not over:
-        action, _ = model.predict(seen, deterministic=deterministic)
+        if noise is None:
+            action, _ = model.predict(seen, deterministic=True)
+        else:
+            action = draw(model.policy, seen[None], noise, None)[0][0]
         after, reward, terminated, truncated, _ = env.step(action)
         rows.append((seen, action, reward, joint_angle(env, joint)))
         seen, over = after, terminated or truncated
@@ -87,22 +93,22 @@ class Veto:
 
 
 class Thumbs:
-    """Thumbs down on segments with little reward, late and sometimes wrong.
+    """Thumbs down on segments in which the joint went beyond its limit, late and sometimes wrong.
 
-    :param threshold: mean reward of a segment; below it the thumb goes down.
+    :param limit: in radians; a segment that has been below it deserves a thumb down.
     :param segment: decisions that an answer is about.
     :param delay: decisions by which it is late, which the buffer is told.
     :param wrong: share of the answers that are the opposite.
     """
 
-    def __init__(self, threshold: float, segment: int, delay: int, wrong: float) -> None:
-        self.threshold, self.segment, self.delay, self.wrong = threshold, segment, delay, wrong
+    def __init__(self, limit: float, *, segment: int, delay: int, wrong: float) -> None:
+        self.limit, self.segment, self.delay, self.wrong = limit, segment, delay, wrong
 
     def violations(self, episode: Episode) -> np.ndarray:
         """Say of each segment whether it deserves a thumb down."""
-        whole = len(episode.rewards) // self.segment * self.segment
-        means = episode.rewards[:whole].reshape(-1, self.segment).mean(1)
-        return means < self.threshold
+        whole = len(episode.joint) // self.segment * self.segment
+        lowest = episode.joint[:whole].reshape(-1, self.segment).min(1)
+        return lowest < self.limit
 
     def judge(self, episode: Episode, buffer: FeedbackBuffer, rng: np.random.Generator) -> None:
         """Answer each segment; the person presses ``delay`` decisions after its end."""
