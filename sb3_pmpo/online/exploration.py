@@ -140,3 +140,32 @@ def draw(
         scaled = scaled + added
     scaled = np.clip(scaled, -1.0, 1.0).astype(np.float32)
     return policy.unscale_action(scaled), scaled
+
+
+def explore(model: Any, observations: Any, episode_start: np.ndarray | None = None) -> np.ndarray:
+    """Act as ``learn`` does, with the model's exploration noise: for what is to be labelled.
+
+    ``model.predict(..., deterministic=False)`` draws each action by itself. What a person says of
+    some steps tells little then, as their noise has nothing in common. Here it goes on from one
+    step to the next, so a label also says which way of acting it is about.
+
+    :param model: an algorithm of this package.
+    :param observations: ``[E, ...]`` of as many environments as the model has, or a dict of such.
+    :param episode_start: ``[E]`` whether an episode begins; the noise begins anew there. None where
+        none does.
+    :return: ``[E, A]`` in the environment's units, or the numbers of discrete actions ``[E, ...]``.
+    :raises ValueError: for observations of another number of environments.
+    """
+    given, vectorized = model.policy.obs_to_tensor(observations)
+    first = next(iter(given.values())) if isinstance(given, dict) else given
+    if not vectorized or len(first) != model.n_envs:
+        raise ValueError(
+            f"explore needs the observations of all {model.n_envs} environments of the model, got "
+            f"{len(first) if vectorized else 'those of one'}: give them as the VecEnv's reset and "
+            "step return them"
+        )
+    if model.noise is None:
+        return model.predict(observations, deterministic=False)[0]  # type: ignore[no-any-return]  # SB3's are arrays
+    for env in np.flatnonzero([] if episode_start is None else episode_start):
+        model.noise.reset(int(env))
+    return draw(model.policy, observations, model.noise, None)[0]

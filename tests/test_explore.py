@@ -1,0 +1,52 @@
+"""Acting with the model's exploration noise, for what is to be labelled."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from sb3_pmpo import PMPO
+from sb3_pmpo.online.exploration import explore, pink_noise
+
+
+def make_model(n_envs: int = 1, env: str = "Pendulum-v1", **arguments: object) -> PMPO:
+    envs = [lambda: gym.make(env)] * n_envs
+    return PMPO(
+        "MlpPolicy", DummyVecEnv(envs), seed=0, policy_kwargs={"net_arch": [8]}, **arguments
+    )
+
+
+def test_neighbouring_actions_resemble_each_other_in_one_state() -> None:
+    model = make_model(exploration_noise=pink_noise)
+    seen = np.zeros((1, 3), np.float32)
+    smooth = np.concatenate([explore(model, seen) for _ in range(400)])[:, 0]
+    apart = np.concatenate([model.predict(seen)[0] for _ in range(400)])[:, 0]
+    # Actions of Pendulum are in [-2, 2].
+    assert np.abs(smooth).max() <= 2.0
+    assert smooth.std() > 0.5
+    assert np.corrcoef(smooth[1:], smooth[:-1])[0, 1] > 0.4
+    assert abs(np.corrcoef(apart[1:], apart[:-1])[0, 1]) < 0.2
+
+
+def test_an_episode_that_begins_has_noise_of_its_own() -> None:
+    one, other = make_model(2), make_model(2)
+    seen = np.zeros((2, 3), np.float32)
+    np.testing.assert_array_equal(explore(one, seen), explore(other, seen))
+    begun = explore(one, seen, np.array([False, True]))
+    went_on = explore(other, seen, np.array([False, False]))
+    assert begun[0] == went_on[0]
+    assert begun[1] != went_on[1]
+
+
+def test_discrete_actions_are_drawn() -> None:
+    model = make_model(env="CartPole-v1")
+    drawn = [int(explore(model, np.zeros((1, 4), np.float32))[0]) for _ in range(50)]
+    assert set(drawn) == {0, 1}
+
+
+@pytest.mark.parametrize("seen", [np.zeros((3, 3)), np.zeros(3)])
+def test_observations_of_other_environments_are_refused(seen: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="all 2 environments"):
+        explore(make_model(2), seen.astype(np.float32))
