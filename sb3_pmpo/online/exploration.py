@@ -165,7 +165,7 @@ def explore(model: Any, observations: Any, episode_start: np.ndarray | None = No
             "step return them"
         )
     if model.noise is None:
-        return model.predict(observations, deterministic=False)[0]  # type: ignore[no-any-return]  # SB3's are arrays
+        return model.predict(observations, deterministic=False)[0]
     for env in np.flatnonzero([] if episode_start is None else episode_start):
         model.noise.reset(int(env))
     return draw(model.policy, observations, model.noise, None)[0]
