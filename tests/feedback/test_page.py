@@ -299,6 +299,103 @@ def test_one_program_at_a_time_asks_about_a_folder(
     assert "another sb3-pmpo label asks about labels" in capsys.readouterr().err
 
 
+LIGHTS = """
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+
+class Lights(gym.Env):
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
+    observation_space, action_space = spaces.Box(0, 1, (1,)), spaces.Box(-1, 1, (1,))
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.n = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.n += 1
+        return np.full(1, self.n / 10, np.float32), 0.0, False, self.n == 10, {}
+
+    def render(self):
+        return np.full((32, 48, 3), 20 * self.n, np.uint8)
+
+
+gym.register("Lights-v0", Lights)
+"""
+
+
+def answer_all(port: int, failures: list[BaseException]) -> None:
+    """Give the page's server an answer to each clip, in turn, and finish."""
+
+    def ask(path: str, given: dict[str, Any] | None = None) -> Any:
+        data = None if given is None else json.dumps(given).encode()
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/api/{path}", data, headers)
+        with urllib.request.urlopen(request, timeout=300) as response:
+            return json.loads(response.read())
+
+    try:
+        state = None
+        while state is None:  # the socket listens soon, and what asks waits for the server
+            with contextlib.suppress(urllib.error.URLError):
+                state = ask("state")
+            time.sleep(0.05)
+        while (clip := state["current"]) is not None:
+            answer = "reject" if int(clip[-1]) % 2 else "accept"
+            state = ask("answer", {"clip": clip, "answer": answer})
+        ask("finish", {})
+    except BaseException as error:
+        failures.append(error)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_from_a_policy_to_clips_to_the_command_that_learns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command is run as it is printed."""
+    (tmp_path / "sb3_pmpo_lights.py").write_text(LIGHTS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    train = ["train", "--env", "Lights-v0", "--gym-packages", "sb3_pmpo_lights", "-n", "20"]
+    tiny = ["policy_kwargs:dict(net_arch=[8])", "batch_size:8", "buffer_size:100"]
+    assert main([*train, "--eval-freq", "-1", "--device", "cpu", "--hyperparams", *tiny]) == 0
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    failures: list[BaseException] = []
+    asks = threading.Thread(target=answer_all, args=(port, failures), daemon=True)
+    asks.start()
+    these = ["label", "--env", "Lights-v0", "--clips", "5", "--length", "4", "--device", "cpu"]
+    capsys.readouterr()
+    assert main([*these, "--port", str(port)]) == 0
+    asks.join()
+    assert not failures
+    printed = capsys.readouterr().out
+    assert "accept: 3, reject: 2, skip: 0" in printed
+    clips = read_clips(Path("labels/Lights-v0"))
+    lengths = [4, 4, 2, 4, 4]  # an episode has ten steps, and no clip goes on in the next
+    assert [rows.stop - rows.start for rows in clips.dataset().episodes()] == lengths
+    first = clips.dataset().rows(np.arange(10)).observations
+    np.testing.assert_allclose(first[:, 0], np.arange(10) / 10)
+    reader = FFMPEG_VideoReader(str(clips.video("clip-0001")))  # of the steps 4 to 7
+    shown = [
+        float(frame.mean()) for frame in (reader.lastread, *(reader.read_frame() for _ in "123"))
+    ]
+    reader.close()
+    np.testing.assert_allclose(shown, [80, 100, 120, 140], atol=3)
+    command = shlex.split(printed.rpartition("Learn from the answers with:")[2])
+    assert command[0] == "sb3-pmpo"
+    assert command[command.index("--gym-packages") + 1] == "sb3_pmpo_lights"  # as another process
+    assert main(command[1:]) == 0
+    learned = PMPO.load(tmp_path / "logs/pmpo/Lights-v0_2/Lights-v0.zip", device="cpu")
+    assert learned.num_timesteps == 300
+
+
 @pytest.mark.parametrize("there", [False, True], ids=["new", "there"])
 @pytest.mark.parametrize(
     "wrong", [("-f", "nowhere"), ("--dataset", "nowhere")], ids=["no run", "no data set"]

@@ -78,14 +78,13 @@ class Manager(ExperimentManager):
 
     def __init__(self, *args: Any, learn: Callable[..., Any] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._learn = learn
+        self._learn, self._held = learn, ExitStack()
         self._borrowed = self._interrupted = self._came_to_end = self._is_new = False
         if kwargs.get("config") is None:
             is_ours, is_suite = self.algo in ALGORITHMS, self.env_name.gym_id in suite_ids()
             self._borrowed = is_suite and not is_ours
             if is_ours or self._borrowed:
                 self.config = str(config_path())
-        self._held = ExitStack()
         self._checkpoints: Checkpoints | None = None
         self._normaliser: VecNormalize | None = None
         #: Where the results are until it is known that the run can go on.
