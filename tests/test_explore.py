@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_pmpo import PMPO
 from sb3_pmpo.online.exploration import explore, pink_noise
+from sb3_pmpo.tools.label import record_segments
 
 
 def make_model(n_envs: int = 1, env: str = "Pendulum-v1", **arguments: object) -> PMPO:
@@ -50,3 +54,33 @@ def test_discrete_actions_are_drawn() -> None:
 def test_observations_of_other_environments_are_refused(seen: np.ndarray) -> None:
     with pytest.raises(ValueError, match="all 2 environments"):
         explore(make_model(2), seen.astype(np.float32))
+
+
+class Still(gym.Env):
+    """One state, so that actions differ by the noise alone."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"]}
+    observation_space, action_space = spaces.Box(0, 1, (1,)), spaces.Box(-1, 1, (1,))
+    render_mode = "rgb_array"
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        return np.zeros(1, np.float32), 0.0, False, False, {}
+
+    def render(self) -> Any:
+        return np.zeros((8, 8, 3), np.uint8)
+
+
+@pytest.mark.parametrize(("deterministic", "resemble"), [(False, True), (True, False)])
+def test_a_clip_for_labels_shows_one_way_of_acting(deterministic: bool, resemble: bool) -> None:
+    env = DummyVecEnv([Still])
+    model = PMPO(
+        "MlpPolicy", env, exploration_noise=pink_noise, seed=0, policy_kwargs={"net_arch": [8]}
+    )
+    (clip,) = record_segments(model, env, 1, 300, deterministic=deterministic)
+    actions = clip.actions[:, 0]
+    assert (actions.std() > 0.2) == resemble
+    if resemble:
+        assert np.corrcoef(actions[1:], actions[:-1])[0, 1] > 0.4

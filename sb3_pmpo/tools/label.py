@@ -28,6 +28,8 @@ from sb3_pmpo.feedback.clips import (
 )
 from sb3_pmpo.feedback.server import is_loopback, make_app
 from sb3_pmpo.offline.dataset import LabelledDataset
+from sb3_pmpo.online.exploration import explore
+from sb3_pmpo.online.off_policy import OffPolicyMPO
 from sb3_pmpo.tools.checkpoints import lock
 
 
@@ -76,7 +78,9 @@ def _ask(args: argparse.Namespace, clips: ClipSet, folder: Path, bound: socket.s
 
 def _parser() -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = _zoo("agents").make_parser(
-        "label", "Ask a person which clips of a policy are good; one page in the browser."
+        "label",
+        "Ask a person which clips of a policy are good; one page in the browser.",
+        noisy=True,
     )
     add = parser.add_argument
     add("--labels", type=Path, help="folder of clips and answers (default: labels/<env>); one that "
@@ -173,7 +177,8 @@ def record_segments(
     :param env: one environment with ``render_mode="rgb_array"``.
     :param n_clips: how many.
     :param length: decisions of a segment, fewer where the episode ends before.
-    :param deterministic: whether to act without noise; with it the clips differ more.
+    :param deterministic: whether to act without noise. With it the clips differ more, and that of
+        :func:`~sb3_pmpo.online.exploration.explore` gives the steps of one something in common.
     """
     observations: Any = env.reset()
     state: Any = None
@@ -183,7 +188,10 @@ def record_segments(
     while made < n_clips:
         seen.append(_raw(env, observations))
         frames.append(env.render())
-        actions, state = model.predict(observations, state, starts, deterministic)
+        if deterministic or not isinstance(model, OffPolicyMPO):
+            actions, state = model.predict(observations, state, starts, deterministic)
+        else:
+            actions = explore(model, observations, starts)
         done.append(actions[0])
         observations, _, starts, _ = env.step(actions)
         if starts[0] or len(done) == length:

@@ -133,13 +133,15 @@ def _zero(progress_remaining: float) -> float:
 
 
 def make_parser(
-    command: str, description: str, *, pretrained: bool = False
+    command: str, description: str, *, pretrained: bool = False, noisy: bool = False
 ) -> argparse.ArgumentParser:
     """Make a parser of the arguments by which all the Zoo's programs choose an agent.
 
     :param pretrained: whether the command takes ``--pretrained``, see
         :func:`sb3_pmpo.tools.zoo.shipped.unpacked`.
+    :param noisy: whether the command acts with noise where nobody says otherwise.
     """
+    without, with_noise = (" (default, Atari aside)", "") if not noisy else ("", " (default)")
     register()
     parser = Parser(prog=f"sb3-pmpo {command}", description=description)
     add: Callable[..., Any] = parser.add_argument
@@ -152,8 +154,8 @@ def make_parser(
     add("--load-best", action="store_true", help="load the best model instead of the last")
     add("--load-checkpoint", type=int, metavar="STEPS", help="load this checkpoint")
     add("--load-last-checkpoint", action="store_true", help="load the last checkpoint")
-    add("--deterministic", action="store_true", help="act without noise (default, Atari aside)")
-    add("--stochastic", action="store_true", help="sample the actions")
+    add("--deterministic", action="store_true", help=f"act without noise{without}")
+    add("--stochastic", action="store_true", help=f"sample the actions{with_noise}")
     add("--seed", type=int, default=0, help="random seed (default: 0)")
     add("--device", default="auto", help="PyTorch device (default: auto)")
     add("--num-threads", type=int, default=1, help="threads of PyTorch (default: 1)")
