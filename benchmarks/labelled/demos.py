@@ -72,7 +72,8 @@ class Judged(gym.Wrapper):
     def step(self, action: Any) -> Any:
         """Step; at the episode's end, ask."""
         seen, reward, terminated, truncated, info = self.env.step(action)
-        self._rows.append((self._seen, action, reward, joint_angle(self.env, self.joint)))
+        # The learner acts here, and its likeliest action is not at hand: its own is judged.
+        self._rows.append((self._seen, action, action, reward, joint_angle(self.env, self.joint)))
         self._seen = seen
         if terminated or truncated:
             columns = (np.array(column) for column in zip(*self._rows, strict=True))
@@ -128,7 +129,7 @@ def learn_rounds(model: PMPO, kind: str, method: str, seed: int) -> PMPO:
         if not buffer.n_rejected:
             break
         if method == "reject":
-            model.learn_from_feedback(buffer, steps, beta=tuple(PLAN["beta"]), log_interval=None)
+            model.learn_from_feedback(buffer, steps, beta=tuple(plan["beta"]), log_interval=None)
         else:
             data = buffer.to_dataset()
             kept = data.with_labels(np.where(data.labels < 0, 0, 1))

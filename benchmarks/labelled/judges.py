@@ -17,12 +17,14 @@ class Episode(NamedTuple):
 
     :param observations: ``[T, ...]`` before each decision.
     :param actions: ``[T, A]`` in units of the environment.
+    :param likeliest: ``[T, A]`` what the policy would have done without noise.
     :param rewards: ``[T]``.
     :param joint: ``[T]`` the joint's angle after each decision, in radians.
     """
 
     observations: np.ndarray
     actions: np.ndarray
+    likeliest: np.ndarray
     rewards: np.ndarray
     joint: np.ndarray
 
@@ -46,18 +48,22 @@ def roll_out(
     rows: list[tuple[Any, ...]] = []
     over = False
     while not over:
-        if noise is None:
-            action, _ = model.predict(seen, deterministic=True)
-        else:
+        likeliest, _ = model.predict(seen, deterministic=True)
+        action = likeliest
+        if noise is not None:
             action = draw(model.policy, seen[None], noise, None)[0][0]
         after, reward, terminated, truncated, _ = env.step(action)
-        rows.append((seen, action, reward, joint_angle(env, joint)))
+        rows.append((seen, action, likeliest, reward, joint_angle(env, joint)))
         seen, over = after, terminated or truncated
     return Episode(*(np.array(column) for column in zip(*rows, strict=True)))
 
 
 class Veto:
     """Reject torques that do not brake a joint on its way to a limit.
+
+    The program rejects a motor's torque and nothing else. So what it labels is the likeliest action
+    with that torque in it, which it would reject as well: the noise of the other motors would push
+    them about.
 
     :param limit: in radians; below is a violation.
     :param margin: radians before the limit at which the program steps in.
@@ -83,9 +89,9 @@ class Veto:
         ahead = before + self.horizon * np.minimum(speed, 0.0)
         lacking = np.clip(self.brake - episode.actions[:, self.motor], 0.0, None)
         weights = np.where(ahead < self.limit + self.margin, lacking, 0.0)
-        for seen, action, weight in zip(
-            episode.observations, episode.actions, weights, strict=True
-        ):
+        blamed = episode.likeliest.copy()
+        blamed[:, self.motor] = episode.actions[:, self.motor]
+        for seen, action, weight in zip(episode.observations, blamed, weights, strict=True):
             if weight > 0.0:
                 buffer.add(seen, action, -1, float(weight), "veto")
             else:
