@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Any
 
@@ -82,7 +83,8 @@ def test_what_is_wrong_is_refused_by_name_value_and_remedy(
         algorithm(env=Toy(), **arguments)
     message = str(refusal.value)
     shown = value.__name__ if isinstance(value, type) else repr(value)
-    assert shown in message or str(value) in message
+    # Addresses are left out: they say nothing to a user.
+    assert re.sub(" at 0x[0-9a-f]+", "", shown) in message or str(value) in message
     assert ": " in message
 
 

@@ -100,8 +100,9 @@ def written(thing: Any) -> str:
             if (value := getattr(thing, each.name)) != each.default
         ]
         return f"{type(thing).__name__}({', '.join(given)})"
-    if callable(thing) and hasattr(thing, "__name__"):
-        return str(thing.__name__)
+    name = getattr(thing, "__name__", "<lambda>")
+    if callable(thing) and name != "<lambda>":
+        return str(name)
     if isinstance(thing, nn.Module):  # which writes a line for each of its parts
         return type(thing).__name__
     return re.sub(r" at 0x[0-9a-f]+", "", repr(thing))

@@ -10,6 +10,7 @@ import argparse
 import inspect
 import io
 import random
+import re
 import signal
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import gymnasium as gym
@@ -242,8 +244,8 @@ def _flat(kwargs: dict[str, Any]) -> list[Any]:
 
 def _shapes(value: Any) -> list[str]:
     """List how a message may show a value."""
-    shapes = [repr(value), str(value)]
-    if isinstance(value, type):
+    shapes = [repr(value), str(value), re.sub(" at 0x[0-9a-f]+", "", repr(value))]
+    if isinstance(value, (type, FunctionType)):
         shapes.append(value.__name__)
     if isinstance(value, (tuple, list)):
         shapes += [part for entry in value for part in _shapes(entry)]
