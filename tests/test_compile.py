@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,13 @@ from sb3_pmpo import PMPO
 
 
 @pytest.fixture(autouse=True)
-def _no_compiled_code_is_left():
+def _no_compiled_code_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    import torch._inductor.config as settings  # slow to import
+
+    # One process compiles, and whether the compiler knows this processor's instructions is not
+    # asked: for each set of them torch compiles a program and imports itself anew.
+    monkeypatch.setattr(settings, "compile_threads", 1)
+    monkeypatch.setattr(settings.cpp, "vec_isa_ok", True)
     yield
     th.compiler.reset()
 
