@@ -72,12 +72,14 @@ class Judged(gym.Wrapper):
     def step(self, action: Any) -> Any:
         """Step; at the episode's end, ask."""
         seen, reward, terminated, truncated, info = self.env.step(action)
-        # The learner acts here, and its likeliest action is not at hand: its own is judged.
-        self._rows.append((self._seen, action, action, reward, joint_angle(self.env, self.joint)))
+        self._rows.append((self._seen, action, reward, joint_angle(self.env, self.joint)))
         self._seen = seen
         if terminated or truncated:
-            columns = (np.array(column) for column in zip(*self._rows, strict=True))
-            self.judge.judge(Episode(*columns), self.buffer, self._rng)
+            seen_all, done, *rest = (np.array(column) for column in zip(*self._rows, strict=True))
+            # What the learner would have done otherwise is not at hand: what it did is judged.
+            self.judge.judge(
+                Episode(seen_all, done, done, done[None], *rest), self.buffer, self._rng
+            )
         return seen, reward, terminated, truncated, info
 
 
@@ -90,7 +92,9 @@ def load(seed: int, env: gym.Env | None = None) -> PMPO:
     return model
 
 
-def episodes(model: PMPO, seeds: range, exponent: float | None = None) -> Iterator[Episode]:
+def episodes(
+    model: PMPO, seeds: range, exponent: float | None = None, draws: int = 1
+) -> Iterator[Episode]:
     """Act for an episode a seed, without noise or with noise of a spectrum ``1 / f**exponent``."""
     env = make_env(PLAN["teacher"]["task"])
     for seed in seeds:
@@ -98,7 +102,7 @@ def episodes(model: PMPO, seeds: range, exponent: float | None = None) -> Iterat
         if exponent is not None:
             n_actions = model.action_space.shape[0]  # type: ignore[index]  # a Box
             noise = ColouredNoise(1, n_actions, seed, exponents=(exponent,))
-        yield roll_out(model, env, seed, PLAN["joint"], noise)
+        yield roll_out(model, env, seed, PLAN["joint"], noise, draws)
 
 
 def make_judge(kind: str) -> Veto | Thumbs:
@@ -123,7 +127,7 @@ def learn_rounds(model: PMPO, kind: str, method: str, seed: int) -> PMPO:
         buffer = FeedbackBuffer(model.observation_space, model.action_space)
         start = 100 * number + 10_000 * (seed + 1)
         seeds = range(start, start + plan["episodes_a_round"])
-        for episode in episodes(model, seeds, plan["noise_exponent"]):
+        for episode in episodes(model, seeds, plan["noise_exponent"], plan["draws"]):
             judge.judge(episode, buffer, rng)
         steps = plan["gradient_steps_a_round"]
         if not buffer.n_rejected:

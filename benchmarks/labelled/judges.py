@@ -18,6 +18,7 @@ class Episode(NamedTuple):
     :param observations: ``[T, ...]`` before each decision.
     :param actions: ``[T, A]`` in units of the environment.
     :param likeliest: ``[T, A]`` what the policy would have done without noise.
+    :param drawn: ``[K, T, A]`` what it did, and what it would have done with other draws.
     :param rewards: ``[T]``.
     :param joint: ``[T]`` the joint's angle after each decision, in radians.
     """
@@ -25,6 +26,7 @@ class Episode(NamedTuple):
     observations: np.ndarray
     actions: np.ndarray
     likeliest: np.ndarray
+    drawn: np.ndarray
     rewards: np.ndarray
     joint: np.ndarray
 
@@ -41,9 +43,17 @@ def joint_angle(env: gym.Env, joint: str) -> float:
 
 
 def roll_out(
-    model: Any, env: gym.Env, seed: int, joint: str, noise: ExplorationNoise | None = None
+    model: Any,
+    env: gym.Env,
+    seed: int,
+    joint: str,
+    noise: ExplorationNoise | None = None,
+    draws: int = 1,
 ) -> Episode:
-    """Act for an episode, without noise where none is given."""
+    """Act for an episode, without noise where none is given; draw actions that were not done, too.
+
+    :param draws: K.
+    """
     seen, _ = env.reset(seed=seed)
     rows: list[tuple[Any, ...]] = []
     over = False
@@ -55,15 +65,17 @@ def roll_out(
         after, reward, terminated, truncated, _ = env.step(action)
         rows.append((seen, action, likeliest, reward, joint_angle(env, joint)))
         seen, over = after, terminated or truncated
-    return Episode(*(np.array(column) for column in zip(*rows, strict=True)))
+    observations, actions, *more = (np.array(column) for column in zip(*rows, strict=True))
+    others = [model.predict(observations, deterministic=False)[0] for _ in range(draws - 1)]
+    return Episode(observations, actions, more[0], np.array([actions, *others]), *more[1:])
 
 
 class Veto:
     """Reject torques that do not brake a joint on its way to a limit.
 
-    The program rejects a motor's torque and nothing else. So what it labels is the likeliest action
-    with that torque in it, which it would reject as well: the noise of the other motors would push
-    them about.
+    The program is asked about each action that the policy has drawn in a state, done or not. It
+    rejects a motor's torque and nothing else. So what it labels is the likeliest action with that
+    torque in it, which it would reject as well: the other motors' noise would push them about.
 
     :param limit: in radians; below is a violation.
     :param margin: radians before the limit at which the program steps in.
@@ -87,15 +99,17 @@ class Veto:
         before = np.concatenate([episode.joint[:1], episode.joint[:-1]])
         speed = np.diff(np.concatenate([before[:1], before]))
         ahead = before + self.horizon * np.minimum(speed, 0.0)
-        lacking = np.clip(self.brake - episode.actions[:, self.motor], 0.0, None)
-        weights = np.where(ahead < self.limit + self.margin, lacking, 0.0)
-        blamed = episode.likeliest.copy()
-        blamed[:, self.motor] = episode.actions[:, self.motor]
-        for seen, action, weight in zip(episode.observations, blamed, weights, strict=True):
-            if weight > 0.0:
-                buffer.add(seen, action, -1, float(weight), "veto")
-            else:
-                buffer.add(seen, action, 0, source="veto")
+        late = ahead < self.limit + self.margin
+        for drawn in episode.drawn:
+            torques = drawn[:, self.motor]
+            weights = np.where(late, np.clip(self.brake - torques, 0.0, None), 0.0)
+            blamed = episode.likeliest.copy()
+            blamed[:, self.motor] = torques
+            for seen, action, weight in zip(episode.observations, blamed, weights, strict=True):
+                if weight > 0.0:
+                    buffer.add(seen, action, -1, float(weight), "veto")
+                else:
+                    buffer.add(seen, action, 0, source="veto")
 
 
 class Thumbs:
