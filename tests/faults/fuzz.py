@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FunctionType
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import gymnasium as gym
@@ -245,7 +245,7 @@ def _flat(kwargs: dict[str, Any]) -> list[Any]:
 def _shapes(value: Any) -> list[str]:
     """List how a message may show a value."""
     shapes = [repr(value), str(value), re.sub(" at 0x[0-9a-f]+", "", repr(value))]
-    if isinstance(value, (type, FunctionType)):
+    if isinstance(value, (type, FunctionType, BuiltinFunctionType)):
         shapes.append(value.__name__)
     if isinstance(value, (tuple, list)):
         shapes += [part for entry in value for part in _shapes(entry)]
