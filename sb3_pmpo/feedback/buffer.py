@@ -114,11 +114,12 @@ class FeedbackBuffer:
         :param action: what was done, in units of the environment.
         :param label: 1 accepted, -1 rejected, 0 no opinion, which still counts for the KL.
         :param weight: >= 0, how much the answer counts.
-        :param source: who gave it, for the log.
+        :param source: the name of who gave it, for the log.
         :raises DatasetError: if something is not in its space or range; nothing is added then.
         """
         one = stack([observation], self.observation_space)
-        self._add(one, np.asarray(action)[None], label, np.array([weight]), source)
+        weights = np.array([_as_number("weight", weight)])
+        self._add(one, np.asarray(action)[None], label, weights, source)
 
     def add_segment(
         self,
@@ -159,7 +160,7 @@ class FeedbackBuffer:
                 f"a delay of {delay} steps leaves nothing of a segment of {len(done)}: give a "
                 "longer segment"
             )
-        weights = weight * credit_weights(credit, kept)
+        weights = _as_number("weight", weight) * credit_weights(credit, kept)
         self._add(head(seen, kept), done[:kept], label, weights, source)
 
     def merge(self, other: FeedbackBuffer) -> None:
@@ -180,6 +181,10 @@ class FeedbackBuffer:
     def _add(
         self, seen: Any, actions: np.ndarray, label: int, weights: np.ndarray, source: str
     ) -> None:
+        if np.ndim(label) > 0:
+            raise DatasetError(f"label must be one of 1, -1 and 0, got {label!r}: add each apart")
+        if not isinstance(source, str):
+            raise DatasetError(f"source must be a name, such as 'ann', got {source!r}")
         # The data set's checks are the checks here, with its messages.
         rows = LabelledDataset(
             seen,
@@ -342,6 +347,18 @@ class FeedbackBuffer:
                 action_space=self.action_space,
             )
             self._append(columns)
+
+
+def _as_number(name: str, value: Any) -> float:
+    """Return a number of any type as Python's.
+
+    :raises DatasetError: for what is no number, or several; its range is checked with the rows.
+    """
+    if np.ndim(value) > 0 or np.asarray(value).dtype.kind not in "biuf":
+        raise DatasetError(
+            f"{name} must be one number >= 0, got {value!r}: it is how much the whole answer counts"
+        )
+    return float(value)
 
 
 def _check_whole(key: str, values: np.ndarray, dtype: np.dtype[Any]) -> None:

@@ -45,10 +45,10 @@ def credit_weights(credit: str | Credit, n_steps: int) -> np.ndarray:
     :param credit: ``"uniform"``, ``"last"``, or a function of K.
     :raises ValueError: if the name is unknown, or the function returns no such weights.
     """
-    if isinstance(credit, str):
-        if credit not in CREDITS:
-            raise ValueError(f"credit must be one of {sorted(CREDITS)} or callable, got {credit!r}")
+    if isinstance(credit, str) and credit in CREDITS:
         return CREDITS[credit](n_steps)
+    if not callable(credit):
+        raise ValueError(f"credit must be one of {sorted(CREDITS)} or callable, got {credit!r}")
     weights = np.asarray(credit(n_steps), np.float64)
     if weights.shape != (n_steps,) or not (np.isfinite(weights) & (weights >= 0)).all():
         raise ValueError(

@@ -52,6 +52,18 @@ def test_answers_and_segments() -> None:
         (lambda b: b.add([0.0, 0.0], [0.0], 2), "labels must be 1"),
         (lambda b: b.add([0.0, 0.0], [0.0], 1, -1.0), "weights must be >= 0"),
         (lambda b: b.add([0.0, 0.0], [0.0], 1, np.nan), "weights must be finite"),
+        (lambda b: b.add([0.0, 0.0], [0.0], 1, "much"), "weight must be one number >= 0, got 'm"),
+        (lambda b: b.add([0.0, 0.0], [0.0], 1, None), "weight must be one number >= 0, got None"),
+        (
+            lambda b: b.add_segment(np.zeros((2, 2)), np.zeros((2, 1)), 1, weight="2"),
+            "weight must be one number >= 0, got '2'",
+        ),
+        (
+            lambda b: b.add_segment(np.zeros((2, 2)), np.zeros((2, 1)), 1, weight=[1.0, 2.0]),
+            "weight must be one number",
+        ),
+        (lambda b: b.add([0.0, 0.0], [0.0], 1, source=3), "source must be a name"),
+        (lambda b: b.add([0.0, 0.0], [0.0], [1, -1]), "label must be one of 1, -1 and 0"),
         (lambda b: b.add_segment(np.zeros((2, 2)), np.zeros((2, 1)), 1, delay=2), "leaves nothing"),
         (lambda b: b.add_segment(np.zeros((2, 2)), np.zeros((2, 1)), 1, delay=-1), "delay must be"),
         (lambda b: b.add_segment(np.zeros((2, 2)), np.zeros((2, 1)), 1, delay=0.5), "whole number"),
@@ -62,6 +74,7 @@ def test_answers_and_segments() -> None:
         ),
         (lambda b: b.add_segment([[0.0], [0.0, 0.0]], np.zeros((2, 1)), 1), "different shapes"),
         (lambda b: b.add_segment(np.zeros((2, 2)), np.zeros((2, 1)), 1, "first"), "'uniform'"),
+        (lambda b: b.add_segment(np.zeros((2, 2)), np.zeros((2, 1)), 1, None), "'uniform'"),
     ],
 )
 def test_what_is_refused_adds_nothing(call: Any, message: str) -> None:
