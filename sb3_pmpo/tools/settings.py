@@ -157,6 +157,7 @@ class KeyValues(argparse.Action):
     """Read ``key:value`` pairs of a command line, in place of the Zoo's action, which evaluates.
 
     A value is a literal, ``dict(...)`` or a word; of ``labeller`` and the like what they may name.
+    An option that is given again adds to what it had, and of one key the last value counts.
     """
 
     def __call__(
@@ -172,7 +173,8 @@ class KeyValues(argparse.Action):
             bare = [key for key, colon, _ in pairs if not (key and colon)]
             if bare:
                 raise ValueError(f"must be key:value pairs, such as gamma:0.98, got {bare[0]!r}")
-            setattr(namespace, self.dest, {key: _read_value(key, text) for key, _, text in pairs})
+            given = {key: _read_value(key, text) for key, _, text in pairs}
+            setattr(namespace, self.dest, merge(getattr(namespace, self.dest) or {}, given))
         except ValueError as error:
             parser.error(f"argument {option_string}: {error}")
 
@@ -190,6 +192,11 @@ def _read_value(key: str, text: str) -> Any:
 
 
 # ---------------------------------------------------------------------- writing
+
+
+def as_words(pairs: Mapping[str, Any]) -> list[str]:
+    """Write the words of a command line that :class:`KeyValues` reads."""
+    return [f"{key}:{value!r}" for key, value in pairs.items()]
 
 
 def to_yaml(setting: Mapping[str, Any], env_id: str) -> str:

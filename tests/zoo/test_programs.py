@@ -393,7 +393,7 @@ def test_train_leaves_the_zoos_folders_and_enjoy_finds_them(
 
 
 def test_resuming_continues_the_counters_and_does_not_warm_up_again() -> None:
-    small = [*TINY, "learning_starts:150"]  # the last -params counts
+    small = [*TINY, "learning_starts:150"]
     assert train("-n", "200", "--save-replay-buffer", *small) == 0
     first = Path("logs/pmpo/Pendulum-v1_1/Pendulum-v1.zip")
     before = PMPO.load(first)
@@ -592,6 +592,17 @@ def test_a_path_is_a_word() -> None:
     assert parser.parse_args(["--env-kwargs", *words]).env_kwargs == {
         "xml_file": "./my/ant.xml", "ctrl_cost_weight": 0.5, "schedule": "lin_3e-4",
     }  # fmt: skip
+
+
+def test_an_option_that_is_given_again_adds_to_what_it_had() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("-params", "--hyperparams", nargs="+", action=KeyValues)
+    words = ["-params", "gamma:0.9", "tau:0.1", "policy_kwargs:dict(net_arch=[8], n_critics=3)"]
+    words += ["--hyperparams", "tau:0.2", "policy_kwargs:dict(net_arch=[4])"]
+    assert parser.parse_args(words).hyperparams == {
+        "gamma": 0.9, "tau": 0.2, "policy_kwargs": {"net_arch": [4], "n_critics": 3},
+    }  # fmt: skip
+    assert parser.parse_args([]).hyperparams is None
 
 
 def test_normalised_stacks_are_refused_before_a_folder_is_made() -> None:

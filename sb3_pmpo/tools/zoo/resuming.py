@@ -12,6 +12,7 @@ from sb3_pmpo.storage.checkpoints import Checkpoint, find_checkpoint
 from sb3_pmpo.storage.strangers import are_own, check_env_id, check_modules, is_plain
 from sb3_pmpo.tools.checkpoints import UNIT
 from sb3_pmpo.tools.plain_yaml import read
+from sb3_pmpo.tools.settings import as_words
 
 #: Arguments of a run that hold for it when it goes on: with a value, a list, or without one.
 _VALUES = ("algo", "env", "seed", "eval_freq", "eval_episodes", "n_eval_envs", "save_freq",
@@ -165,7 +166,7 @@ def _pairs(name: str, values: Any, path: Path) -> list[str]:
     if isinstance(values, Mapping):
         strange = next((key for key in values if not str(key).isidentifier()), None)
         if strange is None and is_plain(values):
-            return [f"{key}:{value!r}" for key, value in values.items()]
+            return as_words(values)
     raise ValueError(
         f"{path}: {name} must be a dictionary of arguments with numbers, texts and lists, got "
         f"{values if strange is None else strange!r}: repair the file"
