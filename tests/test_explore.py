@@ -84,3 +84,12 @@ def test_a_clip_for_labels_shows_one_way_of_acting(deterministic: bool, resemble
     assert (actions.std() > 0.2) == resemble
     if resemble:
         assert np.corrcoef(actions[1:], actions[:-1])[0, 1] > 0.4
+
+
+def test_no_clip_for_labels_has_white_noise() -> None:
+    """The default has it in half of the episodes."""
+    env = DummyVecEnv([lambda: gym.wrappers.TimeLimit(Still(), 300)])
+    model = PMPO("MlpPolicy", env, seed=0, policy_kwargs={"net_arch": [8]})
+    for clip in record_segments(model, env, 6, 300, deterministic=False):
+        actions = clip.actions[:, 0]
+        assert np.corrcoef(actions[1:], actions[:-1])[0, 1] > 0.3

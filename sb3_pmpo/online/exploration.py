@@ -143,11 +143,13 @@ def draw(
 
 
 def explore(model: Any, observations: Any, episode_start: np.ndarray | None = None) -> np.ndarray:
-    """Act as ``learn`` does, with the model's exploration noise: for what is to be labelled.
+    """Act with the model's exploration noise, as ``learn`` does: for what is to be labelled.
 
     ``model.predict(..., deterministic=False)`` draws each action by itself. What a person says of
-    some steps tells little then, as their noise has nothing in common. Here it goes on from one
-    step to the next, so a label also says which way of acting it is about.
+    some steps tells little then, as their noise has nothing in common. Noise such as
+    :func:`pink_noise` goes on from one step to the next, so a label also says which way of acting
+    it is about. The default is white in every other episode on average; discrete actions are drawn
+    each by itself. An ``action_noise`` is not added.
 
     :param model: an algorithm of this package.
     :param observations: ``[E, ...]`` of as many environments as the model has, or a dict of such.

@@ -6,7 +6,7 @@ import argparse
 import secrets
 import shlex
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from importlib import import_module
 from pathlib import Path
@@ -28,9 +28,10 @@ from sb3_pmpo.feedback.clips import (
 )
 from sb3_pmpo.feedback.server import is_loopback, make_app
 from sb3_pmpo.offline.dataset import LabelledDataset
-from sb3_pmpo.online.exploration import explore
+from sb3_pmpo.online.exploration import explore, make_noise, pink_noise, pink_or_white_noise
 from sb3_pmpo.online.off_policy import OffPolicyMPO
 from sb3_pmpo.tools.checkpoints import lock
+from sb3_pmpo.tools.settings import as_words
 
 
 def _zoo(module: str) -> Any:
@@ -104,9 +105,17 @@ def learning_command(clips: ClipSet) -> str:
     modules = [name for name in clips.about.get("gym_packages", "").split() if name[0] != "-"]
     if modules:
         words += ["--gym-packages", *modules]
+    pairs = shlex.split(clips.about.get("env_kwargs", ""))
+    if pairs and all(pair.partition(":")[0].isidentifier() for pair in pairs):  # and no options
+        words += ["--env-kwargs", *pairs]
     if "model" in clips.about:  # a few clips change a policy, they do not make one
         words += ["--gradient-steps", "300"]
     return shlex.join(words)
+
+
+def _written(env_kwargs: Mapping[str, Any]) -> str:
+    """Write arguments of an environment as words of a command line."""
+    return shlex.join(as_words(env_kwargs))
 
 
 def _from_here(name: str) -> str:
@@ -139,6 +148,7 @@ def _clips_of_dataset(args: argparse.Namespace, folder: Path) -> ClipSet:
             "algo": args.algo,
             "dataset": str(args.dataset.resolve()),
             "gym_packages": " ".join(args.gym_packages),
+            "env_kwargs": _written(args.env_kwargs or {}),
         },
     )
 
@@ -163,6 +173,7 @@ def _clips_of_policy(args: argparse.Namespace, folder: Path) -> ClipSet:
                 "algo": agent.algorithm,
                 "model": str(agent.model_path.resolve()),
                 "gym_packages": " ".join(agent.modules),
+                "env_kwargs": _written(agent.env_kwargs),
             },
         )
     finally:
@@ -179,7 +190,10 @@ def record_segments(
     :param length: decisions of a segment, fewer where the episode ends before.
     :param deterministic: whether to act without noise. With it the clips differ more, and that of
         :func:`~sb3_pmpo.online.exploration.explore` gives the steps of one something in common.
+        The default is pink here: in a white half the draws would have nothing in common.
     """
+    if isinstance(model, OffPolicyMPO) and model.exploration_noise is pink_or_white_noise:
+        model.noise = make_noise(pink_noise, model.n_envs, model.action_space)
     observations: Any = env.reset()
     state: Any = None
     starts = np.ones(1, bool)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import logging
@@ -34,8 +35,9 @@ from sb3_pmpo.feedback.server import is_loopback, make_app
 from sb3_pmpo.offline import DatasetError, LabelledDataset
 from sb3_pmpo.tools.checkpoints import lock
 from sb3_pmpo.tools.cli import main
-from sb3_pmpo.tools.label import _make_server
+from sb3_pmpo.tools.label import _make_server, learning_command
 from sb3_pmpo.tools.offline import read_data
+from sb3_pmpo.tools.settings import KeyValues, as_words
 
 SEEN, DONE = spaces.Box(-1, 1, (2,)), spaces.Box(-1, 1, (1,))
 
@@ -309,8 +311,8 @@ class Lights(gym.Env):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
     observation_space, action_space = spaces.Box(0, 1, (1,)), spaces.Box(-1, 1, (1,))
 
-    def __init__(self, render_mode=None):
-        self.render_mode = render_mode
+    def __init__(self, render_mode=None, length=5):
+        self.render_mode, self.length = render_mode, length
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -319,7 +321,7 @@ class Lights(gym.Env):
 
     def step(self, action):
         self.n += 1
-        return np.full(1, self.n / 10, np.float32), 0.0, False, self.n == 10, {}
+        return np.full(1, self.n / 10, np.float32), 0.0, False, self.n == self.length, {}
 
     def render(self):
         return np.full((32, 48, 3), 20 * self.n, np.uint8)
@@ -362,6 +364,7 @@ def test_from_a_policy_to_clips_to_the_command_that_learns(
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
     train = ["train", "--env", "Lights-v0", "--gym-packages", "sb3_pmpo_lights", "-n", "20"]
+    train += ["--env-kwargs", "length:10"]
     tiny = ["policy_kwargs:dict(net_arch=[8])", "batch_size:8", "buffer_size:100"]
     assert main([*train, "--eval-freq", "-1", "--device", "cpu", "--hyperparams", *tiny]) == 0
     with socket.socket() as free:
@@ -391,9 +394,21 @@ def test_from_a_policy_to_clips_to_the_command_that_learns(
     command = shlex.split(printed.rpartition("Learn from the answers with:")[2])
     assert command[0] == "sb3-pmpo"
     assert command[command.index("--gym-packages") + 1] == "sb3_pmpo_lights"  # as another process
+    assert command[command.index("--env-kwargs") + 1] == "length:10"
     assert main(command[1:]) == 0
     learned = PMPO.load(tmp_path / "logs/pmpo/Lights-v0_2/Lights-v0.zip", device="cpu")
     assert learned.num_timesteps == 300
+
+
+def test_arguments_of_the_environment_are_words_and_no_options(clips: ClipSet) -> None:
+    given = {"name": "two words", "reach": [1, 2.5]}
+    clips.about["env_kwargs"] = shlex.join(as_words(given))
+    words = shlex.split(learning_command(clips))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--env-kwargs", nargs="+", action=KeyValues)
+    assert parser.parse_args(words[words.index("--env-kwargs") :]).env_kwargs == given
+    clips.about["env_kwargs"] = "size:3 --trust"  # of a stranger's folder
+    assert not {"--env-kwargs", "--trust"} & {*shlex.split(learning_command(clips))}
 
 
 @pytest.mark.parametrize("there", [False, True], ids=["new", "there"])
