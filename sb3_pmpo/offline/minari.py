@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from sb3_pmpo.core.checks import written
 from sb3_pmpo.offline.columns import CHUNK, DatasetError, flat, take
 from sb3_pmpo.offline.dataset import LabelledDataset
 from sb3_pmpo.offline.storage import make_array
@@ -73,7 +74,9 @@ def _copied(
                 column[rows] = _of_steps(given, key, len(episode.rewards), number)
                 found |= key == label_key
     if not found and label_key != LABEL_KEY:  # it was asked for
-        raise DatasetError(f"no episode's infos have {label_key!r}, they have {sorted(keys)}")
+        raise DatasetError(
+            f"no episode's infos have {written(label_key)}, they have {sorted(keys)}"
+        )
     return LabelledDataset(
         seen,
         actions,
@@ -100,20 +103,25 @@ def _find(infos: Mapping[str, Any], key: LabelKey) -> Any:
 
 
 def _of_steps(given: Any, key: LabelKey, length: int, episode: int) -> np.ndarray:
-    where = f"the infos' {key!r} of episode {episode}"
-    if isinstance(given, Mapping):
+    where = f"the infos' {written(key)} of episode {episode}"
+    if key == WEIGHT_KEY:
+        if isinstance(given, Mapping) or np.asarray(given).dtype.kind not in "biuf":
+            raise DatasetError(
+                f"{where} must be numbers >= 0, how much each step counts, got "
+                f"{type(given).__name__}: give what it is another name in the infos"
+            )
+    elif isinstance(given, Mapping):
         raise DatasetError(
             f"{where} must be one number a step, got a dictionary of {sorted(given)}: name one of "
             f"them, such as label_key='{key}/{next(iter(given), 'label')}'"
         )
-    values = np.asarray(given)
-    if values.dtype.kind not in "iuf":
+    elif np.asarray(given).dtype.kind not in "iuf":
         raise DatasetError(
             f"{where} must be numbers, 1 (accepted), -1 (rejected) or 0 (unlabelled), got "
-            f"{values.dtype}: say what they mean by a function, such as "
+            f"{np.asarray(given).dtype}: say what they mean by a function, such as "
             "label_key=lambda infos: np.where(infos['success'], 1, -1)"
         )
-    values = values.reshape(-1)
+    values = np.asarray(given).reshape(-1)
     if len(values) not in {length, length + 1}:
         raise DatasetError(
             f"{where} must be {length + 1} (the reset's entry and one a step), got {len(values)}"

@@ -16,6 +16,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 
 from sb3_pmpo.offline import DatasetError, LabelledDataset
+from sb3_pmpo.offline.minari import _of_steps
 
 RNG = np.random.default_rng(0)
 
@@ -353,10 +354,19 @@ def test_labels_are_made_of_minaris_infos(tmp_path: Path, monkeypatch: pytest.Mo
         ("sucess", "no episode's infos have 'sucess', they have .'judge', 'success'"),
         (lambda infos: np.zeros(2), "must be 5 .the reset's entry and one a step., got 2"),
     ):
-        with pytest.raises(DatasetError, match=message):
+        with pytest.raises(DatasetError, match=message) as refused:
             LabelledDataset.from_minari(made, label_key=key)
+        assert "0x" not in str(refused.value)
     del env
     gc.collect()
+
+
+def test_weights_of_minaris_infos_may_be_booleans_and_are_refused_as_weights() -> None:
+    found = _of_steps(np.array([False, True, False]), "weight", 2, 0)
+    assert found.tolist() == [True, False]
+    for given in ({"kg": np.ones(3)}, np.array(["heavy"] * 3)):
+        with pytest.raises(DatasetError, match=r"'weight' .* how much each step counts, got"):
+            _of_steps(given, "weight", 2, 0)
 
 
 def test_transitions_that_do_not_follow_each_other_are_no_episode_of_minari() -> None:
