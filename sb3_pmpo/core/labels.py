@@ -151,8 +151,7 @@ class advantage:  # noqa: N801  # made like a function call
     Before the first reward every deviation is noise. So weights shrink by
     ``1 - (NOISE * candidates.unit / s)^2``, where ``s`` is the batch's mean deviation, and are 0
     where ``s`` is below ``NOISE * candidates.unit``, a small share of a return. That share is
-    measured at the default learning rate. At ten times that rate the noise is above it, and is
-    labelled.
+    measured at the default learning rate. In a trial at ten times that rate the noise was above it.
 
     :param limit: a sample that is worse by more than so many of the batch's mean deviations is
         rejected as if it were worse by that many; None for no limit. A categorical policy is safe
