@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import gymnasium as gym
@@ -10,7 +12,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecNormalize
 from toys import DictToy, Toy, assert_equal, parameters, sample, small, toys
 
 from sb3_pmpo import PMPO
@@ -151,3 +153,77 @@ def test_a_callback_that_moves_the_environments_joins_no_episodes(
     goes_on = [t for t in range(29) if t not in ends]
     following = [t + 1 for t in goes_on]
     np.testing.assert_array_equal(stored.next_observations[goes_on], stored.observations[following])
+
+
+class Copier(BaseCallback):
+    """Steps a copy of the training environments, as a look-ahead does."""
+
+    def __init__(self, copied: Any) -> None:
+        super().__init__()
+        self.copied = copied
+
+    def _on_step(self) -> bool:
+        env = self.copied(self.training_env)
+        env.reset()
+        env.step(np.ones((env.num_envs, 1), np.float32))
+        return True
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
+def test_a_copy_of_the_environments_moves_itself(copied: Any) -> None:
+    env = toys(2)
+    small(env).learn(30, callback=Copier(copied))
+    assert [len(each.unwrapped.actions) for each in env.envs] == [15, 15]
+
+
+class Steps(VecEnvWrapper):
+    """Overrides ``step`` itself, and takes the same action so many times."""
+
+    times = 1
+
+    def reset(self) -> Any:
+        return self.venv.reset()
+
+    def step_wait(self) -> Any:
+        return self.venv.step_wait()
+
+    def step(self, actions: np.ndarray) -> Any:
+        for _ in range(self.times):
+            found = self.venv.step(actions.copy())
+        return found
+
+
+class StepsTwice(Steps):
+    times = 2
+
+
+class Properties(DummyVecEnv):
+    """Makes at each call what others hold."""
+
+    actions: Any = property(
+        lambda self: self.taken.copy(), lambda self, actions: vars(self).update(taken=actions)
+    )
+    reset_infos: Any = property(lambda self: [{}], lambda self, infos: None)
+
+
+class Foreign(DummyVecEnv):
+    """Unwraps to what is no VecEnv, as the one of EnvPool."""
+
+    unwrapped: Any = property(lambda self: self.envs[0])
+
+
+@pytest.mark.parametrize(
+    ("make", "ends"),
+    [
+        (lambda: Steps(toys(1)), [9, 19, 29]),
+        (lambda: Steps(VecNormalize(toys(1))), [9, 19, 29]),
+        (lambda: StepsTwice(VecNormalize(toys(1))), [4, 9, 14, 19, 24, 29]),
+        (lambda: Properties([Toy]), [9, 19, 29]),
+        (lambda: Foreign([Toy]), [9, 19, 29]),
+    ],
+)
+def test_a_vec_env_of_a_users_is_not_taken_for_one_that_a_callback_moves(
+    make: Any, ends: list[int]
+) -> None:
+    model = small(make()).learn(30)  # where a warning is an error
+    assert np.flatnonzero(model.replay_buffer.dones[:30]).tolist() == ends

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,34 @@ from sb3_pmpo.online.persistence import Persistent
 _MOVED = (
     "a callback, or somebody else, has stepped or reset the training environments since the "
     "model's last step: new episodes begin, so that no return runs from one episode into another. "
-    "Give what evaluates or resets an environment of its own"
+    "An evaluation needs an environment of its own"
 )
+
+
+@contextmanager
+def _followed(env: VecEnv, name: str, look: Callable[[Any], None]) -> Iterator[None]:
+    """Look at what a method of the environments returns.
+
+    In its place is a method of the object, not a function: a copy that a callback makes of the
+    environments, by ``deepcopy`` or ``pickle``, has to move itself.
+    """
+    own = vars(env).get(name)
+
+    def method(self: VecEnv, *args: Any) -> Any:
+        found = getattr(type(self), name)(self, *args) if own is None else own(*args)
+        if self is env:
+            look(found)
+        return found
+
+    method.__name__ = name  # by which pickle finds that of the class
+    vars(env)[name] = MethodType(method, env)
+    try:
+        yield
+    finally:
+        if own is None:
+            del vars(env)[name]
+        else:
+            vars(env)[name] = own
 
 
 class WatchedCollecting(Persistent):
@@ -40,31 +67,31 @@ class WatchedCollecting(Persistent):
 
     @contextmanager
     def _watched(self, env: VecEnv) -> Iterator[None]:
-        """Look at each step before VecNormalize does, which clips what is infinite at the end.
+        """Look at each step before VecNormalize and the callbacks do.
 
-        By the method ``step_wait`` of what it wraps: another wrapper there would be one too many
-        where SB3 compares the environments with those of an evaluation.
+        The one clips what is infinite at the end, the others may move the environments. Methods are
+        followed, because another wrapper would be one too many where SB3 compares the environments
+        with those of an evaluation.
         """
         normalize = self._vec_normalize_env
-        inner = env if normalize is None else normalize.venv
-        own, step_wait = vars(inner).get("step_wait"), inner.step_wait
 
-        def watched() -> Any:
-            found = step_wait()
+        def leave(_: Any) -> None:
             if self._awaits_step:  # and no callback's
-                self._awaits_step = False
-                check_terminals(found[3], self.num_timesteps + env.num_envs)
-                self._given, self._left_at = found[:2], whereabouts(env)
-            return found
+                self._awaits_step, self._left_at = False, whereabouts(env)
 
-        vars(inner)["step_wait"] = watched
-        try:
+        def look(found: Any) -> None:
+            if self._awaits_step:
+                check_terminals(found[3], self.num_timesteps + env.num_envs)
+                self._given = found[:2]
+                if env is normalize:
+                    leave(found)
+
+        with ExitStack() as stack:
+            if normalize is not None:
+                stack.enter_context(_followed(normalize.venv, "step_wait", look))
+            if env is not normalize:  # whose file of statistics would hold the method
+                stack.enter_context(_followed(env, "step", leave))
             yield
-        finally:
-            if own is None:
-                del vars(inner)["step_wait"]
-            else:
-                vars(inner)["step_wait"] = own
 
     def before_step(self) -> None:
         """Begin new episodes where somebody has moved the environments since the last step."""

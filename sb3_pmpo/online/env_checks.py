@@ -108,11 +108,15 @@ class KeptStatistics:
 
 
 def whereabouts(env: VecEnv | None) -> tuple[Any, ...]:
-    """Return objects that are others once the environments have been stepped or reset again."""
+    """Return objects that are others once the environments have been stepped or reset again.
+
+    Attributes alone: a property of a user's VecEnv may return another object at each call.
+    """
     if env is None:
         return ()
-    inner = env.unwrapped
-    return (getattr(inner, "actions", None), inner.reset_infos, *inner.reset_infos)
+    held = vars(env.unwrapped)
+    infos = held.get("reset_infos")
+    return (held.get("actions"), infos, *(infos if isinstance(infos, (list, tuple)) else ()))
 
 
 def was_moved(env: VecEnv | None, since: tuple[Any, ...] | None) -> bool:
