@@ -115,16 +115,6 @@ def check_called(entries: Any, where: str) -> None:
     :raises UntrustedFileError: for any other, without the user's word.
     :raises ValueError: for what is none of these.
     """
-    for name in _not_listed(entries, where):
-        raise UntrustedFileError(
-            f"{where} names {name}, which is not known to be harmless; "
-            + _remedy(str(name))
-            + ". Or register it, see sb3_pmpo.storage.names.register"
-        )
-
-
-def _not_listed(entries: Any, where: str) -> Iterator[Any]:
-    """Yield the names that are neither listed nor registered; none with the user's word."""
     if entries is None or pickles.is_trusting():
         return
     for entry in entries if isinstance(entries, (list, tuple)) else [entries]:
@@ -135,37 +125,51 @@ def _not_listed(entries: Any, where: str) -> Iterator[Any]:
                 f"{where} must be a list of names or of {{name: {{argument: value}}}} with "
                 f"numbers, texts and lists as values, got {entry!r}: repair the file"
             )
-        yield from (name for name in entry if not _is_listed(name))
+        for name in entry:
+            if not _is_listed(name):
+                raise UntrustedFileError(
+                    f"{where} names {name}, which is not known to be harmless; "
+                    + _remedy(str(name))
+                    + ". Or register it, see sb3_pmpo.storage.names.register"
+                )
 
 
 def check_kinds(settings: Mapping[str, Any], where: str) -> None:
     """Check what a file names that the user names: classes of the right kind, of any module.
 
     Their modules are imported. A function's arguments may be a program: ``pydoc.pipepager`` hands
-    one to a shell.
+    one to a shell. What they are called with is data, because YAML holds no other.
 
     :param settings: of one environment, or of a sweep.
-    :param where: the file, for the message; one in Python runs what it likes.
+    :param where: the file, for the message.
     :raises UntrustedFileError: for anything else, without the user's word.
     """
-    if where.endswith(".py"):
-        return
-    for key, kind in _KINDS.items():
+    for key, name in _names(settings):
+        if pickles.is_trusting() or _is_listed(name):
+            continue
+        module, _, called = name.rpartition(".")
+        try:
+            found = getattr(importlib.import_module(module or "builtins"), called)
+        except (ImportError, AttributeError):
+            continue  # who makes it says so
+        kind = _KINDS[key]
+        if not (isinstance(found, type) and issubclass(found, kind)):
+            raise UntrustedFileError(
+                f"{where}: {key} names {name}, which is no subclass of {kind.__name__}; "
+                + _remedy(name)
+                + ". Or register it, see sb3_pmpo.storage.names.register"
+            )
+
+
+def _names(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what settings name to be called, each with the key where it is named."""
+    for key in _KINDS:
         entries = settings.get(key)
-        if key == "policy" and "." not in str(entries):
-            continue  # one of the algorithm's own
-        for name in _not_listed(entries, f"{where}: {key}"):
-            module, _, called = str(name).rpartition(".")
-            try:
-                found = getattr(importlib.import_module(module or "builtins"), called)
-            except (ImportError, AttributeError):
-                continue  # who makes it says so
-            if not (isinstance(found, type) and issubclass(found, kind)):
-                raise UntrustedFileError(
-                    f"{where}: {key} names {name}, which is no subclass of {kind.__name__}; "
-                    + _remedy(str(name))
-                    + ". Or register it, see sb3_pmpo.storage.names.register"
-                )
+        for entry in entries if isinstance(entries, list) else [entries]:
+            for name in entry if isinstance(entry, Mapping) else [entry]:
+                is_alias = key == "policy" and "." not in str(name)  # MlpPolicy
+                if isinstance(name, str) and not is_alias:
+                    yield key, name
 
 
 def _is_listed(name: Any) -> bool:

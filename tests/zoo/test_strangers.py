@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import time
 from multiprocessing.connection import wait
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import gymnasium as gym
 import pytest
+import rl_zoo3
+import yaml
 from stable_baselines3 import SAC
 from stable_baselines3.common.vec_env import SubprocVecEnv
 from torch import nn
@@ -222,6 +225,8 @@ def test_a_module_is_imported_at_the_users_word(resumable: Path, evil: Path) -> 
         filled_in(given[:2])
 
 
+SHIPPED = sorted((Path(__file__).parents[2] / "zoo_configs").rglob("*.yml"))
+ZOOS = sorted(Path(rl_zoo3.__file__).parent.glob("hyperparams/*.yml"))
 SHELL = {"pydoc.pipepager": {"cmd": "touch mark"}}
 
 
@@ -281,6 +286,33 @@ def test_a_file_that_the_user_names_calls_no_functions(
 )
 def test_a_file_that_the_user_names_may_name_classes(key: str, name: str) -> None:
     strangers.check_kinds({key: name}, "conf.yml")
+
+
+def test_a_file_that_the_user_names_may_give_any_data() -> None:
+    scores = {"scores": {0: 1.0, 1: None}, "since": datetime.date(2026, 1, 1)}
+    named = [{"gymnasium.wrappers.TransformReward": scores}, {"not_installed.Wrapper": scores}]
+    strangers.check_kinds({"env_wrapper": named, "callback": None}, "conf.yml")
+
+
+def test_settings_in_python_call_what_they_like(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "settings_in_python.py").write_text(
+        "import gymnasium as gym\n"
+        "def wrapped(env): return gym.wrappers.TimeLimit(env, 5)\n"
+        "wrappers = [gym.wrappers.FlattenObservation, 'settings_in_python.wrapped']\n"
+        f"hyperparams = {{'{ENV}': dict(policy='MlpPolicy', env_wrapper=wrappers)}}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--env", ENV, "--conf-file", "settings_in_python", "-n", "10"]) == 0
+    assert "Finished after 10 steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", [*SHIPPED, *ZOOS], ids=lambda path: path.stem)
+def test_settings_that_ship_name_classes(path: Path) -> None:
+    for settings in yaml.safe_load(path.read_text()).values():
+        strangers.check_kinds(settings, str(path))
 
 
 def test_settings_of_a_stranger_go_on_with_known_wrappers(folder: Path) -> None:

@@ -119,7 +119,8 @@ class Manager(ExperimentManager):
         trial_id, self.trial_id = self.trial_id, None
         given, self.custom_hyperparams = self.custom_hyperparams, None
         hyperparams, saved = super().read_hyperparameters()
-        check_kinds(hyperparams, str(self.config))
+        if self.config.endswith((".yml", ".yaml")):  # one in Python runs what it likes
+            check_kinds(hyperparams, self.config)
         self.trial_id, self.custom_hyperparams = trial_id, given
         if self._borrowed:
             kept = load_borrowed(self.env_name.gym_id)
@@ -368,14 +369,13 @@ class Manager(ExperimentManager):
 
     def _save_all(self, model: BaseAlgorithm) -> None:
         """Save the model first and what is large last; then raise the first error, if any."""
-        folder, normaliser = Path(self.save_path), model.get_vec_normalize_env()
+        folder, env = Path(self.save_path), model.get_vec_normalize_env()
         print(f"Saving to {folder}")
         saving: dict[Path, Callable[[Path], Any]] = {
             folder / f"{self.env_name}.zip": partial(save_model, model)
         }
-        if normaliser is not None:
-            path = Path(self.params_path, "vecnormalize.pkl")
-            saving[path] = partial(save_vec_normalize, normaliser)
+        if env is not None:
+            saving[folder / self.env_name / "vecnormalize.pkl"] = partial(save_vec_normalize, env)
         if self.save_replay_buffer and isinstance(model, OffPolicyAlgorithm):
             saving[folder / "replay_buffer.pkl"] = partial(save_replay_buffer, model)
         checkpoints = self._checkpoints
