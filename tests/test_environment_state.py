@@ -197,6 +197,21 @@ def test_a_function_that_has_changed_what_it_holds_is_state() -> None:
         carried_over(Own(rule=holding(Counter())), Own())
 
 
+def test_functions_that_hold_each_other_are_told() -> None:
+    def one(n: int) -> int:
+        return other(n - 1) if n else factor
+
+    def other(n: int) -> int:
+        return one(n)
+
+    factor = 2
+    told = environment_state.get_attributes(Own(rule=one))
+    environment_state.set_attributes(Own(rule=one), told)
+    factor = 3
+    with pytest.raises(UnknownStateError, match=r"Own\.rule was .*one"):
+        environment_state.set_attributes(Own(rule=one), told)
+
+
 def test_wrappers_that_hold_functions_and_arrays_are_told() -> None:
     def make() -> gym.Env:
         env = gym.make("Pendulum-v1")

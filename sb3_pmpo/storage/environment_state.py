@@ -176,7 +176,7 @@ def _not_told(part: Any, state: dict[str, Any]) -> list[str]:
     ]
 
 
-def _constant(part: Any, value: Any) -> str | None:
+def _constant(part: Any, value: Any, within: tuple[Any, ...] = ()) -> str | None:
     """Name a function, a class or another constant; None for what may have a state of its own."""
     if isinstance(value, types.MethodType | types.BuiltinMethodType):
         owner = value.__self__  # whose state is told here, or which has none
@@ -187,17 +187,20 @@ def _constant(part: Any, value: Any) -> str | None:
         return None
     if isinstance(value, functools.partial):
         inside = [value.func, *value.args, *value.keywords.values()]
-        named = [_constant(part, each) or _immutable(part, each) for each in inside]
+        named = [_constant(part, each, within) or _immutable(part, each) for each in inside]
         return None if None in named else f"partial {named}"
     if isinstance(value, types.FunctionType):
-        return _function(part, value)
+        return _function(part, value, within)
     if isinstance(value, _CONSTANT):
         return str(getattr(value, "__qualname__", getattr(value, "__name__", value)))
     return None
 
 
-def _function(part: Any, function: types.FunctionType) -> str | None:
-    """Name a function with what it holds, which it may change: compared, not put back."""
+def _function(part: Any, function: types.FunctionType, within: tuple[Any, ...]) -> str | None:
+    """Name a function with what it holds, which it may change: compared, not put back.
+
+    :param within: functions that hold this one, which may hold them.
+    """
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
     defaults = enumerate(function.__defaults__ or ())
     held = {
@@ -212,9 +215,9 @@ def _function(part: Any, function: types.FunctionType) -> str | None:
             continue
     told = []
     for name, value in held.items():
-        if value is function or any(value is each for each in _layers(part)):
+        if any(value is each for each in (function, *within, *_layers(part))):
             continue
-        named = _constant(part, value)
+        named = _constant(part, value, (*within, function))
         if named is None and isinstance(value, spaces.Space):
             named = repr(value)
         elif named is None and _is_plain(value):
