@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
@@ -79,6 +80,8 @@ class Agent:
 
     def make_env(self, *, n_envs: int, seed: int, render: bool) -> VecEnv:
         """Make the environment as it was in training, with frozen VecNormalize statistics."""
+        if render:  # into an array: pygame needs no screen, and complains where there is none
+            os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
         env = create_test_env(
             self.env_name.gym_id,
             n_envs=n_envs,
