@@ -87,6 +87,19 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
 # ---------------------------------------------------------------------- what strings mean
 
 
+def complete_length(config: dict[str, Any], told: int, where: str) -> None:
+    """Give a configuration without ``n_timesteps``, which the Zoo asks for, what the user told.
+
+    :param told: steps; none where it is no more than 0.
+    :param where: the configuration, for the message.
+    :raises ValueError: where nobody says how long to train.
+    """
+    if "n_timesteps" not in config:
+        if told <= 0:
+            raise ValueError(f"{where}: n_timesteps is missing; write it there, or give -n")
+        config["n_timesteps"] = told
+
+
 def _classes(module: ModuleType, *prefixes: str) -> dict[str, type]:
     found = {name: value for name, value in vars(module).items() if isinstance(value, type)}
     prefixes = (*prefixes, module.__name__)

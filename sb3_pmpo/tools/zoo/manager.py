@@ -34,6 +34,7 @@ from sb3_pmpo.tools.plain_yaml import read
 from sb3_pmpo.tools.saving import save_model, save_replay_buffer, save_vec_normalize
 from sb3_pmpo.tools.settings import (
     ALGORITHMS,
+    complete_length,
     config_path,
     load_borrowed,
     merge,
@@ -108,7 +109,7 @@ class Manager(ExperimentManager):
             theirs = read(path)
             if not are_own(path.parent):
                 check_settings(theirs, str(path))
-            hyperparams = merge(theirs, self._given())
+            hyperparams = merge(theirs, self.custom_hyperparams or {})
             saved = OrderedDict(sorted(deepcopy(hyperparams).items()))
         if self._eval_env_kwargs_args is None and not self.env_kwargs:
             self.eval_env_kwargs = hyperparams.get("env_kwargs", {})
@@ -118,7 +119,7 @@ class Manager(ExperimentManager):
         # The Zoo takes trial 0 for None, and what is given for the whole of a dictionary.
         trial_id, self.trial_id = self.trial_id, None
         given, self.custom_hyperparams = self.custom_hyperparams, None
-        hyperparams, saved = super().read_hyperparameters()
+        hyperparams, saved = map(deepcopy, super().read_hyperparameters())
         if self.config.endswith((".yml", ".yaml")):  # one in Python runs what it likes
             check_kinds(hyperparams, self.config)
         self.trial_id, self.custom_hyperparams = trial_id, given
@@ -133,15 +134,13 @@ class Manager(ExperimentManager):
         trial = self._load_trial(trial_id) if from_study or trial_id is not None else {}
         for settings in (hyperparams, saved):
             settings.update(merge(settings, trial, given or {}))
+            complete_length(settings, self.n_timesteps, f"{self.config}, {self.env_name.gym_id}")
         if trial or given:
             which = "the best trial" if trial_id is None else f"trial {trial_id}"
             chosen = f"{which} of {self.study_name!r} and " if trial else ""
             print(f"With {chosen}the command line:")
             pprint(dict(saved))
         return hyperparams, saved
-
-    def _given(self) -> dict[str, Any]:
-        return self.custom_hyperparams or {}
 
     def _load_trial(self, trial_id: int | None) -> dict[str, Any]:
         if not (self.storage and self.study_name):
@@ -269,7 +268,8 @@ class Manager(ExperimentManager):
             return model
         print(f"Going on from step {self._found.step}, from {self._found.folder}")
         fixed = {"policy", "policy_kwargs"}
-        changed = {key: hyperparams[key] for key in self._given() if key in {*hyperparams} - fixed}
+        given = self.custom_hyperparams or {}
+        changed = {key: hyperparams[key] for key in given if key in {*hyperparams} - fixed}
         model = load(
             rl_zoo3.ALGOS[self.algo],
             self._found,
