@@ -108,6 +108,17 @@ def whole_file(
 
 
 @contextmanager
+def interrupts_pass() -> Iterator[None]:
+    """Raise Ctrl-C where torch hides it: its writer of files raises a RuntimeError in its place."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise error.__context__ from None
+        raise
+
+
+@contextmanager
 def whole_stream(path: str | Path | io.BufferedIOBase, suffix: str) -> Iterator[io.BufferedIOBase]:
     """Do the same, and open the file; it is closed whatever happens.
 

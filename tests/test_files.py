@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import stat
 import warnings
@@ -387,3 +388,27 @@ def test_noise_within_an_episode_comes_back(tmp_path: Path) -> None:
     np.random.seed(0)
     np.testing.assert_array_equal(other(), expected)
     assert decode(encode(FloatSchedule(0.5)))(1.0) == 0.5
+
+
+class Interrupted(io.BytesIO):
+    """A file during whose writing somebody presses Ctrl-C, once, after so many bytes."""
+
+    def __init__(self, after: float) -> None:
+        super().__init__()
+        self.after, self.came = after, False
+
+    def write(self, data: Any) -> int:
+        if not self.came and self.tell() > self.after:
+            self.came = True
+            raise KeyboardInterrupt
+        return super().write(data)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.7, 0.9])
+def test_ctrl_c_while_a_model_is_written_is_no_error_of_torchs(share: float) -> None:
+    model, whole = small(Toy(), policy_kwargs={"net_arch": [64]}), io.BytesIO()
+    model.save(whole)
+    file = Interrupted(share * len(whole.getvalue()))
+    with pytest.raises(KeyboardInterrupt):
+        model.save(file)
+    assert file.came

@@ -21,6 +21,7 @@ from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.save_util import open_path, save_to_zip_file
 from stable_baselines3.common.utils import get_device
 
+from sb3_pmpo.files import interrupts_pass
 from sb3_pmpo.storage import pickles
 from sb3_pmpo.storage.pickles import Pickled, UntrustedFileError
 from sb3_pmpo.storage.plain import NotPlainError, Sink, decode, encode
@@ -98,7 +99,8 @@ def save_model(
     :param parameters: state dictionaries, by name.
     :param variables: other things of torch's, by name.
     """
-    save_to_zip_file(file, encode_items(items), parameters, variables)
+    with interrupts_pass():
+        save_to_zip_file(file, encode_items(items), parameters, variables)
 
 
 class ModelFile:

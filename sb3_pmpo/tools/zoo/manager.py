@@ -24,7 +24,7 @@ from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from sb3_pmpo.files import WRITING, copy_whole, put_back, set_aside
+from sb3_pmpo.files import WRITING, copy_whole, interrupts_pass, put_back, set_aside
 from sb3_pmpo.online.persistence import Persistent
 from sb3_pmpo.storage.strangers import are_own, check_kinds, check_settings, sign_settings
 from sb3_pmpo.tools.checkpoints import UNIT, Checkpoints, clean, load, lock
@@ -317,7 +317,7 @@ class Manager(ExperimentManager):
         )
         before = model.num_timesteps
         try:
-            with sigterm_interrupts():
+            with sigterm_interrupts(), interrupts_pass():
                 learn = model.learn if self._learn is None else partial(self._learn, model)
                 learn(
                     self.n_timesteps,
