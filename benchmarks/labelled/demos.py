@@ -77,9 +77,7 @@ class Judged(gym.Wrapper):
         if terminated or truncated:
             seen_all, done, *rest = (np.array(column) for column in zip(*self._rows, strict=True))
             # What the learner would have done otherwise is not at hand: what it did is judged.
-            self.judge.judge(
-                Episode(seen_all, done, done, done[None], *rest), self.buffer, self._rng
-            )
+            self.judge.judge(Episode(seen_all, done, done[None], *rest), self.buffer, self._rng)
         return seen, reward, terminated, truncated, info
 
 

@@ -16,19 +16,23 @@ class Episode(NamedTuple):
     """What happened in T decisions.
 
     :param observations: ``[T, ...]`` before each decision.
-    :param actions: ``[T, A]`` in units of the environment.
     :param likeliest: ``[T, A]`` what the policy would have done without noise.
-    :param drawn: ``[K, T, A]`` what it did, and what it would have done with other draws.
+    :param drawn: ``[K, T, A]`` in units of the environment: what it did, and what it would have
+        done with other draws.
     :param rewards: ``[T]``.
     :param joint: ``[T]`` the joint's angle after each decision, in radians.
     """
 
     observations: np.ndarray
-    actions: np.ndarray
     likeliest: np.ndarray
     drawn: np.ndarray
     rewards: np.ndarray
     joint: np.ndarray
+
+    @property
+    def actions(self) -> np.ndarray:
+        """What was done, ``[T, A]``."""
+        return self.drawn[0]
 
 
 def make_env(task: str) -> gym.Env:
@@ -67,7 +71,7 @@ def roll_out(
         seen, over = after, terminated or truncated
     observations, actions, *more = (np.array(column) for column in zip(*rows, strict=True))
     others = [model.predict(observations, deterministic=False)[0] for _ in range(draws - 1)]
-    return Episode(observations, actions, more[0], np.array([actions, *others]), *more[1:])
+    return Episode(observations, more[0], np.array([actions, *others]), *more[1:])
 
 
 class Veto:

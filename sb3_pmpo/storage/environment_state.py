@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import random
 import types
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
 from sb3_pmpo.storage import physics
-from sb3_pmpo.storage.filling import Shared
+from sb3_pmpo.storage.filling import Shared, as_text
 from sb3_pmpo.storage.plain import NotPlainError, encode
 
 #: Returns the state of an environment or a wrapper, without that of what it wraps: plain data.
@@ -127,10 +126,6 @@ def _is_plain(value: Any) -> bool:
     return True
 
 
-def _text(value: Any) -> str:
-    return json.dumps(encode(value))
-
-
 def _own_classes(part: Any) -> list[type]:
     """Return the classes of a part that are a user's own."""
     libraries = (*_LIBRARIES, *_PARTS, "dm_control.", "shimmy.", "builtins", "typing", "abc")
@@ -150,7 +145,7 @@ def _class_state(part: Any) -> dict[str, Any]:
         for name, value in vars(kind).items():
             is_data = not (name.startswith("__") or name in _TOLD_ELSEWHERE or callable(value))
             if is_data and not isinstance(value, spaces.Space) and _is_plain(value):
-                told[f"{kind.__qualname__}.{name}"] = _text(value)
+                told[f"{kind.__qualname__}.{name}"] = as_text(value)
     return told
 
 
@@ -221,7 +216,7 @@ def _function(part: Any, function: types.FunctionType, within: tuple[Any, ...]) 
         if named is None and isinstance(value, spaces.Space):
             named = repr(value)
         elif named is None and _is_plain(value):
-            named = hashlib.sha256(_text(value).encode()).hexdigest()[:16]
+            named = hashlib.sha256(as_text(value).encode()).hexdigest()[:16]
         if named is None:
             return None
         told.append(f"{name}={named}")

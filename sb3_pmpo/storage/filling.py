@@ -32,14 +32,15 @@ class Shared:
         if type(present) is not type(value):
             return False
         if id(present) in self._filled:
-            return self._filled[id(present)][1] == _text(value)
+            return self._filled[id(present)][1] == as_text(value)
         filled = present is value or _fill(present, value)
         if filled:  # held, so that no other gets its id
-            self._filled[id(present)] = present, _text(value)
+            self._filled[id(present)] = present, as_text(value)
         return filled
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """Write plain data as a text, by which two of them are compared."""
     return json.dumps(encode(value))
 
 
