@@ -1,14 +1,41 @@
-"""What all commands share: errors of one sentence, and arguments that are counts."""
+"""What all commands share: errors of one sentence, lists that add up, arguments that are counts."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
+
+
+class AddsUp(argparse.Action):
+    """Store a list, to which the same option given again adds; the first one replaces the default.
+
+    argparse would forget what the option was given before.
+    """
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Add the values."""
+        had = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, [*(() if had is self.default else had), *values])
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose error is one sentence, the last line, instead of the list of all options."""
+    """A parser whose error is one sentence, the last line, instead of the list of all options.
+
+    Options that take several values are :class:`AddsUp`.
+    """
+
+    def add_argument(self, *names: str, **settings: Any) -> argparse.Action:
+        """Add an argument as argparse does."""
+        if names and names[0].startswith("-") and settings.get("nargs") in ("+", "*"):
+            settings.setdefault("action", AddsUp)
+        return super().add_argument(*names, **settings)
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and where the options are; exit with status 2."""

@@ -31,11 +31,12 @@ class ObservationNormaliser(nn.Module):
     policy's state: saved, loaded and moved with it. One instance serves all of a policy's parts.
 
     :param observation_space: a space that SB3 supports; a Dict is normalised key by key.
+    :param normalize_images: divide by 255 the images that SB3 does not; it divides the others.
     """
 
     CLIP = 10.0
 
-    def __init__(self, observation_space: spaces.Space) -> None:
+    def __init__(self, observation_space: spaces.Space, normalize_images: bool = True) -> None:
         super().__init__()
         self.is_dict = isinstance(observation_space, spaces.Dict)
         parts: dict[str, spaces.Space]
@@ -44,7 +45,7 @@ class ObservationNormaliser(nn.Module):
         else:
             parts = {"": observation_space}
         self.keys = [key for key, space in parts.items() if self._is_vector(space)]
-        self.greys = {key for key, space in parts.items() if _is_grey(space)}
+        self.greys = {key for key, space in parts.items() if normalize_images and _is_grey(space)}
         self.moments = nn.ModuleList(RunningMoments(parts[key].shape or ()) for key in self.keys)
 
     def _by_key(self) -> Iterator[tuple[str, RunningMoments]]:

@@ -149,7 +149,7 @@ class PMPOPolicy(SavesAlone, BoundedPolicy):
         self.activation_fn = activation_fn
         self.share_features_extractor = arguments["share_features_extractor"]
         self.normaliser: nn.Module = (
-            ObservationNormaliser(observation_space)
+            ObservationNormaliser(observation_space, normalize_images)
             if arguments["normalize_observations"]
             else nn.Identity()
         )

@@ -227,20 +227,22 @@ def test_where_memory_cannot_be_saved(space: spaces.Space, message: str) -> None
         small(AnyEnv(space, VECTOR), policy, optimize_memory_usage=True)
 
 
+@pytest.mark.parametrize("divided", [False, True])
 @pytest.mark.parametrize("within", [False, True])
-def test_an_image_of_bytes_without_channels_is_no_vector(within: bool) -> None:
+def test_an_image_of_bytes_without_channels_is_no_vector(within: bool, divided: bool) -> None:
     """A pixel that was constant so far would be clipped as soon as it changes."""
     grey = box(0, 255, (4, 5), np.uint8)
     space = spaces.Dict(grey=grey) if within else grey
     image = np.full((1, 4, 5), 51, np.uint8)
     policy = (MultiInputPolicy if within else MlpPolicy)(
-        space, spaces.Box(-1.0, 1.0, (1,)), lambda _: 1e-3, net_arch=[4]
+        space, spaces.Box(-1.0, 1.0, (1,)), lambda _: 1e-3, net_arch=[4], normalize_images=divided
     )
     seen = {"grey": image} if within else image
     policy.update_statistics(seen, np.zeros(1))
     image[0, 0, 0] = 255
     features = policy.actor.features(policy.obs_to_tensor(seen)[0])
-    th.testing.assert_close(features, th.tensor([[1.0] + [0.2] * 19]))
+    pixels = th.tensor([[255.0] + [51.0] * 19])
+    th.testing.assert_close(features, pixels / 255 if divided else pixels)
 
 
 def test_an_image_without_channels_for_a_cnn_is_named_with_its_remedy() -> None:

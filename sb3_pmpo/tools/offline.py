@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         "labels have their full weight")  # fmt: skip
     add("--gamma", type=float, default=0.99, help="discount of 'advantage' (default: 0.99)")
     add("--eval-freq", type=int, help="steps between evaluations (default: a tenth of all)")
-    add("--hyperparams", "-params", nargs="+", action="extend", default=[], help="the model's, "
+    add("--hyperparams", "-params", nargs="+", default=[], help="the model's, "
         "key:value, as train takes them")  # fmt: skip
     add("--seed", type=int, default=0, help="default: 0")
     return parser

@@ -99,7 +99,7 @@ def filled_in(arguments: Sequence[str]) -> list[str]:
     """
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("-i", "--trained-agent", default="")
-    parser.add_argument("--gym-packages", nargs="+", default=[])
+    parser.add_argument("--gym-packages", nargs="+", action="extend", default=[])
     asked = parser.parse_known_args(arguments)[0]
     agent = asked.trained_agent
     if agent and not Path(agent).exists():
