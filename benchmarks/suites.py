@@ -210,12 +210,12 @@ SUITES: dict[str, Suite] = {
         baseline="PMPO-AR-beta1",
         steps=30_000,
     ),
-    # The peers that are ahead of SAC on public curves, with their defaults.
+    # The peers that are ahead of SAC on public curves, with their defaults, in one run with both.
     "peers": Suite(
         DEVELOPMENT,
-        {"TQC": {}, "CrossQ": {}, "SBX-SAC": {}, "SBX-CrossQ": {}}
+        {"PMPO": {}, "SAC": {}, "TQC": {}, "CrossQ": {}, "SBX-SAC": {}, "SBX-CrossQ": {}}
         | {"SBX-SAC-SimBa": {"policy": "SimbaPolicy"}},
-        baseline="TQC",
+        baseline="SAC",
         seeds=(0,),
     ),
     # Where episodes end: Gymnasium's tasks, whose actions nobody repeats.
