@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any, cast
 
+import numpy as np
 import torch as th
 from torch import nn
 from torch.nn import functional as F
@@ -67,23 +68,38 @@ class RunningMoments(nn.Module):
 
     @th.no_grad()
     def update(self, batch: th.Tensor) -> None:
-        """Take in a batch ``[B, *shape]`` (Chan et al., 1979, parallel moments)."""
-        batch = batch.to(self.mean)
+        """Take in a batch ``[B, *shape]`` (Chan et al., 1979, parallel moments).
+
+        With numpy: this runs at every step of an environment, on vectors so short that torch's
+        thirty calls would take longer than the policy.
+        """
+        new = batch.to(self.mean).cpu().numpy()
+        mean, var, seen = self.mean.cpu().numpy(), self.var.cpu().numpy(), float(self.count)
+        with np.errstate(all="ignore"):
+            if seen >= ENOUGH_FOR_OUTLIERS:
+                new = self._without_outliers(new, mean, var)
+            batch_mean = np.add.reduce(new) / len(new)  # mean and var of numpy take twice as long
+            batch_var = np.add.reduce(np.square(new - batch_mean)) / len(new)
+            share = len(new) / (seen + len(new))  # the first batch's is 1, which discards var = 1
+            shift = batch_mean - mean
+            var = var + share * (batch_var - var) + share * (1.0 - share) * np.square(shift)
+            self.mean.copy_(th.from_numpy(np.asarray(mean + share * shift)))
+            self.var.copy_(th.from_numpy(np.asarray(var)))
+        self.count += len(new)
+
+    def _without_outliers(self, new: np.ndarray, mean: np.ndarray, var: np.ndarray) -> np.ndarray:
+        """Bring the outliers among ``[B, *shape]`` nearer."""
+        distance, width = np.abs(new - mean), np.sqrt(var)
+        if not (distance > self.believed * width).any():
+            return new
         # What was constant so far has no deviation to be measured by: its first change is believed
         # unless it is absurd.
-        constant = self.var == 0.0
-        width = th.where(constant, 1.0 + self.mean.abs(), self.var.sqrt())
-        believed = self.believed * th.where(constant, ABSURD / OUTLIER, 1.0)
-        far = (batch - self.mean).abs() > believed * width
-        outlying = far & (self.count >= ENOUGH_FOR_OUTLIERS)
-        reach = th.where(outlying, OUTLIER * width, th.inf)
-        batch = batch.clamp(self.mean - reach, self.mean + reach)
-        batch_var, batch_mean = th.var_mean(batch, dim=0, correction=0)
-        self.count += len(batch)
-        share = len(batch) / self.count  # the first batch's is 1, which discards var = 1
-        spread = (batch_mean - self.mean).square() * (share * (1.0 - share))
-        self.var.lerp_(batch_var, share).add_(spread)
-        self.mean.lerp_(batch_mean, share)
+        constant = var == 0.0
+        width = np.where(constant, 1.0 + np.abs(mean), width)
+        believed = np.where(constant, self.believed * (ABSURD / OUTLIER), self.believed)
+        outlying = distance > believed * width
+        reach = OUTLIER * width
+        return np.where(outlying, new.clip(mean - reach, mean + reach), new)
 
     @th.no_grad()
     def begin_anew(self, vectors: th.Tensor) -> None:

@@ -320,6 +320,8 @@ class PMPOPolicy(SavesAlone, BoundedPolicy):
 
     def set_training_mode(self, mode: bool) -> None:
         """Switch actor and critic between training and evaluation; the lagged copies stay put."""
+        if mode == self.training == self.actor.training == self.critic.training:
+            return  # SB3 asks before each action; asking every module takes long
         self.actor.set_training_mode(mode)
         self.critic.set_training_mode(mode)
         self.training = mode
