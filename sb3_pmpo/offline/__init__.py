@@ -11,6 +11,12 @@ from sb3_pmpo.offline.labelling import (
 )
 from sb3_pmpo.offline.values import ValueFunction, gae, monte_carlo, td
 
+# For those who look for functions.
+from_d4rl_like = LabelledDataset.from_d4rl_like
+from_minari = LabelledDataset.from_minari
+from_replay_buffer = LabelledDataset.from_replay_buffer
+to_minari = LabelledDataset.to_minari
+
 __all__ = [
     "DatasetError",
     "LabelRates",
@@ -19,10 +25,14 @@ __all__ = [
     "LabelledDataset",
     "Rows",
     "ValueFunction",
+    "from_d4rl_like",
+    "from_minari",
+    "from_replay_buffer",
     "gae",
     "label_by",
     "label_by_advantage",
     "label_by_return",
     "monte_carlo",
     "td",
+    "to_minari",
 ]

@@ -15,7 +15,7 @@ import pytest
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 
-from sb3_pmpo.offline import DatasetError, LabelledDataset
+from sb3_pmpo.offline import DatasetError, LabelledDataset, from_minari, to_minari
 from sb3_pmpo.offline.minari import _of_steps
 
 RNG = np.random.default_rng(0)
@@ -309,8 +309,8 @@ def test_minari(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mapped: bool) -
     assert data.required("rewards").tolist() == [1, 2, 3, 4] * 3
     assert data.required("dones").tolist() == [0, 0, 0, 1] * 3
     data = data.with_labels(data.labels, np.arange(1.0, 13.0))
-    data.to_minari("recorded/second-v0", **ABOUT)
-    again = LabelledDataset.from_minari(minari.load_dataset("recorded/second-v0"))
+    to_minari(data, "recorded/second-v0", **ABOUT)
+    again = from_minari(minari.load_dataset("recorded/second-v0"))
     assert again.observation_space == data.observation_space
     one, other = data.rows(np.arange(12)), again.rows(np.arange(12))
     np.testing.assert_array_equal(one.actions, other.actions)
