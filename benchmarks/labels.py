@@ -66,7 +66,8 @@ def act(model: Any, observation: np.ndarray, noise: np.ndarray) -> np.ndarray:
 
 def play(model: Any, env: Any, rng: np.random.Generator, decisions: int) -> list[Episode]:
     """Run whole episodes of the reference policy, at least so many decisions in all."""
-    simulation, episodes, n_actions = env.unwrapped._env, [], env.action_space.shape[0]
+    simulation, n_actions = env.unwrapped._env, env.action_space.shape[0]
+    episodes: list[Episode] = []
     while sum(len(episode.rewards) for episode in episodes) < decisions:
         observation, _ = env.reset(seed=10_000 + len(episodes))
         observations, rewards, states, over = [observation], [], [], False

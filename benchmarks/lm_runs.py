@@ -180,7 +180,10 @@ def train(task: Task, method: Method, suite: Suite, seed: int) -> list[dict[str,
     pool: list[tuple[Completions, th.Tensor]] = []
     for step in range(suite.steps + 1):
         if step % min(ROW_STEPS, suite.eval_every) == 0:
-            row = {"step": step, "samples": step * suite.n_prompts * suite.n_samples}
+            row: dict[str, Any] = {
+                "step": step,
+                "samples": step * suite.n_prompts * suite.n_samples,
+            }
             row["seconds"] = round(time.perf_counter() - started, 2)
             row["train_reward"] = sum(recent) / len(recent) if recent else ""
             recent = []

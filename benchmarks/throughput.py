@@ -125,23 +125,23 @@ def update_breakdown(model: Any, n: int = 200) -> dict[str, float]:
     model.policy.set_training_mode(True)
     times: dict[str, list[float]] = {}
 
-    def timed(name: str, call: Callable[[], Any]) -> Any:
+    def timed(name: str, call: Callable[..., Any], *arguments: Any) -> Any:
         started = time.perf_counter()
-        result = call()
+        result = call(*arguments)
         times.setdefault(name, []).append(1e3 * (time.perf_counter() - started))
         return result
 
     learner, replay = model.learner, Replay(model.replay_buffer, model.n_steps, model.gamma)
     n_samples, pessimism = model.n_samples, model.pessimism
     for _ in range(n):
-        batch = timed("sample", lambda: replay.sample(BATCH))
+        batch = timed("sample", replay.sample, BATCH)
         seen = batch.observations
-        target = timed("td_target", lambda batch=batch: learner.td_target(batch, pessimism))
-        timed("critic_step", lambda batch=batch, target=target: learner.critic_step(batch, target))
-        timed("rank", lambda seen=seen: learner.propose(seen, n_samples))
-        timed("policy_step", lambda seen=seen: learner.improve(seen, n_samples))
-        timed("critic_target", lambda: learner.critic_lag.move(model.tau))
-        timed("reference", lambda: learner.reference_lag.move(model.reference_tau))
+        target = timed("td_target", learner.td_target, batch, pessimism)
+        timed("critic_step", learner.critic_step, batch, target)
+        timed("rank", learner.propose, seen, n_samples)
+        timed("policy_step", learner.improve, seen, n_samples)
+        timed("critic_target", learner.critic_lag.move, model.tau)
+        timed("reference", learner.reference_lag.move, model.reference_tau)
     medians = {name: statistics.median(values) for name, values in times.items()}
     medians["policy_step"] -= medians["rank"]  # it ranks too: leave what is its own
     return medians

@@ -66,7 +66,7 @@ def main() -> None:
     for task in options.tasks:
         for rewards in ("none", "the task's"):
             env = make_task(task, 2)
-            model = PMPO("MlpPolicy", NoReward(env) if rewards == "none" else env, seed=0)
+            model: Any = PMPO("MlpPolicy", NoReward(env) if rewards == "none" else env, seed=0)
             while model.num_timesteps < options.decisions:
                 model.learn(options.every, reset_num_timesteps=False, log_interval=None)
                 row = {"task": task, "rewards": rewards, "decisions": model.num_timesteps}

@@ -32,7 +32,7 @@ class Policy:
     """A policy that d3rlpy has written, called as SB3's models are."""
 
     def __init__(self, path: Path) -> None:
-        self.policy = th.jit.load(path)  # type: ignore[no-untyped-call]  # torch's
+        self.policy = th.jit.load(path)
 
     def predict(self, seen: np.ndarray, deterministic: bool = True) -> tuple[np.ndarray, None]:
         """Return the action for one observation."""

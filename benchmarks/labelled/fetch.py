@@ -65,7 +65,7 @@ def act(env: gym.Env, script: dict[str, Any], seed: int) -> dict[str, Any]:
     wrong = rng.normal(size=2)
     shift = np.append(script["wrong_by"] * wrong / np.linalg.norm(wrong), 0.0)
     rows: list[tuple[Any, ...]] = []
-    over, info = False, {}
+    over, info = False, dict[str, Any]()
     while not over:
         action = push(seen, seen["desired_goal"] + shift)
         action = np.clip(action + script["noise"] * rng.normal(size=4), -1.0, 1.0)
@@ -95,7 +95,7 @@ def write_log(plan: dict[str, Any]) -> tuple[LabelledDataset, np.ndarray]:
 def score(model: Any, env: gym.Env, seed: int) -> float:
     """Return 1 if the object is at its goal at the end of an episode."""
     seen, _ = env.reset(seed=seed)
-    over, info = False, {}
+    over, info = False, dict[str, Any]()
     while not over:
         action, _ = model.predict(seen, deterministic=True)
         seen, _, terminated, truncated, info = env.step(action)

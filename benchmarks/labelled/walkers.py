@@ -23,6 +23,7 @@ from benchmarks.labelled.rows import Domain, Log, as_log, join, measure, random_
 from benchmarks.labelled.teachers import teacher_path
 from sb3_pmpo import PMPO
 from sb3_pmpo.offline import LabelledDataset
+from sb3_pmpo.online.exploration import ColouredNoise
 
 LOGS = Path("runs/labelled")
 RESULTS = Path("benchmarks/results")
@@ -33,7 +34,7 @@ JOINT = "right_knee"
 
 def score(model: Any, env: gym.Env, seed: int) -> float:
     """Return an episode's return."""
-    return float(roll_out(model, env, seed, JOINT, deterministic=True).rewards.sum())
+    return float(roll_out(model, env, seed, JOINT).rewards.sum())
 
 
 def write_log(name: str, mixture: list[dict[str, Any]]) -> tuple[LabelledDataset, np.ndarray]:
@@ -50,8 +51,9 @@ def write_log(name: str, mixture: list[dict[str, Any]]) -> tuple[LabelledDataset
         PMPO.load(teacher_path(part["teacher"], part["steps"]), device="cpu", buffer_size=1)
         for part in mixture
     ]
+    n_actions = env.action_space.shape[0]  # type: ignore[index]  # a Box
     episodes = [
-        roll_out(loaded[which], env, seed, JOINT, deterministic=False)
+        roll_out(loaded[which], env, seed, JOINT, ColouredNoise(1, n_actions, seed, exponents=(0,)))
         for seed, which in enumerate(order)
     ]
     data = join(
