@@ -197,8 +197,6 @@ class FeedbackBuffer:
         if not weights.any():
             return
         copied = rows.rows(np.arange(len(rows)))
-        for key, values in by_name(copied.observations).items():
-            _check_whole(key, values, self._columns[key].dtype)
         columns = by_name(copied.observations) | {
             "actions": copied.actions,
             "labels": copied.labels,
@@ -359,15 +357,3 @@ def _as_number(name: str, value: Any) -> float:
             f"{name} must be one number >= 0, got {value!r}: it is how much the whole answer counts"
         )
     return float(value)
-
-
-def _check_whole(key: str, values: np.ndarray, dtype: np.dtype[Any]) -> None:
-    """Check that the column's type can hold the values: bytes hold neither 300 nor 0.7."""
-    if dtype.kind == "f":
-        return
-    changed = values.astype(dtype, casting="unsafe") != values
-    if changed.any():
-        raise DatasetError(
-            f"the {key} must be values of {dtype}, as their space says, got {values.dtype} with "
-            f"{values[changed].ravel()[0]}: give them as the environment does"
-        )

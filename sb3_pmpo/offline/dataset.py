@@ -268,7 +268,11 @@ class LabelledDataset:
 
     @classmethod
     def from_replay_buffer(cls, buffer: Any, labels: Any = None) -> LabelledDataset:
-        """Take over the transitions of an SB3 replay buffer, with its actions unscaled."""
+        """Take over the transitions of an SB3 replay buffer, with its actions unscaled.
+
+        :param buffer: its rows come one environment after the other, in order of time.
+        :param labels: ``[N]`` in the same order; None for 0 everywhere.
+        """
         from sb3_pmpo.offline.formats import from_replay_buffer
 
         return from_replay_buffer(buffer, labels)

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 
-from sb3_pmpo.offline.columns import DatasetError
+from sb3_pmpo.offline.columns import CHUNK, DatasetError
 from sb3_pmpo.offline.dataset import LabelledDataset
 from sb3_pmpo.offline.spaces import form
 
@@ -17,8 +17,12 @@ from sb3_pmpo.offline.spaces import form
 def from_replay_buffer(buffer: ReplayBuffer, labels: Any = None) -> LabelledDataset:
     """Copy the transitions of a buffer: one environment after the other, in order of time.
 
+    An episode ends where the buffer says so, and where the next observation that is stored is not
+    the one of the following row: SB3's buffers do not know that ``learn`` was called again. Without
+    stored next observations (``optimize_memory_usage``) such a cut does not show.
+
     :param buffer: SB3's, or a subclass with its storage; of Dict observations too.
-    :param labels: ``[N]``; None for 0 everywhere.
+    :param labels: ``[N]``, in the same order; None for 0 everywhere.
     :raises DatasetError: if it is empty.
     """
     size = buffer.size()
@@ -42,9 +46,12 @@ def from_replay_buffer(buffer: ReplayBuffer, labels: Any = None) -> LabelledData
     timeouts = _by_env(buffer.timeouts, order) > 0
     starts = np.concatenate(([True], ended[:-1]))
     starts[::size] = True  # each environment's first row
+    seen = _values(buffer.observations, order)
     following = None if buffer.optimize_memory_usage else _values(buffer.next_observations, order)
+    if following is not None:
+        starts[1:] |= _differ(following, seen)
     return LabelledDataset(
-        _values(buffer.observations, order),
+        seen,
         actions,
         labels,
         rewards=_by_env(buffer.rewards, order),
@@ -60,6 +67,20 @@ def _by_env(array: np.ndarray, order: np.ndarray) -> np.ndarray:
     """Bring ``[buffer_size, n_envs, ...]`` to ``[n_envs * size, ...]``."""
     chosen = array[order].swapaxes(0, 1)
     return np.ascontiguousarray(chosen).reshape(-1, *chosen.shape[2:])
+
+
+def _differ(following: Any, seen: Any) -> np.ndarray:
+    """Say of each row but the last whether what followed it is not what the next one saw."""
+    keys = seen if isinstance(seen, dict) else [None]
+    pairs = [(following, seen) if key is None else (following[key], seen[key]) for key in keys]
+    differ = np.zeros(len(pairs[0][0]) - 1, bool)
+    for one, other in pairs:
+        for start in range(0, len(differ), CHUNK):
+            rows = slice(start, min(start + CHUNK, len(differ)))
+            # Who filled the buffer may have rounded one of the two.
+            wrong = ~np.isclose(one[rows], other[rows.start + 1 : rows.stop + 1], atol=1e-5)
+            differ[rows] |= wrong.reshape(len(wrong), -1).any(1)
+    return differ
 
 
 def _values(arrays: Any, order: np.ndarray) -> Any:

@@ -69,7 +69,7 @@ class Fading:
             grown = np.concatenate([known, np.zeros(n - len(known), np.float32)])
             for index, rows_there in self._rejected(len(known), n):
                 grown[index] = self._log_prob(rows_there)
-                model.label_check = _checksum(rows_there, model.label_check)
+                model.label_check = _checksum(index, rows_there, model.label_check)
             model.label_log_probs = known = grown
         return known[rows]
 
@@ -78,8 +78,8 @@ class Fading:
         if n > len(self.source):
             return False
         check = 0
-        for _, rows in self._rejected(0, n):
-            check = _checksum(rows, check)
+        for index, rows in self._rejected(0, n):
+            check = _checksum(index, rows, check)
         return check == self.model.label_check
 
     def _rejected(self, start: int, stop: int) -> Iterator[tuple[np.ndarray, Rows]]:
@@ -99,6 +99,10 @@ class Fading:
         return reference.log_prob(actions.unsqueeze(0)).squeeze(0).float().cpu().numpy()
 
 
-def _checksum(rows: Rows, before: int) -> int:
-    """Return that of the rows' actions, which goes on from those before."""
-    return zlib.crc32(np.ascontiguousarray(rows.actions).tobytes(), before)
+def _checksum(index: np.ndarray, rows: Rows, before: int) -> int:
+    """Return that of the rows' numbers and of what was seen and done, which goes on from before."""
+    seen = rows.observations
+    parts = seen.values() if isinstance(seen, dict) else (seen,)
+    for values in (index, *parts, rows.actions):
+        before = zlib.crc32(np.ascontiguousarray(values).tobytes(), before)
+    return before

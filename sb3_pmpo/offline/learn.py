@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -53,9 +54,11 @@ def learn_from_labels(
     loop = loop._replace(gradient_steps=int(loop.gradient_steps))
     if loop.reset_num_timesteps:
         model.label_rng = None  # else it draws on as it did
-    learner = LabelLearner(model, source, kl=kl, alpha=alpha, beta=beta, normalise=normalise)
+    learner = LabelLearner(
+        model, source, kl=kl, alpha=alpha, beta=beta, normalise=normalise,
+        reference_interval=reference_interval,
+    )  # fmt: skip
     learner.adapt()
-    check_refresh(learner.alpha, reference_interval)
     learner.steps.fit_normaliser()
     new = model.n_updates == 0
     if kl == "reference" and (new or loop.reset_num_timesteps):
@@ -68,8 +71,7 @@ def learn_from_labels(
             model.label_log_probs = None
 
     def step() -> dict[str, th.Tensor]:
-        if learner.adapt():
-            check_refresh(learner.alpha, reference_interval)
+        learner.adapt()
         record(model.logger)
         metrics = learner.steps.step(learner.objective)
         if kl == "data":  # it has no part in that, and what acts or is saved from here on has it
@@ -81,7 +83,7 @@ def learn_from_labels(
 
 
 class LabelLearner:
-    """Steps on labelled rows, with alpha and beta for the kinds of labels that there are now.
+    """Steps on labelled rows, with alpha and beta for the labels that there are now.
 
     :param model: a PMPO.
     :param source: the rows, which may grow, also by a kind of label that it had none of.
@@ -89,12 +91,12 @@ class LabelLearner:
     :param alpha: None for what the labels ask for.
     :param beta: None for what fits alpha.
     :param normalise: how the sets of labels are averaged.
+    :param reference_interval: steps between copies of the policy to the reference; None for none.
     :raises DatasetError: if the rows' spaces are not the model's.
     """
 
     steps: LabelSteps
     objective: LabelObjective
-    alpha: float
 
     def __init__(
         self,
@@ -105,40 +107,63 @@ class LabelLearner:
         alpha: float | None = None,
         beta: float | tuple[float, float] | None = None,
         normalise: Normalisation = mean_over_samples,
+        reference_interval: int | None = None,
     ) -> None:
         check_spaces(model, source)
         self.model, self.source, self.kl, self.normalise = model, source, kl, normalise
-        self._given = (alpha, beta)
-        self._kinds = (False, False)
+        self._given, self._interval = (alpha, beta), reference_interval
+        self._kinds = self._refused = (False, False)
 
-    def adapt(self) -> bool:
-        """Choose the weights anew if there is another kind of labels than before.
+    def adapt(self) -> None:
+        """Choose the weights anew if the labels ask for others than before.
 
-        :return: whether there was.
         :raises DatasetError: if there are no labels.
         :raises ValueError: for weights that learn nothing, or that would diverge.
+        :warns UserWarning: where they would because of a kind of label that has come since. What
+            was learned and asked for goes on without that kind.
         """
         labels = self.source.label_totals()
         kinds = (labels.accepted > 0, labels.rejected > 0)
-        if kinds == self._kinds and any(kinds):
-            return False
+        known = any(self._kinds)
+        if known and kinds in (self._kinds, self._refused) and not self._follows_shares(labels):
+            return
+        try:
+            weights = self._choose(labels)
+        except ValueError as error:
+            if not known:
+                raise
+            self._refused = kinds
+            warnings.warn(
+                f"labels of another kind have come, and are left out: {error}", stacklevel=2
+            )
+            return
+        self.objective = make_objective(self.model, weights, kl=self.kl, normalise=self.normalise)
+        if kinds != self._kinds:
+            self.steps = self._make_steps(weights, fades=weights.alpha < 1.0 and kinds[1])
+        self._kinds = kinds
+
+    def _follows_shares(self, labels: Labels) -> bool:
+        """Say whether beta depends on how many of the rows are rejected."""
+        by_set = self.normalise is not mean_over_samples
+        return self._given[1] is None and by_set and not labels.accepted
+
+    def _choose(self, labels: Labels) -> LabelWeights:
         model = self.model
         has_parts = self.kl == "reference" and model.decoupled and len(model.actor.parts) > 1
         weights = choose_weights(
             labels, *self._given, otherwise=model.alpha, normalise=self.normalise,
             n_parts=2 if has_parts else 1,
         )  # fmt: skip
+        check_refresh(weights.alpha, self._interval)
+        return weights
+
+    def _make_steps(self, weights: LabelWeights, *, fades: bool) -> LabelSteps:
+        model = self.model
         if model.label_rng is None:  # not before: rows without labels leave SB3's numbers alone
             model.label_rng = np.random.default_rng(np.random.randint(2**31))
+        weigh = Fading(model, self.source) if fades and self.kl == "reference" else None
         sampler = partial(sampler_for, weights=weights)
-        fades = self.kl == "reference" and weights.alpha < 1.0 and labels.rejected > 0
-        weigh = Fading(model, self.source) if fades else None
-        self.steps = LabelSteps(
-            model, self.source, model.batch_size, sampler, model.label_rng, weigh
-        )
-        self.objective = make_objective(model, weights, kl=self.kl, normalise=self.normalise)
-        self.alpha, self._kinds = weights.alpha, kinds
-        return True
+        return LabelSteps(model, self.source, model.batch_size, sampler, model.label_rng, weigh)
 
 
 def _check(source: Labelled, loop: Loop, kl: str, normalise: Normalisation) -> None:

@@ -5,6 +5,7 @@ Minari's infos hold T + 1 entries an episode: that of the reset comes first, and
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -161,11 +162,13 @@ def to_minari(dataset: LabelledDataset, dataset_id: str, **metadata: Any) -> Any
 
     :param dataset: with ``next_observations``: an episode has one observation more than actions.
     :param dataset_id: such as ``"walker/labelled-v0"``; it must not exist yet.
-    :param metadata: of ``minari.create_dataset_from_buffers``: ``env``, ``author``, ...
+    :param metadata: of ``minari.create_dataset_from_buffers``: ``env``, ``author``, ... Pictures
+        are kept as they are; Minari's own ``jpeg_encoding=True`` changes them.
     :raises DatasetError: if there are no ``next_observations``, or no episode has them.
     """
     import minari
     from minari.data_collector import EpisodeBuffer
+    from minari.storage import get_dataset_path
 
     if dataset.next_observations is None:
         raise DatasetError(
@@ -177,13 +180,20 @@ def to_minari(dataset: LabelledDataset, dataset_id: str, **metadata: Any) -> Any
         EpisodeBuffer(id=number, **_episode(dataset, np.arange(rows.start, rows.stop)))
         for number, rows in enumerate(dataset.episodes())
     ]
-    return minari.create_dataset_from_buffers(
-        dataset_id,
-        buffers,
-        observation_space=dataset.observation_space,
-        action_space=dataset.action_space,
-        **metadata,
-    )
+    folder = get_dataset_path(dataset_id)
+    was_there = folder.exists()
+    try:
+        return minari.create_dataset_from_buffers(
+            dataset_id,
+            buffers,
+            observation_space=dataset.observation_space,
+            action_space=dataset.action_space,
+            **{"jpeg_encoding": False} | metadata,
+        )
+    except BaseException:  # Ctrl-C too: Minari would list what is not whole
+        if not was_there:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _check_successors(dataset: LabelledDataset) -> None:

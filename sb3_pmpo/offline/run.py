@@ -23,7 +23,6 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from sb3_pmpo.core.samples import Candidates
 from sb3_pmpo.features import ObservationNormaliser
 from sb3_pmpo.learner import policy_step
-from sb3_pmpo.networks import RunningMoments
 from sb3_pmpo.objectives import Objective
 from sb3_pmpo.offline.columns import DatasetError
 from sb3_pmpo.offline.dataset import Rows
@@ -161,10 +160,8 @@ class LabelSteps:
     def fit_normaliser(self) -> None:
         """Take the statistics of a new policy's observations from the data; old ones stay."""
         normaliser = self.model.policy.normaliser
-        if not isinstance(normaliser, ObservationNormaliser):
-            return
-        if any(float(cast(RunningMoments, part).count) > 0 for part in normaliser.moments):
-            return
+        if not isinstance(normaliser, ObservationNormaliser) or normaliser.count > 0:
+            return  # infinite where there is nothing to normalise: no row is drawn for it
         left = min(len(self.source), STATISTICS_ROWS)
         while left > 0:
             index = self.rng.integers(0, len(self.source), min(left, 8192))

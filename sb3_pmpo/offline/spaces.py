@@ -115,6 +115,14 @@ def _fit(column: Column, space: spaces.Space, *, bounded: bool) -> Column:
                 f"{column.row_shape}"
             )
         column = column.reshaped(shape)
+    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.integer):
+        check_rows(
+            column,
+            lambda values: (values >= space.low) & (values <= space.high) & (values % 1 == 0),
+            f"must be whole numbers in {space}",
+            "give them as the environment does: pixels of bytes are not divided by 255",
+        )
+        return column
     if not np.issubdtype(column.dtype, np.floating):
         check_rows(column, _is_in(space, bounded), f"must be in {space}")
         return column

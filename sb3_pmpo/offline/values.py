@@ -25,6 +25,7 @@ from stable_baselines3.common.utils import get_device
 from torch import nn
 
 from sb3_pmpo.features import ObservationNormaliser, count_from_zero
+from sb3_pmpo.learn_checks import check_count
 from sb3_pmpo.offline.columns import Columns, DatasetError, take
 from sb3_pmpo.offline.dataset import LabelledDataset
 from sb3_pmpo.offline.tensors import channels_first_space, to_tensors
@@ -32,8 +33,8 @@ from sb3_pmpo.offline.tensors import channels_first_space, to_tensors
 #: Lines and columns that the kernels of NatureCNN need.
 SMALLEST_PICTURE = 36
 
-#: Rows that are evaluated together.
-EVALUATED = 8192
+#: Rows that are evaluated together at most, and the numbers that their observations may be.
+EVALUATED, NUMBERS = 8192, 2**23
 
 
 @dataclass(frozen=True)
@@ -161,9 +162,9 @@ class ValueFunction:
         seed: int = 0,
         device: str = "cpu",
     ) -> None:
-        for name, value in (("gradient_steps", gradient_steps), ("rounds", rounds)):
-            if value < 1:
-                raise ValueError(f"{name} must be >= 1, got {value}")
+        counts = {"gradient_steps": gradient_steps, "rounds": rounds, "batch_size": batch_size}
+        for name, value in counts.items():
+            check_count(name, value, 1)
         self.dataset, self.targets, self.device = dataset, targets, get_device(device)
         self.episodes = _episodes(dataset, gamma)
         self._rng = np.random.default_rng(seed)
@@ -180,7 +181,7 @@ class ValueFunction:
         """Evaluate every row; ``[N]`` in units of the reward."""
         parts = []
         with th.no_grad():
-            for index in _batches(len(self.dataset)):
+            for index in self._batches(len(self.dataset)):
                 parts.append(self.network(self._tensors(columns, index)).cpu().numpy())
         return self.offset + self.scale * np.concatenate(parts)
 
@@ -229,10 +230,17 @@ class ValueFunction:
             following[last] = values[last]
             return following
         with th.no_grad():
-            for part in np.array_split(last, math.ceil(len(last) / EVALUATED)):
-                found = self.network(self._tensors(columns, part)).cpu().numpy()
-                following[part] = self.offset + self.scale * found
+            for index in self._batches(len(last)):
+                found = self.network(self._tensors(columns, last[index])).cpu().numpy()
+                following[last[index]] = self.offset + self.scale * found
         return following
+
+    def _batches(self, n: int) -> Iterator[np.ndarray]:
+        """Yield the numbers below n, so many at a time as the memory is to hold."""
+        size = NUMBERS // max(spaces.flatdim(self.dataset.observation_space), 1)
+        size = min(max(size, 1), EVALUATED)
+        for start in range(0, n, size):
+            yield np.arange(start, min(start + size, n))
 
     def _weights(self, index: np.ndarray) -> th.Tensor:
         """Return how much each row counts, 1 on average over the data."""
@@ -241,7 +249,9 @@ class ValueFunction:
         return th.as_tensor(counts, dtype=th.float32, device=self.device)
 
     def _fit_normaliser(self) -> None:
-        for index in _batches(min(len(self.dataset), 200_000)):
+        if self.network.normaliser.count > 0:
+            return  # infinite: there is nothing to normalise
+        for index in self._batches(min(len(self.dataset), 200_000)):
             rows = self._rng.integers(0, len(self.dataset), len(index))
             self.network.normaliser.update(self._tensors(self.dataset.observations, rows))
 
@@ -263,8 +273,3 @@ def _episodes(dataset: LabelledDataset, gamma: float) -> Episodes:
             "into the next: give episode_ids"
         )
     return Episodes(rewards, ends, done, gamma)
-
-
-def _batches(n: int) -> Iterator[np.ndarray]:
-    for start in range(0, n, EVALUATED):
-        yield np.arange(start, min(start + EVALUATED, n))

@@ -57,9 +57,10 @@ def choose_weights(
 
     One kind of labels determines alpha (App. A); with both it is ``otherwise``. Beta is
     ``2 * (1 - alpha)``: 2 from rejections alone, 1 from both, 0 from acceptances alone. With means
-    per set all three have the same expected gradient on an even split. Rejections alone then take
-    ``(1 - alpha) / share of rejected rows`` where that is more, below which the push away from
-    rejected rows can outweigh the KL. The std's KL weighs :data:`STD_STIFFNESS` times as much.
+    per set all three have the same expected gradient on an even split. Where few of the rows are
+    rejected and none accepted, it is that over the share of the rejected: so a rejected row keeps
+    half of the weight of an unlabelled one, by either normalisation. The std's KL weighs
+    :data:`STD_STIFFNESS` times as much.
 
     :param labels: what there is.
     :param alpha: in [0, 1], or None.
@@ -82,8 +83,8 @@ def choose_weights(
         alpha = {1: 1.0, 0: otherwise, -1: 0.0}[int(kinds)]
     if beta is None:
         beta = 2.0 * (1.0 - alpha)
-        if normalise is not mean_over_samples and not labels.accepted:
-            beta = max(beta, safe_beta(alpha, labels))
+        if normalise is not mean_over_samples and labels.rejected and not labels.accepted:
+            beta = 2.0 * safe_beta(alpha, labels)
         beta = (beta, STD_STIFFNESS * beta)
     mean, *rest = beta if isinstance(beta, (tuple, list)) else (beta, beta)
     if len(rest) != 1:
@@ -157,13 +158,13 @@ def danger(alpha: float, beta: float, labels: Labels, normalise: Normalisation) 
         bound = f"not above 1 - alpha = {least:.4g}, with means over all rows"
         return _too_small(alpha, beta, bound)
     least = safe_beta(alpha, labels)
-    if labels.accepted or beta >= 0.999 * least:
+    if beta >= 0.999 * least:
         return None
     return (
         f"beta={beta:g} is below (1 - alpha) / (share of rejected rows) = {least:.3g}, "
-        "with means over each set: where rejected rows are common the push away from them "
-        "outweighs the KL, and the policy may run to the edge of the box; leave beta out, "
-        "or average over all rows"
+        "with means over each set: a policy that tells rejected rows from others may run to the "
+        f"edge of the box there, for nothing outweighs the push; raise beta, {2.0 * least:.3g} is "
+        "safe, or average over all rows"
     )
 
 

@@ -247,8 +247,8 @@ class PMPO(OffPolicyMPO):
         :param alpha: None for what the labels ask for: 1 where all are accepted, 0 where all are
             rejected, else the model's (App. A).
         :param beta: weight of the KL, a number, or a pair for mean and std. None for
-            ``2 * (1 - alpha)``, and 20 times that for the std. From rejections alone with
-            ``mean_per_set`` it is at least ``(1 - alpha) / (share of rejected rows)``.
+            ``2 * (1 - alpha)``, and 20 times that for the std; from rejections alone with
+            ``mean_per_set`` it is that over the share of rejected rows.
         :param normalise: one of two functions of ``sb3_pmpo.core.samples``. With
             ``mean_over_samples`` a label that 1% of the rows have has 1% of the weight. With
             ``mean_per_set`` the accepted have a mean of their own and the rejected another, so
@@ -272,6 +272,7 @@ class PMPO(OffPolicyMPO):
         loop = Loop(
             gradient_steps, callback, log_interval, progress_bar, reset_num_timesteps, tb_log_name
         )
+        self._labels = dataset if isinstance(dataset, FeedbackBuffer) else None
         learn_from_labels(
             self,
             dataset,

@@ -42,6 +42,8 @@ def main(arguments: Sequence[str]) -> int:
             if not args.folder.is_dir():
                 raise ValueError(f"-i {args.folder} is no folder: --model begins with a .zip file")
             steps -= find_unit(args.folder).step
+        elif args.model is not None and not args.model.is_file():
+            raise ValueError(f"--model {args.model}: there is no such file; train writes one")
         dataset = read_data(
             args.dataset, args.labels, gamma=args.gamma, seed=args.seed, env=args.env
         )
@@ -211,13 +213,19 @@ def _labelled(
     path = Path(labels)
     if path.suffix == ".npy":
         with reading(path) as file:
-            given = np.load(file, allow_pickle=False)
-        return data.with_labels(given)
+            read = np.load(file, allow_pickle=False)
+        return data.with_labels(read)
     kind, _, number = labels.partition(":")
+    try:
+        given = float(number) if number else None
+    except ValueError as error:
+        raise DatasetError(
+            f"--labels {labels}: behind '{kind}:' there must be a number, got {number!r}"
+        ) from error
     if kind == "advantage":
-        found = label_by_advantage(data, float(number or 0.0), gamma, seed=seed)
+        found = label_by_advantage(data, given or 0.0, gamma, seed=seed)
     elif kind == "return":
-        found = label_by_return(data, float(number or 0.25))
+        found = label_by_return(data, 0.25 if given is None else given)
     else:
         raise DatasetError(
             f"--labels {labels}: neither a folder of sb3-pmpo label, a file, 'advantage[:margin]' "

@@ -204,7 +204,7 @@ def test_a_program_labels_what_was_seen() -> None:
 @pytest.mark.parametrize("value", [300, 0.7])
 def test_bytes_hold_what_is_given_or_refuse_it(value: float) -> None:
     buffer = FeedbackBuffer(spaces.Box(0, 255, (2,), np.uint8), DONE)
-    with pytest.raises(DatasetError, match=r"values of uint8|in the box"):
+    with pytest.raises(DatasetError, match="must be whole numbers in Box"):
         buffer.add([value, 0], [0.0], 1)
     assert len(buffer) == 0
     buffer.add([7.0, 0], [0.0], 1)

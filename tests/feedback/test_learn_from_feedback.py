@@ -17,8 +17,9 @@ from stable_baselines3.common.logger import Logger
 from toys import Guess, Kept, Toy, parameters, small
 
 from sb3_pmpo import PMPO
+from sb3_pmpo.core.samples import mean_per_set
 from sb3_pmpo.feedback import FeedbackBuffer, FeedbackWrapper
-from sb3_pmpo.offline import DatasetError
+from sb3_pmpo.offline import DatasetError, Rows
 from sb3_pmpo.offline.learn import LabelLearner
 
 
@@ -33,6 +34,10 @@ def answered(kinds: tuple[int, ...] = (-1, 1), n: int = 600) -> FeedbackBuffer:
         if labels[row] in kinds:
             buffer.add(seen[row], actions[row], int(labels[row]), source="rule")
     return buffer
+
+
+def everything(buffer: FeedbackBuffer) -> Rows:
+    return buffer.rows(np.arange(len(buffer)))
 
 
 def error(model: PMPO) -> float:
@@ -86,6 +91,35 @@ def test_a_kind_of_label_that_comes_later_counts() -> None:
     model = small(env, batch_size=64, learning_rate=1e-2)
     model.learn_from_feedback(buffer, 100, callback=accept)
     assert model.predict(np.zeros(2, np.float32), deterministic=True)[0] < -0.2
+
+
+def test_beta_follows_the_share_of_the_rejected() -> None:
+    """With means per set the default holds a rejected row by half, however few they become."""
+    model, buffer = small(Toy()), answered((-1,), 30)
+    learner = LabelLearner(model, buffer, kl="reference", normalise=mean_per_set)
+    learner.adapt()
+    assert learner.objective.betas[0] == 2.0
+    steps, n = learner.steps, len(buffer)
+    for _ in range(9 * n):
+        buffer.add(np.zeros(2), np.zeros(1), 0)
+    learner.adapt()
+    assert learner.objective.betas[0] == pytest.approx(20.0)
+    assert learner.steps is steps
+
+
+def test_labels_that_cannot_be_learned_from_end_no_run() -> None:
+    """With beta=0 acceptances are cloned. Rejections that come later are left out, and said."""
+    model, buffer = small(Toy(), batch_size=16), answered((1,), 30)
+
+    def reject(local: dict[str, Any], _: dict[str, Any]) -> bool:
+        buffer.add(np.zeros(2), np.ones(1), -1, 1000.0)
+        return True
+
+    with pytest.warns(UserWarning, match="another kind have come, and are left out") as said:
+        model.learn_from_feedback(buffer, 20, beta=0.0, callback=reject)
+    assert len(said) == 1
+    assert model.n_updates == 20
+    assert np.abs(model.predict(np.zeros(2, np.float32), deterministic=True)[0]) < 0.9
 
 
 def test_rejections_hold_to_the_reference() -> None:
@@ -152,8 +186,13 @@ def test_a_rejection_counts_by_what_is_left_of_what_it_rejects() -> None:
     with th.no_grad():
         weighed = learner.steps.weigh(reference.distribution(batch.observations), batch)
     assert th.equal(weighed.scores < 0, batch.candidates.scores < 0)
-    # Other rows are new rows.
-    LabelLearner(model, judged_at_zero(model, 80, lambda: -1), kl="reference").adapt()
+    # Other rows are new rows, of the same actions and places too.
+    kept, other = everything(buffer), FeedbackBuffer(buffer.observation_space, buffer.action_space)
+    for action, label in zip(kept.actions, kept.labels, strict=True):
+        other.add(np.array([0.0, 1.0]), action, int(label))
+    LabelLearner(model, buffer, kl="reference").adapt()
+    assert model.label_log_probs is not None
+    LabelLearner(model, other, kl="reference").adapt()
     assert model.label_log_probs is None
 
 

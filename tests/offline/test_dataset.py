@@ -13,6 +13,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from stable_baselines3 import SAC
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 
 from sb3_pmpo.offline import DatasetError, LabelledDataset, from_minari, to_minari
@@ -78,6 +79,16 @@ HOSTILE = [
     (columns() | {"observations": np.array([[1], [1, 2]] * 6, object)}, r"Python objects"),
     (columns() | {"actions": np.full((12, 2), 3.0)}, r"3.0 in every row"),
     (columns() | {"observations": np.zeros((12, 3), complex)}, r"cannot be inferred"),
+    (
+        columns(observations=np.full((12, 3), 0.5), next_observations=None)
+        | {"observation_space": spaces.Box(0, 255, (3,), np.uint8)},
+        r"must be whole numbers in Box.*12 of 12.*not divided by 255",
+    ),
+    (
+        columns(observations=np.full((12, 3), -1), next_observations=None)
+        | {"observation_space": spaces.Box(0, 255, (3,), np.uint8)},
+        r"must be whole numbers in Box",
+    ),
 ]
 
 
@@ -204,10 +215,11 @@ def test_replay_buffers(full: bool) -> None:
     space = spaces.Box(-1, 1, (1,)), spaces.Box(np.float32([0, -2]), np.float32([4, 2]))
     buffer = ReplayBuffer(8, *space, device="cpu", n_envs=2, handle_timeout_termination=True)
     for step in range(6 if full else 3):
-        now = np.array([[step / 10], [-step / 10]], np.float32)
+        now = np.array([[step / 8], [-step / 8]], np.float32)
         done = np.array([step == 1, False])
         infos = [{"TimeLimit.truncated": True}, {}]
-        buffer.add(now, now + 0.1, np.zeros((2, 2)), np.array([step, -step]), done, infos)
+        after = now + np.array([[1 / 8], [-1 / 8]], np.float32)
+        buffer.add(now, after, np.zeros((2, 2)), np.array([step, -step]), done, infos)
     data = LabelledDataset.from_replay_buffer(buffer)
     first = [2, 3, 4, 5] if full else [0, 1, 2]
     expected = np.concatenate((first, np.negative(first)))
@@ -216,6 +228,15 @@ def test_replay_buffers(full: bool) -> None:
     assert not data.required("dones").any()  # a time limit is no end
     assert data.n_episodes == (2 if full else 3)
     assert data.action_space == space[1]
+
+
+def test_an_episode_that_was_cut_in_a_buffer_ends_there() -> None:
+    """SB3's buffer does not know that ``learn`` was called again."""
+    model = SAC("MlpPolicy", "Pendulum-v1", buffer_size=60, learning_starts=100)
+    for _ in range(2):
+        model.learn(25)
+    data = LabelledDataset.from_replay_buffer(model.replay_buffer)
+    assert [(rows.start, rows.stop) for rows in data.episodes()] == [(0, 25), (25, 50)]
 
 
 def test_replay_buffers_of_dictionaries() -> None:
@@ -320,6 +341,26 @@ def test_minari(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mapped: bool) -
         np.testing.assert_array_equal(value, other.observations[key])
     del env
     gc.collect()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:minari")
+@pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning")
+def test_pictures_pass_through_minari_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    minari = pytest.importorskip("minari")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    seen = RNG.integers(0, 256, (9, 36, 36, 4), np.uint8)
+    data = LabelledDataset(seen[:-1], np.zeros((8, 1)), np.ones(8), next_observations=seen[1:])
+    again = from_minari(to_minari(data, "pictures/first-v0", **ABOUT))
+    np.testing.assert_array_equal(again.rows(np.arange(8)).observations, seen[:-1])
+    # Minari's own encoding knows no four channels; what it began is taken away again.
+    with pytest.raises(OSError, match="JPEG"):
+        to_minari(data, "pictures/second-v0", jpeg_encoding=True, **ABOUT)
+    with pytest.raises(ValueError):  # noqa: PT011  # Minari's
+        to_minari(data, "pictures/first-v0", **ABOUT)
+    assert [*minari.list_local_datasets()] == ["pictures/first-v0"]
+    gc.collect()  # now, where the warning of its folders is ignored
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:minari")

@@ -25,9 +25,13 @@ def known(monkeypatch: pytest.MonkeyPatch) -> None:
     environment_state.register_environment(Toy)
 
 
-def rows(n: int = 200) -> LabelledDataset:
+def rows(n: int = 200, *, choices: bool = False) -> LabelledDataset:
+    """``choices`` has observations that no normaliser takes in."""
     rng = np.random.default_rng(0)
     seen = rng.uniform(-1, 1, (n, 2)).astype(np.float32)
+    if choices:
+        arms = rng.integers(0, 3, n)
+        return LabelledDataset(arms, seen, np.where(seen[:, 0] > 0, 1, -1))
     actions = rng.uniform(-1, 1, (n, 1)).astype(np.float32)
     labels = np.where(np.abs(actions - seen[:, :1]) < 0.2, 1, -1)[:, 0]
     space = spaces.Box(-1.0, 1.0, (1,), np.float32)
@@ -41,9 +45,11 @@ def new(data: LabelledDataset) -> PMPO:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("kl", ["data", "reference"])
-def test_offline_learning_goes_on_from_a_checkpoint(kl: str, tmp_path: Path) -> None:
-    data = rows()
+@pytest.mark.parametrize(
+    ("kl", "choices"), [("data", False), ("reference", False), ("reference", True)]
+)
+def test_offline_learning_goes_on_from_a_checkpoint(kl: str, choices: bool, tmp_path: Path) -> None:
+    data = rows(choices=choices)
     given: dict[str, Any] = {"kl": kl, "reference_interval": 7}
     once = new(data).learn_offline(data, 30, clone_steps=5, **given)
     once.learn_offline(data, 30, reset_num_timesteps=False, **given)
@@ -81,6 +87,11 @@ def test_given_labels_are_in_the_checkpoint(tmp_path: Path) -> None:
     kept = FeedbackBuffer.load(read_checkpoint(tmp_path / "run").path("feedback.npz"))
     assert len(kept) == 60
     assert_equal(parameters(once.policy), parameters(resumed.policy))
+    other = FeedbackBuffer(*spaces_of)
+    other.add(np.zeros(2), np.zeros(1), 1)
+    resumed.learn_from_feedback(other, 2, callback=SaveCheckpoints(tmp_path / "other", 1))
+    kept = FeedbackBuffer.load(read_checkpoint(tmp_path / "other").path("feedback.npz"))
+    assert len(kept) == 1
 
 
 def test_without_an_environment_a_checkpoint_predicts(tmp_path: Path) -> None:

@@ -130,13 +130,17 @@ def test_where_labels_come_from(tmp_path: Path) -> None:
         (None, None, "give --dataset"),
         (None, "advantage", "give --dataset"),
         (data, "best", "neither a folder"),
+        (data, "advantage:x", "behind 'advantage:' there must be a number, got 'x'"),
         ("nowhere/x-v0", None, "no such folder"),
     ):
         with pytest.raises(DatasetError, match=message):
             labels(dataset, spec)
 
 
-@pytest.mark.parametrize("more", [["--dataset", "nowhere"], ["--gradient-steps", "0"], []])
+@pytest.mark.parametrize(
+    "more",
+    [["--dataset", "nowhere"], ["--gradient-steps", "0"], [], ["--model", "nowhere.zip"]],
+)
 def test_errors_are_for_the_user(more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["offline", "--env", "Pendulum-v1", *more])
