@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import secrets
 import shlex
 import socket
@@ -43,7 +44,10 @@ def main(arguments: Sequence[str]) -> int:
     """Record clips unless the folder has them, ask about them, print what learns from them."""
     parser = _parser()
     args = parser.parse_args(arguments)
-    folder = args.labels or Path("labels") / args.env
+    try:
+        folder = args.labels or _unanswered(Path("labels") / args.env)
+    except ValueError as error:
+        parser.error(str(error))
     try:  # before anything is recorded
         bound = _bind(args.host, args.port)
     except (OSError, OverflowError) as error:
@@ -64,7 +68,8 @@ def _ask(args: argparse.Namespace, clips: ClipSet, folder: Path, bound: socket.s
     command = learning_command(clips)
     server, bound, address = _make_server(clips, args.host, args.port, command, bound)
     answered = len(clips.answers().answers)
-    print(f"{len(clips.names)} clips in {folder}, {answered} of them answered")
+    source = _from_here(clips.about.get("model") or clips.about.get("dataset", "unknown origin"))
+    print(f"{len(clips.names)} clips of {source} in {folder}, {answered} of them answered")
     print(
         f"Open {address}\nCtrl-C ends the program; every answer is saved as it is given.",
         flush=True,
@@ -84,8 +89,8 @@ def _parser() -> argparse.ArgumentParser:
         noisy=True,
     )
     add = parser.add_argument
-    add("--labels", type=Path, help="folder of clips and answers (default: labels/<env>); one that "
-        "has clips is continued")  # fmt: skip
+    add("--labels", type=Path, help="folder of clips and answers; one that has clips is continued "
+        "(default: labels/<env>; once all is answered there labels/<env>_2, ...)")  # fmt: skip
     add("--clips", type=count, default=40, help="how many to record (default: 40)")
     add("--length", type=count, default=50, help="decisions of a clip (default: 50)")
     add("--dataset", type=Path, help="folder of a data set with pictures, to take the clips from")
@@ -127,9 +132,29 @@ def _from_here(name: str) -> str:
 # ---------------------------------------------------------------------- clips
 
 
+def _unanswered(folder: Path) -> Path:
+    """Return the first of ``folder``, ``folder_2``, ... in which there is something to be asked."""
+    for number in itertools.count(2):
+        if not (folder / INDEX).exists():
+            break
+        clips = read_clips(folder)
+        if len(clips.answers().answers) < len(clips.names):
+            break
+        folder = folder.with_name(f"{folder.name.removesuffix(f'_{number - 1}')}_{number}")
+    return folder
+
+
 def _find_or_make_clips(args: argparse.Namespace, folder: Path) -> ClipSet:
     if (folder / INDEX).exists():
-        return read_clips(folder)
+        clips = read_clips(folder)
+        theirs = clips.about.get("dataset")
+        if args.dataset is not None and theirs != str(args.dataset.resolve()):
+            raise ValueError(
+                f"--dataset {args.dataset}: the clips in {folder} are of "
+                f"{theirs or clips.about.get('model', 'something else')}; give another folder with "
+                "--labels"
+            )
+        return clips
     if args.dataset is not None:
         return _clips_of_dataset(args, folder)
     return _clips_of_policy(args, folder)

@@ -102,6 +102,11 @@ def test_from_the_page_to_a_policy(tmp_path: Path, driver: Any) -> None:
             brightness()
         if number == 3:
             driver.find_element(By.ID, "accept" if good else "reject").click()
+            wait.until(lambda _: text("counts").startswith("4 of"))
+            brightness()
+            ActionChains(driver).send_keys(" ").perform()  # stops the clip, and answers nothing
+            wait.until(lambda browser: browser.execute_script("return video.paused"))
+            assert text("counts").startswith("4 of")
         else:
             ActionChains(driver).send_keys("a" if good else "r").perform()
     wait.until(lambda _: "sb3-pmpo offline" in text("command"))

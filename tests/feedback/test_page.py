@@ -35,7 +35,7 @@ from sb3_pmpo.feedback.server import is_loopback, make_app
 from sb3_pmpo.offline import DatasetError, LabelledDataset
 from sb3_pmpo.tools.checkpoints import lock
 from sb3_pmpo.tools.cli import main
-from sb3_pmpo.tools.label import _make_server, learning_command
+from sb3_pmpo.tools.label import _make_server, _unanswered, learning_command
 from sb3_pmpo.tools.offline import read_data
 from sb3_pmpo.tools.settings import KeyValues, as_words
 
@@ -398,6 +398,13 @@ def test_from_a_policy_to_clips_to_the_command_that_learns(
     assert main(command[1:]) == 0
     learned = PMPO.load(tmp_path / "logs/pmpo/Lights-v0_2/Lights-v0.zip", device="cpu")
     assert learned.num_timesteps == 300
+    # What is answered stays as it is: the next clips are of the policy that has learned from it.
+    assert _unanswered(Path("labels/Lights-v0")) == Path("labels/Lights-v0_2")
+    other = ["label", "--env", "Lights-v0", "--labels", "labels/Lights-v0", "--dataset", "other"]
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(other)
+    assert "give another folder with --labels" in capsys.readouterr().err
 
 
 def test_arguments_of_the_environment_are_words_and_no_options(clips: ClipSet) -> None:
