@@ -4,8 +4,9 @@
     MUJOCO_GL=egl python -m benchmarks.gallery page
 
 ``pack`` takes the best seed of each task, by the run's last evaluation, scores it over 100 other
-episodes and writes ``sb3_pmpo/pretrained/<task>.safetensors``. A policy that is there and scores
-higher stays. ``page`` writes ``docs/gallery.md`` with a moving picture and a curve of each.
+episodes and writes ``sb3_pmpo/pretrained/<task>.safetensors``. A policy that is there and whose
+last evaluation was higher stays. ``page`` writes ``docs/gallery.md`` with a moving picture and a
+curve of each.
 """
 
 from __future__ import annotations
@@ -65,7 +66,9 @@ def pack(
         best = max(there, key=lambda run: _last_return(run, places))
         path = output / f"{task}.safetensors"
         chosen = f"best of {len(there)} seeds by their last evaluation"
-        if pack_run(best, places, path, chosen if len(there) > 1 else "the only seed that ran"):
+        if pack_run(
+            best, places, path, chosen if len(there) > 1 else "the only seed whose model was kept"
+        ):
             written.append(path)
     return written
 
@@ -93,12 +96,12 @@ def pack_run(run: Run, places: Places, path: Path, chosen: str) -> bool:
     found = last_model(places.checkpoints(run))
     model = algorithm_class(run.algorithm).load(found, device="cpu", buffer_size=1)
     steps = model.num_timesteps * run.action_repeat
-    score = measure(model, run)
-    if path.exists():
-        there = pretrained.read(path).score
-        if there is not None and there.mean >= score.mean:
-            print(f"{path.name}: {there} stays, the run has {score}")
+    if path.exists():  # chosen before they are scored: the score's episodes have no part in it
+        there, last = pretrained.read(path).about["curve"][-1][1], _last_return(run, places)
+        if there >= last:
+            print(f"{path.name}: what is there stays, at {there} in its run; this run has {last}")
             return False
+    score = measure(model, run)
     command = f"python -m benchmarks.learning run {run.suite} --tasks {run.task}"
     if run.arguments:
         command += f" --variant {run.algorithm} {shlex.quote(json.dumps(run.arguments))}"

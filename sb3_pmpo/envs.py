@@ -6,9 +6,9 @@ Importing this module registers the suite's ids, ``dm_control/<domain>-<task>-v0
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import importlib
+import os
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -16,10 +16,26 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-with contextlib.suppress(ImportError), warnings.catch_warnings():
-    # GLFW's, that there is no screen: dm_control then looks for EGL.
-    warnings.filterwarnings("ignore", r"\(\d+\) b'(X11|Wayland|Cocoa)|.*DISPLAY")
-    import shimmy  # noqa: F401  # importing it registers the ids; without it they are unknown
+
+def _register_suite() -> str | None:
+    """Let shimmy register the ids; return what the machine lacks, or None.
+
+    dm_control loads the library that draws as soon as it is imported, and fails in many ways
+    without it. Who uses other environments is not to notice.
+    """
+    try:
+        with warnings.catch_warnings():
+            # GLFW's, that there is no screen: dm_control then looks for EGL.
+            warnings.filterwarnings("ignore", r"\(\d+\) b'(X11|Wayland|Cocoa)|.*DISPLAY")
+            import shimmy  # noqa: F401
+    except ImportError:  # the ids are unknown then
+        return None
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+_LACKING = _register_suite()
 
 #: The Zoo's notation for wrappers: ``[{"package.module.name": {arguments}}, ...]``.
 Wrappers = Sequence[dict[str, dict[str, Any]]]
@@ -179,6 +195,13 @@ def check_registered(env_id: str) -> None:
     """
     if env_id in gym.registry:
         return
+    if env_id.startswith("dm_control/") and _LACKING is not None:
+        raise ValueError(
+            f"{env_id!r} cannot be made with MUJOCO_GL={os.environ.get('MUJOCO_GL', '')!r}, for "
+            f"dm_control fails with {_LACKING}. To see pictures, egl needs the system's libegl1 "
+            "(apt install libegl1), osmesa needs libosmesa6; to train, MUJOCO_GL=disabled needs "
+            "neither"
+        )
     if env_id.startswith("dm_control/") and "dm_control/walker-walk-v0" not in gym.registry:
         raise ValueError(
             f"{env_id!r} is not registered: the DeepMind Control Suite is not installed. "

@@ -107,8 +107,9 @@ def _check_bounds(name: str, space: spaces.Box) -> None:
         )
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
         raise ValueError(
-            f"{name} must have finite bounds, got {space}: the policy acts between them; set them, "
-            "for example with gymnasium.wrappers.RescaleAction"
+            f"{name} must have finite bounds, got {space}: the policy acts between them; set them "
+            "with gymnasium.wrappers.TransformAction(env, lambda action: action, "
+            f"gymnasium.spaces.Box(-1.0, 1.0, {space.shape}))"
         )
     with np.errstate(over="ignore"):
         width = space.high.astype(np.float32) - space.low.astype(np.float32)
@@ -118,7 +119,7 @@ def _check_bounds(name: str, space: spaces.Box) -> None:
         raise ValueError(
             f"{name} must have low < high in each dimension, and a range that float32 can hold, "
             f"got [{low:g}, {high:g}] in dimension {wrong[0]} of {space}: leave out a dimension "
-            "that is fixed, and set bounds that the task needs (gymnasium.wrappers.RescaleAction)"
+            "that is fixed, and set bounds that the task needs (gymnasium.wrappers.TransformAction)"
         )
 
 

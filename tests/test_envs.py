@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import SubprocVecEnv
 
 from sb3_pmpo import PMPO
 from sb3_pmpo.envs import action_repeat_of, control_suite, make_dmc_env, make_env
+from sb3_pmpo.online.env_checks import remedy_for
 
 ALL = [f"{domain}-{task}" for domain, task in suite.ALL_TASKS]
 UNSUPPORTED = {"lqr-lqr_2_1", "lqr-lqr_6_2", "quadruped-escape"}
@@ -32,6 +33,17 @@ def rollout(env: gym.Env, seed: int, n_steps: int) -> np.ndarray:
         observation, reward, *_ = env.step(env.action_space.sample())
         seen.append(np.append(observation, reward)[: len(observation)])
     return np.stack(seen)
+
+
+def call(program: str, backend: str) -> subprocess.CompletedProcess[str]:
+    """Run a program with what draws."""
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "MUJOCO_GL": backend},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 # SB3 would rather have quadruped's box symmetric; it is dm_control's, and PMPO rescales it.
@@ -97,23 +109,53 @@ def test_escape_is_refused_without_opengl_and_works_with_it() -> None:
         "env.reset(seed=0)\n"
         "print(len(env.step(env.action_space.sample())[0]))\n"
     )
-
-    def call(backend: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-c", program],
-            env={**os.environ, "MUJOCO_GL": backend},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-
-    refused = call("disabled")
+    refused = call(program, "disabled")
     assert "needs OpenGL" in refused.stderr
     assert "MUJOCO_GL=egl" in refused.stderr
-    works = call("egl")
+    works = call(program, "egl")
     if works.returncode:
         pytest.skip(f"no EGL on this machine: {works.stderr[-200:]}")
     assert works.stdout.strip() == "101"
+
+
+def test_what_draws_and_is_not_there_is_one_sentence() -> None:
+    """dm_control fails as it is imported; who uses other environments does not notice."""
+    program = """
+import gymnasium, sb3_pmpo.envs as envs
+envs.make_env("Pendulum-v1")
+try:
+    envs.make_dmc_env("walker-walk")
+except ValueError as error:
+    print(error)
+"""
+    done = call(program, "elg")
+    assert done.returncode == 0, done.stderr
+    assert "cannot be made with MUJOCO_GL='elg'" in done.stdout
+    assert "apt install libegl1" in done.stdout
+
+
+def test_a_task_of_the_suite_is_made_by_its_function() -> None:
+    gym.registry.pop("dm_control/nobody-v0", None)
+    with pytest.raises(ValueError, match=r'give make_dmc_env\("nobody", action_repeat=2\)'):
+        PMPO("MlpPolicy", "dm_control/nobody-v0")
+
+
+def test_box2d_is_an_extra_that_needs_no_compiler() -> None:
+    assert "sb3_pmpo[box2d]" in remedy_for("LunarLander-v3")
+    assert "a name that is registered" in remedy_for("CartPole-v1")
+
+
+def test_bounds_are_set_as_the_message_says() -> None:
+    class Unbounded(gym.Env):
+        observation_space = gym.spaces.Box(-1.0, 1.0, (1,))
+        action_space = gym.spaces.Box(-np.inf, np.inf, (2,))
+
+    env = Unbounded()
+    with pytest.raises(ValueError, match="must have finite bounds") as refused:
+        PMPO("MlpPolicy", env)
+    remedy = str(refused.value).partition("set them with ")[2]
+    bounded = eval(remedy, {"gymnasium": gym, "env": env})
+    assert PMPO("MlpPolicy", bounded, buffer_size=1).action_space == gym.spaces.Box(-1, 1, (2,))
 
 
 def test_unknown_tasks_name_their_neighbours() -> None:

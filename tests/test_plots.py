@@ -61,17 +61,22 @@ def test_evaluations_are_over_environment_steps(
         with np.load(Path(run) / "evaluations.npz") as saved:
             np.testing.assert_allclose(part["return"], saved["results"].mean(1))
     last = data[data.steps == 600]["return"]
-    said = f"{last.mean():.1f} [{last.min():.1f}, {last.max():.1f}] at the end, 2 runs"
+    said = f"{last.mean():.1f} [{last.min():.1f}, {last.max():.1f}] at the end, {NARROW}"
     assert f"pmpo on {CARTPOLE}: {said}" in capsys.readouterr().out
+
+
+NARROW = "2 runs, whose bootstrap is too narrow"
 
 
 def test_runs_of_several_lengths_are_compared_where_the_shortest_ends() -> None:
     short = pd.DataFrame({"run": "a", "steps": [100, 200], "return": [1.0, 2.0]})
     long = pd.DataFrame({"run": "b", "steps": [100, 300], "return": [3.0, 7.0]})
-    where = "at 200 steps, where the shortest run ends (the longest: 300), 2 runs"
+    where = f"at 200 steps, where the shortest run ends (the longest: 300), {NARROW}"
     assert summary(pd.concat([short, long])) == f"3.5 [2.0, 5.0] {where}"
     long.steps = [100, 215]  # training episodes end where they end
-    assert summary(pd.concat([short, long])) == "4.5 [2.0, 7.0] at the end, 2 runs"
+    assert summary(pd.concat([short, long])) == f"4.5 [2.0, 7.0] at the end, {NARROW}"
+    alone = "7.0 at the end, of one run, so without an interval"
+    assert summary(long) == alone
 
 
 def test_training_episodes_are_over_environment_steps(logs: Path, tmp_path: Path) -> None:

@@ -41,4 +41,4 @@ def test_the_built_wheel_trains_in_a_fresh_environment(tmp_path: Path) -> None:
     train = [tmp_path / "env" / "bin" / "sb3-pmpo", "train", "--env", "dm_control/walker-walk-v0"]
     out = call(*train, "-n", "200", "--eval-freq", "-1", cwd=tmp_path, env=clean)
     assert f"Loading hyperparameters from: {site}" in out
-    assert "Finished after 200 steps" in out
+    assert "Finished after 200 decisions" in out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
 from numbers import Real
@@ -86,18 +86,20 @@ def check_flag(name: str, value: Any, hint: str) -> bool:
     raise ValueError(f"{name} must be True or False, got {value!r}: {hint}")
 
 
-def written(thing: Any) -> str:
+def written(thing: Any, without: Collection[str] = ()) -> str:
     """Write an object as its maker would: ``top_k(5)``, ``mean_score``, without an address.
 
     A dataclass is the call that makes it, without what is the default, and its only required
     argument without a name.
+
+    :param without: fields of a dataclass to leave out.
     """
     if is_dataclass(thing) and not isinstance(thing, type):
         required = [each.name for each in fields(thing) if each.default is MISSING]
         given = [
             ("" if required == [each.name] else f"{each.name}=") + written(value)
             for each in fields(thing)
-            if (value := getattr(thing, each.name)) != each.default
+            if (value := getattr(thing, each.name)) != each.default and each.name not in without
         ]
         return f"{type(thing).__name__}({', '.join(given)})"
     name = getattr(thing, "__name__", "<lambda>")

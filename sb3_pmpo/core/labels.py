@@ -83,7 +83,7 @@ def ranking(candidates: Candidates) -> th.Tensor:
     return th.empty_like(order).scatter_(0, order, positions)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class top_k:  # noqa: N801  # made like a function call
     """Accept the k best of the samples, reject the k worst, ignore those between (Sec. 5.2).
 
@@ -97,6 +97,9 @@ class top_k:  # noqa: N801  # made like a function call
 
     k: int
     normalise: Normalisation = mean_per_set
+
+    def __repr__(self) -> str:
+        return written(self)
 
     def __post_init__(self) -> None:
         check_number("k", self.k, 1, INFINITY, int, "top_k(2) with 4 samples is the paper's")
@@ -255,7 +258,7 @@ class quantile:  # noqa: N801  # made like a function call
         return here.lerp(there.where(there.isfinite(), here), share).squeeze(0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class threshold:  # noqa: N801  # made like a function call
     """Accept the samples with ``f(y, x) >= b(x)`` and reject the others (Sec. 4).
 
@@ -269,6 +272,9 @@ class threshold:  # noqa: N801  # made like a function call
 
     baseline: float | Baseline
     normalise: Normalisation = mean_per_set
+
+    def __repr__(self) -> str:
+        return written(self)
 
     def __post_init__(self) -> None:
         if not callable(self.baseline):

@@ -17,7 +17,7 @@ from sb3_pmpo.core.labels import threshold
 
 def parse(arguments: Sequence[str] | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     """Read the command line."""
-    parser = Parser(prog="sb3-pmpo lm", description=__doc__.splitlines()[0])
+    parser = Parser(prog="sb3-pmpo lm", description=__doc__.partition(": ")[2].capitalize())
     parser.add_argument("--model", required=True, help="folder (or hub name) of a causal model")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--prompts", type=Path, help='JSON lines {"prompt": ...}, with --reward')
@@ -28,30 +28,32 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.ArgumentParser, arg
     )
     parser.add_argument("--reward", help="module:function, called as TRL calls reward functions")
     parser.add_argument("--output", type=Path, default=Path("runs/lm"),
-                        help="goes on from what is there (%(default)s)")  # fmt: skip
+                        help="goes on from what is there (default: %(default)s)")  # fmt: skip
     parser.add_argument(
-        "--steps", type=int, default=500, help="optimizer steps in all (%(default)s)"
+        "--steps", type=int, default=500, help="optimizer steps in all (default: %(default)s)"
     )
     parser.add_argument("--alpha", type=float, help="default: 0.5, or what the labels determine")
     parser.add_argument("--beta", type=float, help="default: 2 * (1 - alpha)")
     parser.add_argument("--samples", type=int, default=4,
-                        help="completions of a prompt (%(default)s)")  # fmt: skip
+                        help="completions of a prompt (default: %(default)s)")  # fmt: skip
     parser.add_argument("--accept-from", type=float, metavar="REWARD",
                         help="accept from this reward on; default: the better half")  # fmt: skip
     parser.add_argument("--reference-steps", type=int, help="default: 16; with --labels 0")
     parser.add_argument("--batch-size", type=int, default=16,
-                        help="completions of a minibatch (%(default)s)")  # fmt: skip
+                        help="completions of a minibatch (default: %(default)s)")  # fmt: skip
     parser.add_argument("--accumulation", type=int, default=1,
-                        help="minibatches of a step (%(default)s)")  # fmt: skip
-    parser.add_argument("--learning-rate", type=float, default=1e-6, help="(%(default)s)")
-    parser.add_argument("--max-completion", type=int, default=256, help="tokens (%(default)s)")
+                        help="minibatches of a step (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--learning-rate", type=float, default=1e-6, help="(default: %(default)s)")
+    parser.add_argument(
+        "--max-completion", type=int, default=256, help="tokens (default: %(default)s)"
+    )
     parser.add_argument("--lora", type=int, metavar="RANK", help="train adapters of this rank")
     parser.add_argument("--eval-prompts", type=Path, help="JSON lines; default: the first eight")
     parser.add_argument("--eval-steps", type=int, default=50,
-                        help="show completions this often (%(default)s)")  # fmt: skip
+                        help="show completions this often (default: %(default)s)")  # fmt: skip
     parser.add_argument("--save-steps", type=int, default=50,
-                        help="write a checkpoint this often (%(default)s)")  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+                        help="write a checkpoint this often (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     parser.add_argument("--cpu", action="store_true", help="train on the CPU, in float32")
     options = parser.parse_args(arguments)
     if options.prompts and not options.reward:

@@ -194,6 +194,21 @@ def chosen_by_space(arguments: Mapping[str, Any], action_space: spaces.Space) ->
     return {name: value for name, value in best.items() if arguments[name] is None}
 
 
+_NO_ENTROPY = "there is no entropy bonus; the std's beta and std_min keep the policy wide"
+_NO_SDE = "noise that is correlated in time is exploration_noise"
+#: What SAC has and this family has not, and what does its work.
+_OF_SAC = {
+    "ent_coef": _NO_ENTROPY,
+    "target_entropy": _NO_ENTROPY,
+    "target_update_interval": "the critic target moves by tau at each update",
+    "use_sde": _NO_SDE,
+    "sde_sample_freq": _NO_SDE,
+    "use_sde_at_warmup": _NO_SDE,
+    "target_policy_noise": "the target bootstraps from the reference policy's own actions",
+    "target_noise_clip": "the target bootstraps from the reference policy's own actions",
+}
+
+
 def with_defaults(given: Mapping[str, Any], algorithm: type) -> dict[str, Any]:
     """Return the shared arguments of a call, the defaults where nothing is given.
 
@@ -204,5 +219,6 @@ def with_defaults(given: Mapping[str, Any], algorithm: type) -> dict[str, Any]:
             known = [key for key in inspect.signature(algorithm).parameters if key[0] != "_"]
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(known)}"
+            hint = _OF_SAC.get(name, hint)
             raise TypeError(f"{algorithm.__name__} has no argument {name!r}: {hint}")
     return {**DEFAULTS, **given}

@@ -23,12 +23,18 @@ def describe_model(model: OffPolicyAlgorithm) -> str:
         (
             f"{type(model).__name__} on {model.device}: {model.num_timesteps:,} steps (decisions), "
             f"{told.n_updates:,} updates of the critics, {stored}",
-            f"  objective: {written(told.objective)}, {model.n_samples} samples a state",  # type: ignore[attr-defined]  # the family's
+            f"  objective: {_objective(told)}, {told.n_samples} samples a state",
             f"  gamma={model.gamma}, n_steps={told.n_steps}, batch_size={model.batch_size}, "
             f"gradient_steps={model.gradient_steps}, policy_delay={told.policy_delay}",
             str(model.policy),
         )
     )
+
+
+def _objective(model: Any) -> str:
+    """Write what the model's kind of policy has a use for."""
+    of_a_gaussian = () if len(model.actor.parts) > 1 else ("beta_std", "decoupled", "edge_barrier")
+    return written(model.objective, without=("duals", *of_a_gaussian))
 
 
 def _stored(buffer: Any) -> str:

@@ -29,7 +29,7 @@ def checked_env(env: Any, verbose: int) -> GymEnv | None:
     """
     if env is None:
         return None
-    remedy = "give an object of a gymnasium.Env, a VecEnv, or a name that is registered"
+    remedy = remedy_for(env)
     if isinstance(env, type):
         raise ValueError(f"env must be an environment or a registered name, got {env}: {remedy}")
     if not isinstance(env, (gym.Env, VecEnv)):
@@ -48,6 +48,18 @@ def checked_env(env: Any, verbose: int) -> GymEnv | None:
                 "way round, such as VecNormalize(VecFrameStack(env, 2))"
             )
     return env
+
+
+def remedy_for(env: Any) -> str:
+    """Say what to give in the place of an environment that cannot be made."""
+    name = env if isinstance(env, str) else ""
+    if name.startswith("dm_control/"):
+        task = name.removeprefix("dm_control/").removesuffix("-v0")
+        return f'give make_dmc_env("{task}", action_repeat=2), of sb3_pmpo.envs'
+    spec = gym.registry.get(name)
+    if spec is not None and "box2d" in str(spec.entry_point):
+        return "pip install 'sb3_pmpo[box2d]', in the clone -e '.[box2d]': it needs no compiler"
+    return "give an object of a gymnasium.Env, a VecEnv, or a name that is registered"
 
 
 def _log_mujoco() -> None:

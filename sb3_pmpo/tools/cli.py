@@ -31,7 +31,7 @@ COMMANDS = {
 }
 
 #: The extra that a command needs, where it is not ``train``.
-EXTRAS = {"label": "label", "lm": "lm", "offline": "train,offline"}
+EXTRAS = {"export": "train,export", "label": "label", "lm": "lm", "offline": "train,offline"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -19,6 +19,11 @@ from sb3_pmpo.tools.cli import COMMANDS
 FOLDER = Path(__file__).parent / "help"
 
 
+#: Commands in which an option that is filled in before the parser sees it names the environment.
+NAMES_THE_ENV = {"train": "--from-pretrained or -i FOLDER", "enjoy": "--pretrained",
+                 "record": "--pretrained", "export": "--pretrained"}  # fmt: skip
+
+
 def live_help(command: str) -> str:
     """Return what a command's own parser says, at a width of 100 columns."""
     module, _, function = COMMANDS[command][0].partition(":")
@@ -29,7 +34,13 @@ def live_help(command: str) -> str:
         contextlib.suppress(SystemExit),
     ):
         getattr(import_module(module), function)(["--help"])
-    return printed.getvalue()
+    text = printed.getvalue().replace("``", "")
+    if command in NAMES_THE_ENV:
+        text = text.replace(" --env ENV ", " [--env ENV] ", 1)
+        lines = (f"{line}; {NAMES_THE_ENV[command]} names it, too" if line.startswith("  --env ENV")
+                 else line for line in text.splitlines())  # fmt: skip
+        text = "\n".join((*lines, ""))
+    return text
 
 
 def write() -> None:

@@ -11,7 +11,7 @@ import seaborn
 from matplotlib.figure import Figure
 
 from sb3_pmpo.files import whole
-from sb3_pmpo.pretrained.files import interval
+from sb3_pmpo.pretrained.files import ENOUGH, interval
 
 #: In the metadata of each picture.
 MARK = "sb3-pmpo plot"
@@ -42,8 +42,11 @@ def summary(data: pd.DataFrame) -> str:
         where = f"at {shortest:.0f} steps, where the shortest run ends (the longest: {longest:.0f})"
     else:
         returns, where = np.array([run["return"].iloc[-1] for run in runs]), "at the end"
+    if len(runs) == 1:
+        return f"{returns.mean():.1f} {where}, of one run, so without an interval"
     low, high = interval(returns)
-    return f"{returns.mean():.1f} [{low:.1f}, {high:.1f}] {where}, {counted(len(runs))}"
+    narrow = ", whose bootstrap is too narrow" if len(runs) < ENOUGH else ""
+    return f"{returns.mean():.1f} [{low:.1f}, {high:.1f}] {where}, {counted(len(runs))}{narrow}"
 
 
 def save(figure: Figure, path: Path) -> None:

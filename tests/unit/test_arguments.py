@@ -138,7 +138,11 @@ def test_the_quantile_critic_documents_what_it_adds() -> None:
         (MPO, "epsilon_means", "did you mean 'epsilon_mean'"),
         (DPO, "los", "did you mean 'loss'"),
         (DPO, "labeller", "it has policy, env, learning_rate, beta, loss"),
-        (PMPO, "ent_coef", "it has policy, env, learning_rate, alpha"),
+        (PMPO, "a_word", "it has policy, env, learning_rate, alpha"),
+        # What does the work of SAC's and TD3's arguments, not what is spelled nearly so.
+        (PMPO, "ent_coef", "there is no entropy bonus"),
+        (MPO, "target_update_interval", "the critic target moves by tau at each update"),
+        (DPO, "target_policy_noise", "the target bootstraps from the reference"),
     ],
 )
 def test_an_unknown_argument_is_refused_with_the_closest(

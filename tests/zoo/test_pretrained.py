@@ -380,6 +380,7 @@ def test_parts_of_the_package_need_no_import_of_their_own() -> None:
     [
         ([], "name agents, or give --env"),
         (["walker-walk", "nobody"], "no pretrained policy is called 'nobody'"),
+        (["logs/pmpo/nope"], "logs/pmpo/nope: there is no such folder"),
         (["."], "is no run of train or sweep"),
         ([".", "-n", "0"], "-n/--episodes: must be a whole number >= 1, got 0"),
         ([".", "--confidence", "95"], "--confidence must be between 0 and 1, got 95.0"),

@@ -386,7 +386,7 @@ def test_train_leaves_the_zoos_folders_and_enjoy_finds_them(
     saved = yaml.safe_load((folder / folder.name[:-2] / "config.yml").read_text().split("\n", 1)[1])
     assert saved is not None
     printed = capsys.readouterr().out
-    assert "Finished after 60 steps." in printed
+    assert "Finished after 60 decisions." in printed
     assert main(["enjoy", "--env", env, "--no-render", "-n", "501"]) == 0
     assert "1 Episodes" in capsys.readouterr().out
     assert rl_zoo3.ALGOS["pmpo"] is PMPO  # enjoy's loader is gone

@@ -105,7 +105,7 @@ def test_a_run_goes_on_in_its_folder_bit_for_bit(
     with (folder / "0.monitor.csv").open("a") as file:
         file.write("9.0,10,")  # of an episode after the checkpoint, torn
     assert main(["train", "-i", str(folder)]) == 0
-    assert f"Going on from step {found.step}" in capsys.readouterr().out
+    assert f"Going on from decision {found.step}" in capsys.readouterr().out
     assert_equal(expected, results(folder))
     assert not list(folder.rglob(".writing*"))
     assert find(folder).step == 60

@@ -162,7 +162,7 @@ def test_the_best_is_compared_with_the_setting_that_ships() -> None:
         return compare(study)
 
     apart = told((10.0, [9.0, 11.0, 10.0], True), (20.0, [18.0, 22.0, 20.0], False))
-    assert apart.startswith("+10 from the setting that ships (trial 0), 95% interval [")
+    assert apart.startswith("+10 from the setting that ships (trial 0), 95% bootstrap interval [")
     low, high = (float(x) for x in apart.split("[")[1].split("]")[0].split(","))
     assert 7.0 < low < 10.0 < high < 13.0
     assert "without an interval: --trial-seeds 3" in told((1.0, [1.0], True), (2.0, [2.0], False))

@@ -135,7 +135,7 @@ def sweep(
             if why is not None:  # what fails in the process has written the reason itself
                 run.fail(f"{why}; {_REMEDY}\n")
             result = outcomes[run.folder] = run.result()
-            print(f"{result.status} after {result.steps} steps: {run.folder}", flush=True)
+            print(f"{result.status} after {result.steps} decisions: {run.folder}", flush=True)
     except KeyboardInterrupt:
         interrupted = True
         print("Interrupted. Give the same command again to go on from the last checkpoints.")
@@ -148,7 +148,7 @@ def sweep(
 # ---------------------------------------------------------------------- the report
 
 
-HEADER = ["algorithm", "task", "seed", "status", "steps", "last_return", "best_return"]
+HEADER = ["algorithm", "task", "seed", "status", "decisions", "last_return", "best_return"]
 
 
 def _report(runs: Sequence[Run], results: Sequence[Result], log_folder: Path) -> None:

@@ -24,6 +24,7 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
 
 from sb3_pmpo.command_line import Parser
+from sb3_pmpo.envs import check_registered
 from sb3_pmpo.storage.pickles import UntrustedFileError
 from sb3_pmpo.storage.statistics import load_statistics
 from sb3_pmpo.storage.strangers import are_own, check_modules
@@ -136,13 +137,19 @@ def _zero(progress_remaining: float) -> float:
 
 
 def make_parser(
-    command: str, description: str, *, pretrained: bool = False, noisy: bool = False
+    command: str,
+    description: str,
+    *,
+    pretrained: bool = False,
+    noisy: bool = False,
+    acts: bool = True,
 ) -> argparse.ArgumentParser:
     """Make a parser of the arguments by which all the Zoo's programs choose an agent.
 
     :param pretrained: whether the command takes ``--pretrained``, see
         :func:`sb3_pmpo.tools.zoo.shipped.unpacked`.
     :param noisy: whether the command acts with noise where nobody says otherwise.
+    :param acts: whether it acts at all.
     """
     without, with_noise = (" (default, Atari aside)", "") if not noisy else ("", " (default)")
     register()
@@ -157,8 +164,9 @@ def make_parser(
     add("--load-best", action="store_true", help="load the best model instead of the last")
     add("--load-checkpoint", type=int, metavar="STEPS", help="load this checkpoint")
     add("--load-last-checkpoint", action="store_true", help="load the last checkpoint")
-    add("--deterministic", action="store_true", help=f"act without noise{without}")
-    add("--stochastic", action="store_true", help=f"sample the actions{with_noise}")
+    if acts:
+        add("--deterministic", action="store_true", help=f"act without noise{without}")
+        add("--stochastic", action="store_true", help=f"sample the actions{with_noise}")
     add("--seed", type=int, default=0, help="random seed (default: 0)")
     add("--device", default="auto", help="PyTorch device (default: auto)")
     add("--num-threads", type=int, default=1, help="threads of PyTorch (default: 1)")
@@ -210,6 +218,11 @@ def find_agent(args: argparse.Namespace) -> Agent:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
             raise AgentError(f"--gym-packages {module}: {error}") from error
+    if args.env.gym_id.startswith("dm_control/"):
+        try:
+            check_registered(args.env.gym_id)
+        except ValueError as error:
+            raise AgentError(str(error)) from error
     # As enjoy has it: what train was called with replaces the configuration's.
     saved = arguments.get("env_kwargs")
     env_kwargs = settings.pop("env_kwargs", {}) if saved is None else saved

@@ -127,7 +127,7 @@ normalised.{repeated}
 ## Use
 
 ```bash
-pip install 'sb3_pmpo[train]' huggingface_hub
+pip install -e 'PATH[train]'  # for PATH put your clone of sb3_pmpo
 ```
 
 A model holds data. One that also holds a pickle is loaded with `trust=True` alone: it can run any

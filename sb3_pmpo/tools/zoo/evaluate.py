@@ -22,7 +22,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_pmpo.command_line import Parser, count
 from sb3_pmpo.files import whole
 from sb3_pmpo.pretrained import PretrainedError, Score, names, scored
-from sb3_pmpo.pretrained.files import SUFFIX, interval
+from sb3_pmpo.pretrained.files import ENOUGH, SUFFIX, interval
 from sb3_pmpo.storage.pickles import UntrustedFileError
 from sb3_pmpo.storage.strangers import RUN_SETTINGS, are_own, check_called, check_env_id
 from sb3_pmpo.tools.outputs import OutputError, check_output
@@ -129,6 +129,8 @@ def _choose(args: argparse.Namespace, scratch: Path) -> Iterator[tuple[str, Agen
             yield name, _of_sweep(folder, args)
         elif folder.is_dir():
             yield name, _find(_of_train(folder), args, best=args.load_best)
+        elif folder.parent != Path():
+            raise AgentError(f"{name}: there is no such folder")
         else:
             unpack(name, scratch)  # says what there is
 
@@ -245,10 +247,17 @@ def _print(found: Sequence[Evaluated], seed: int, confidence: float) -> None:
             apart = one.returns - other.returns
             low, high = interval(apart, confidence)
             print(f"{one.name} above {other.name}: {apart.mean():+.1f} [{low:+.1f}, {high:+.1f}]")
-    print("The intervals are of the episodes (bootstrap): they say nothing of other training runs.")
+    narrow = any(1 < len(each.episodes) < ENOUGH for each in found)
+    print(
+        "The intervals are of the episodes (bootstrap"
+        + (f", too narrow below {ENOUGH}" if narrow else "")
+        + "): they say nothing of other training runs."
+    )
 
 
 def _interval(score: Score) -> str:
+    if score.episodes == 1:
+        return "none of one"
     return f"[{score.low:.1f}, {score.high:.1f}]"
 
 

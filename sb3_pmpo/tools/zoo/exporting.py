@@ -32,6 +32,7 @@ def _export(arguments: Sequence[str]) -> int:
         "Write the deterministic policy, with its normalisation and its scaling to the action's "
         f"bounds, as ONNX (operator set {OPSET}) and TorchScript, then check both against predict.",
         pretrained=True,
+        acts=False,
     )
     parser.add_argument(
         "-o", "--output", type=Path, nargs="+", metavar="FILE",

@@ -13,9 +13,11 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+import gymnasium as gym
 import rl_zoo3.train
 
 from sb3_pmpo.command_line import Parser, at_least, count
+from sb3_pmpo.online.env_checks import remedy_for
 from sb3_pmpo.tools.settings import KeyValues
 from sb3_pmpo.tools.zoo import register
 from sb3_pmpo.tools.zoo.manager import Manager
@@ -48,6 +50,18 @@ MORE = {
 }
 
 
+#: What a command's argument is besides.
+OF_COMMAND: dict[str, dict[str, dict[str, Any]]] = {
+    "enjoy": {"--n-timesteps": {"type": count, "help": "decisions of the agent"}},
+}
+
+DESCRIPTIONS = {
+    "train": "Train an agent, evaluate it meanwhile, save the last and the best model. For example:"
+    " sb3-pmpo train --env dm_control/walker-walk-v0 -n 50000 --eval-freq 5000",
+    "enjoy": "Let a trained agent act, in a window or with --no-render, and print its returns.",
+}
+
+
 class Defaults(argparse.ArgumentDefaultsHelpFormatter):
     """Shows a default that says something, once."""
 
@@ -65,14 +79,15 @@ class ZooParser(Parser):
     """
 
     def __init__(self, command: str) -> None:
-        super().__init__(formatter_class=Defaults)
+        self._of_command = OF_COMMAND.get(command, {})  # first: argparse adds --help itself
+        super().__init__(formatter_class=Defaults, description=DESCRIPTIONS.get(command))
         for option, text in MORE.get(command, {}).items():
             self.add_argument(option, metavar="NAME", help=text)
 
     def add_argument(self, *flags: Any, **options: Any) -> argparse.Action:
         """Add one, with what is ours of it."""
         for flag in flags:
-            options |= ARGUMENTS.get(flag, {})
+            options |= ARGUMENTS.get(flag, {}) | self._of_command.get(flag, {})
         return super().add_argument(*flags, **options)
 
 
@@ -89,6 +104,11 @@ def run_train(command: str, arguments: Sequence[str], manager: Callable[..., Man
             raise SystemExit(INTERRUPTED) from stopped
         except NothingLeftError as done:
             print(done)
+        except gym.error.DependencyNotInstalled as error:
+            parser = argparse.ArgumentParser(add_help=False)
+            parser.add_argument("--env")
+            remedy = remedy_for(parser.parse_known_args(arguments)[0].env)
+            raise SystemExit(f"sb3-pmpo {command}: error: {error}. Remedy: {remedy}") from error
         except (AssertionError, ValueError, TypeError, ImportError, FileNotFoundError) as error:
             if _is_of_training(error) and not isinstance(error, NotBegunError):
                 raise

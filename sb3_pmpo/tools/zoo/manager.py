@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
 from collections import OrderedDict
 from collections.abc import Callable
@@ -42,6 +41,7 @@ from sb3_pmpo.tools.settings import (
     to_arguments,
 )
 from sb3_pmpo.tools.tensorboard import TensorBoardLayout, log_where_it_logged
+from sb3_pmpo.tools.zoo.found import say_what_next
 from sb3_pmpo.tools.zoo.resuming import (
     CannotResumeError,
     NotBegunError,
@@ -80,6 +80,7 @@ class Manager(ExperimentManager):
     def __init__(self, *args: Any, learn: Callable[..., Any] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._learn, self._held = learn, ExitStack()
+        self._unit = "gradient step" if learn else "decision"
         self._borrowed = self._interrupted = self._came_to_end = self._is_new = False
         if kwargs.get("config") is None:
             is_ours, is_suite = self.algo in ALGORITHMS, self.env_name.gym_id in suite_ids()
@@ -266,7 +267,7 @@ class Manager(ExperimentManager):
                 model = super()._load_pretrained_agent(hyperparams, env)
             self._normaliser = model.get_vec_normalize_env()
             return model
-        print(f"Going on from step {self._found.step}, from {self._found.folder}")
+        print(f"Going on from {self._unit} {self._found.step}, from {self._found.folder}")
         fixed = {"policy", "policy_kwargs"}
         given = self.custom_hyperparams or {}
         changed = {key: hyperparams[key] for key in given if key in {*hyperparams} - fixed}
@@ -355,15 +356,9 @@ class Manager(ExperimentManager):
         finally:
             self._leave()
         self._interrupted |= bool(signals)
-        folder = Path(self.save_path)
-        these = ["--algo", self.algo, "--env", self.env_name.gym_id, "-f", str(folder.parents[1])]
-        number = folder.name.removeprefix(f"{self.env_name}_")
-        which = ["--exp-id", number] if number.isdecimal() else []
         how = "Stopped" if self._interrupted else "Finished"
-        print(f"{how} after {model.num_timesteps} steps.")
-        print(f"Its returns:    sb3-pmpo enjoy {shlex.join([*these, *which])} --no-render")
-        print(f"Its video:      MUJOCO_GL=egl sb3-pmpo record {shlex.join([*these, *which])}")
-        print(f"Its curve:      sb3-pmpo plot {shlex.join(these)}")
+        print(f"{how} after {model.num_timesteps} {self._unit}s.")
+        say_what_next(Path(self.save_path), self.algo, self.env_name)
         if self._interrupted:
             raise SystemExit(INTERRUPTED)
 

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from optuna.visualization import matplotlib as plots
 
 from sb3_pmpo.files import whole
-from sb3_pmpo.pretrained.files import interval_apart
+from sb3_pmpo.pretrained.files import ENOUGH, interval_apart
 from sb3_pmpo.tools.outputs import OutputError, check_output
 from sb3_pmpo.tools.settings import to_yaml
 from sb3_pmpo.tools.zoo.study import DEFAULT
@@ -118,9 +118,11 @@ def compare(study: optuna.Study) -> str:
             "best of many trials is partly luck."
         )
     low, high = interval_apart(np.array(ours), np.array(theirs))
+    few = min(len(ours), len(theirs))
+    narrow = f" (of {few} seeds, too narrow)" if few < ENOUGH else ""
     return (
-        f"{said}), 95% interval [{low:.6g}, {high:.6g}] over the seeds. The best of many trials is "
-        "partly luck: train both on other seeds."
+        f"{said}), 95% bootstrap interval [{low:.6g}, {high:.6g}] over the seeds{narrow}. The best "
+        "of many trials is partly luck: train both on other seeds."
     )
 
 

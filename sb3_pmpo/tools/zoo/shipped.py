@@ -29,7 +29,7 @@ def unpack(name: str | Path, logs: Path) -> list[str]:
 
     :param name: of the policy, or its file.
     :param logs: where to put the folder.
-    :return: the arguments that choose it: ``--algo``, ``--env`` and ``-f``.
+    :return: the arguments that choose it: ``--algo``, ``--env``, ``-f`` and ``--exp-id``.
     :raises UntrustedFileError: for a file that names what would run code.
     """
     told = pretrained.about(name)
@@ -44,7 +44,7 @@ def unpack(name: str | Path, logs: Path) -> list[str]:
     arguments = {"env": told["env"], "env_kwargs": told["env_kwargs"], "seed": told.get("seed", -1)}
     (settings / "config.yml").write_text(yaml.safe_dump(kept))
     (settings / "args.yml").write_text(yaml.safe_dump(arguments))
-    return ["--algo", algorithm, "--env", told["env"], "-f", str(logs)]
+    return ["--algo", algorithm, "--env", told["env"], "-f", str(logs), "--exp-id", "1"]
 
 
 @contextmanager

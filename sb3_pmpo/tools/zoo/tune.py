@@ -88,21 +88,26 @@ def _parser() -> argparse.ArgumentParser:
         description="Search hyperparameters with Optuna. Run it on several machines with one "
         "--storage (a database's URL, or a *.log file that all of them see) and --study-name.",
     )  # fmt: skip
-    parser.add_argument("--trial-seeds", type=count, default=1, help="seeds of each trial (1)")
+    parser.add_argument(
+        "--trial-seeds", type=count, default=1, help="seeds of each trial (default: 1)"
+    )
     parser.add_argument(
         "--objective", choices=("mean", "lcb"), default="mean",
-        help="over the seeds: their mean, or mean - std / sqrt(seeds)",
+        help="over the seeds: their mean, or mean - std / sqrt(seeds) (default: mean)",
     )  # fmt: skip
     parser.add_argument(
         "--workers", "--n-jobs", type=count, default=1,
-        help="processes on this machine (1); the Zoo's --n-jobs, of threads, means the same",
+        help="processes on this machine (default: 1); the Zoo's --n-jobs, of threads, is the same",
     )  # fmt: skip
     parser.add_argument(
-        "--beat", type=float, default=10.0, help="seconds between a worker's signs of life (10)"
+        "--beat",
+        type=float,
+        default=10.0,
+        help="seconds between a worker's signs of life (default: 10)",
     )
     parser.add_argument(
         "--grace", type=float, default=120.0,
-        help="seconds without one after which another worker takes its trial up (120)",
+        help="seconds without one after which another worker takes its trial up (default: 120)",
     )  # fmt: skip
     parser.add_argument("--quiet", action="store_true", help="leave the report to another worker")
     return parser
