@@ -15,8 +15,8 @@ again. ``python -m benchmarks.labelled.demos veto 0 1`` makes those of seeds 0 a
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -161,11 +161,15 @@ def learn_online(kind: str, method: str, seed: int) -> PMPO:
 
 def main() -> None:
     """Make the rows that are missing."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("demo", choices=("veto", "thumbs"))
+    parser.add_argument("seeds", nargs="*", type=int, help="default: the plan's")
+    options = parser.parse_args()
     th.set_num_threads(1)
-    kind = sys.argv[1] if len(sys.argv) > 1 else "veto"
+    kind = options.demo
     rows = records.read(RESULTS)
     done = {(row["demo"], row["method"], str(row["seed"])) for row in rows}
-    seeds = [int(seed) for seed in sys.argv[2:]] or PLAN["seeds"]
+    seeds = options.seeds or PLAN["seeds"]
     for method, seed in product(METHODS, seeds):
         if (kind, method, str(seed)) not in done:
             if method == "before":

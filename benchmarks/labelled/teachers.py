@@ -6,8 +6,8 @@ those that exist are kept.
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 from stable_baselines3.common.callbacks import BaseCallback
@@ -63,8 +63,14 @@ def train(task: str, levels: list[int]) -> None:
 def main() -> None:
     """Train the policies of the plan, or those named on the command line."""
     plan = json.loads(PLAN.read_text())
+    named = [name for name in plan if name != "about"]
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("tasks", nargs="*", help=f"of {', '.join(named)}; default: all")
+    tasks = parser.parse_args().tasks or named
+    if unknown := set(tasks) - set(named):
+        parser.error(f"no plan has {', '.join(sorted(unknown))}: there are {', '.join(named)}")
     RUNS.mkdir(parents=True, exist_ok=True)
-    for task in sys.argv[1:] or [name for name in plan if name != "about"]:
+    for task in tasks:
         train(task, plan[task])
 
 
