@@ -75,7 +75,11 @@ def draw_shares(axis: Axes, data: pd.DataFrame) -> None:
     seaborn.lineplot(
         shares, x="share", y="score", hue="row", style="row", markers=True, ax=axis, errorbar="sd"
     )
-    axis.set(title="walker-run: return by the share of bad data", xlabel="share", ylabel="return")
+    axis.set(
+        title="walker-run: return by the share of bad data",
+        xlabel="share of bad data (bands: std over three seeds)",
+        ylabel="return",
+    )
 
 
 def main() -> None:
