@@ -105,8 +105,11 @@ def draw_beta(path: Path) -> None:
 
 def draw_beside_sac(path: Path) -> None:
     """Draw the mean return of the six tasks against steps and minutes, of all that ran them."""
-    files = [file for folder in ("development", "peers") for file in (RUNS / folder).glob("*.csv")]
-    data = pd.concat([pd.read_csv(file) for file in sorted(files)])
+    data, peers = (
+        pd.concat([pd.read_csv(file) for file in sorted((RUNS / folder).glob("*.csv"))])
+        for folder in ("development", "peers")
+    )
+    data = pd.concat([data, peers[~peers.algorithm.isin(data.algorithm)]])
     tasks = data[data.algorithm == "SAC"].task.unique()
     figure = Figure(figsize=(7.2, 2.9), layout="constrained")
     axes: Any = figure.subplots(1, 2, sharey=True)
