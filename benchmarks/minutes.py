@@ -10,7 +10,6 @@ within one run. Nothing else may run meanwhile.
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import statistics
 import time
@@ -20,7 +19,7 @@ import torch as th
 from benchmarks.models import make_model, make_task
 from benchmarks.provenance import provenance
 from benchmarks.suites import SUITES
-from benchmarks.throughput import RESULTS, take_one_core
+from benchmarks.throughput import RESULTS, take_one_core, write_rounds
 
 TASK, ACTION_REPEAT, STEPS = "walker-walk", 2, 100_000
 #: Decisions before the rounds: the random ones that come first, then what compilers need.
@@ -50,12 +49,7 @@ def main() -> None:
             turn = time.perf_counter() - started
             minutes[name].append(turn * STEPS / ACTION_REPEAT / options.decisions / 60)
     path = RESULTS / "minutes.csv"
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["algorithm", "round", "minutes_of_100k", *about])
-        for name, values in minutes.items():
-            for number, value in enumerate(values):
-                writer.writerow([name, number, f"{value:.2f}", *about.values()])
+    write_rounds(path, "minutes_of_100k", minutes, about)
     base = statistics.median(minutes["SAC"])
     print(f"{'algorithm':20}{'minutes':>10}{'of SB3 SAC':>12}")
     for name, values in minutes.items():

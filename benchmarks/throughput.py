@@ -147,6 +147,18 @@ def update_breakdown(model: Any, n: int = 200) -> dict[str, float]:
     return medians
 
 
+def write_rounds(
+    path: Path, unit: str, found: dict[str, list[float]], about: dict[str, str]
+) -> None:
+    """Write a row for each round of each algorithm."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["algorithm", "round", unit, *about])
+        for name, values in found.items():
+            for number, value in enumerate(values):
+                writer.writerow([name, number, f"{value:.2f}", *about.values()])
+
+
 def main() -> None:
     """Read the command line, measure, write the CSV, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -180,12 +192,7 @@ def main() -> None:
             rates[name].append(updates / (time.perf_counter() - started))
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / ("throughput_cuda.csv" if on_gpu else "throughput.csv")
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["algorithm", "round", "updates_per_second", *about])
-        for name, values in rates.items():
-            for number, value in enumerate(values):
-                writer.writerow([name, number, f"{value:.2f}", *about.values()])
+    write_rounds(path, "updates_per_second", rates, about)
     base = statistics.median(rates.get("SB3 SAC") or next(iter(rates.values())))
     print(f"{'algorithm':35}{'updates/s':>10}{'ms':>8}{'of SB3 SAC':>12}")
     for name, values in rates.items():

@@ -91,7 +91,7 @@ def imported_by_pages() -> set[str]:
         f"{node.module}.{alias.name}"
         for node in imports
         for alias in node.names
-        if node.module.startswith("sb3_pmpo") and alias.name != "pretrained"  # a module
+        if (node.module or "").startswith("sb3_pmpo") and alias.name != "pretrained"  # a module
     }
 
 
