@@ -226,8 +226,10 @@ drop. In one seed of cartpole-swingup it fell from 871 to 333 by decision 1200. 
 delayed the drop: with `-params learning_starts:5000` the return was 868 at 4800 decisions and 134
 at 5600.
 
-The score is the mean return over 100 episodes with a 95% bootstrap interval of the episodes. The
-seed of the training run was the best of those that ran; the score's episodes took no part in that.
+The score is the mean return over 100 episodes with a 95% bootstrap interval of the episodes. Where
+several seeds were trained, the one with the best last evaluation ships; the score comes from other
+episodes. Budgets are small, 10k to 50k environment steps for most. A task of the suite has returns
+from 0 to 1000: where a score is below 300, the policy has only begun to learn its task.
 In a clone with the extra `benchmarks`, the command below a policy trains it again.
 The page is made by `python -m benchmarks.gallery page`, the policies by
 `python -m benchmarks.gallery pack`. `pretrained.about("{first}")` has versions, seed and command.
