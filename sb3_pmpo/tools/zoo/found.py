@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickletools
-import shlex
 import warnings
 import zipfile
 from pathlib import Path
@@ -124,18 +123,3 @@ def find_whole(*modules: ModuleType) -> None:
     for module in modules:
         vars(module)["get_model_path"] = find_model
         vars(module)["get_saved_hyperparams"] = saved_settings
-
-
-def say_what_next(folder: Path, algo: str, env_name: EnvironmentName) -> None:
-    """Print the commands that look at a run.
-
-    :param folder: of the run.
-    :param algo: the Zoo's name.
-    :param env_name: of the environment.
-    """
-    these = ["--algo", algo, "--env", env_name.gym_id, "-f", str(folder.parents[1])]
-    number = folder.name.removeprefix(f"{env_name}_")
-    which = ["--exp-id", number] if number.isdecimal() else []
-    print(f"Its returns:    sb3-pmpo enjoy {shlex.join([*these, *which])} --no-render")
-    print(f"Its video:      MUJOCO_GL=egl sb3-pmpo record {shlex.join([*these, *which])}")
-    print(f"Its curve:      sb3-pmpo plot {shlex.join(these)}")

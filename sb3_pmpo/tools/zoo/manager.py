@@ -41,7 +41,6 @@ from sb3_pmpo.tools.settings import (
     to_arguments,
 )
 from sb3_pmpo.tools.tensorboard import TensorBoardLayout, log_where_it_logged
-from sb3_pmpo.tools.zoo.found import say_what_next
 from sb3_pmpo.tools.zoo.resuming import (
     CannotResumeError,
     NotBegunError,
@@ -54,6 +53,7 @@ from sb3_pmpo.tools.zoo.spaces import setting_of
 from sb3_pmpo.tools.zoo.stopping import (
     INTERRUPTED,
     close_in_time,
+    say_what_next,
     sigterm_interrupts,
     uninterrupted,
 )

@@ -1,13 +1,16 @@
-"""Stopping a run: signals, and environments that do not answer."""
+"""The end of a run: signals, environments that do not answer, and what to do next."""
 
 from __future__ import annotations
 
+import shlex
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, NoReturn
 
+from huggingface_sb3 import EnvironmentName
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 #: The exit status of a run that Ctrl-C or SIGTERM stopped.
@@ -76,3 +79,18 @@ def _handled(handler: Callable[[int, Any], Any], *signals: signal.Signals) -> It
     finally:
         for each, before in previous.items():
             signal.signal(each, before)
+
+
+def say_what_next(folder: Path, algo: str, env_name: EnvironmentName) -> None:
+    """Print the commands that look at a run.
+
+    :param folder: of the run.
+    :param algo: the Zoo's name.
+    :param env_name: of the environment.
+    """
+    these = ["--algo", algo, "--env", env_name.gym_id, "-f", str(folder.parents[1])]
+    number = folder.name.removeprefix(f"{env_name}_")
+    which = ["--exp-id", number] if number.isdecimal() else []
+    print(f"Its returns:    sb3-pmpo enjoy {shlex.join([*these, *which])} --no-render")
+    print(f"Its video:      MUJOCO_GL=egl sb3-pmpo record {shlex.join([*these, *which])}")
+    print(f"Its curve:      sb3-pmpo plot {shlex.join(these)}")
