@@ -389,6 +389,8 @@ def test_from_a_policy_to_clips_to_the_command_that_learns(
     shown = [
         float(frame.mean()) for frame in (reader.lastread, *(reader.read_frame() for _ in "123"))
     ]
+    for pipe in (reader.proc.stdout, reader.proc.stderr):
+        pipe.close()  # moviepy leaves them open where ffmpeg has ended by itself
     reader.close()
     np.testing.assert_allclose(shown, [80, 100, 120, 140], atol=3)
     command = shlex.split(printed.rpartition("Learn from the answers with:")[2])
