@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -101,6 +101,7 @@ class Column:
 
 
 #: The column of a Box or of another plain space, or the columns of a Dict.
+T = TypeVar("T")
 Columns = Column | dict[str, Column]
 
 
@@ -131,8 +132,8 @@ def take(columns: Columns, rows: np.ndarray) -> Any:
     return map_columns(columns, lambda column: column.take(rows))
 
 
-def flat(columns: Columns) -> list[Column]:
-    """List the columns."""
+def flat(columns: dict[str, T] | T) -> list[T]:
+    """List the columns, or the arrays, of observations that may be a dictionary of them."""
     return list(columns.values()) if isinstance(columns, dict) else [columns]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 
-from sb3_pmpo.offline.columns import CHUNK, DatasetError
+from sb3_pmpo.offline.columns import CHUNK, DatasetError, flat
 from sb3_pmpo.offline.dataset import LabelledDataset
 from sb3_pmpo.offline.spaces import form
 
@@ -71,8 +71,7 @@ def _by_env(array: np.ndarray, order: np.ndarray) -> np.ndarray:
 
 def _differ(following: Any, seen: Any) -> np.ndarray:
     """Say of each row but the last whether what followed it is not what the next one saw."""
-    keys = seen if isinstance(seen, dict) else [None]
-    pairs = [(following, seen) if key is None else (following[key], seen[key]) for key in keys]
+    pairs = [*zip(flat(following), flat(seen), strict=True)]
     differ = np.zeros(len(pairs[0][0]) - 1, bool)
     for one, other in pairs:
         for start in range(0, len(differ), CHUNK):

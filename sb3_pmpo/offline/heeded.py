@@ -15,6 +15,7 @@ import numpy as np
 import torch as th
 
 from sb3_pmpo.core.samples import Candidates
+from sb3_pmpo.offline.columns import flat
 from sb3_pmpo.offline.dataset import Rows
 from sb3_pmpo.offline.run import Batch, Labelled, observe
 from sb3_pmpo.offline.tensors import to_policy_actions
@@ -101,8 +102,6 @@ class Fading:
 
 def _checksum(index: np.ndarray, rows: Rows, before: int) -> int:
     """Return that of the rows' numbers and of what was seen and done, which goes on from before."""
-    seen = rows.observations
-    parts = seen.values() if isinstance(seen, dict) else (seen,)
-    for values in (index, *parts, rows.actions):
+    for values in (index, *flat(rows.observations), rows.actions):
         before = zlib.crc32(np.ascontiguousarray(values).tobytes(), before)
     return before

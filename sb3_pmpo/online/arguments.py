@@ -18,6 +18,7 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_pmpo.online.exploration import NoiseFactory, pink_or_white_noise
+from sb3_pmpo.policies import NO_SDE
 
 C = TypeVar("C", bound=type)
 
@@ -195,15 +196,13 @@ def chosen_by_space(arguments: Mapping[str, Any], action_space: spaces.Space) ->
 
 
 _NO_ENTROPY = "there is no entropy bonus; the std's beta and std_min keep the policy wide"
-_NO_SDE = "noise that is correlated in time is exploration_noise"
 #: What SAC has and this family has not, and what does its work.
 _OF_SAC = {
     "ent_coef": _NO_ENTROPY,
     "target_entropy": _NO_ENTROPY,
     "target_update_interval": "the critic target moves by tau at each update",
-    "use_sde": _NO_SDE,
-    "sde_sample_freq": _NO_SDE,
-    "use_sde_at_warmup": _NO_SDE,
+    "sde_sample_freq": NO_SDE,
+    "use_sde_at_warmup": NO_SDE,
     "target_policy_noise": "the target bootstraps from the reference policy's own actions",
     "target_noise_clip": "the target bootstraps from the reference policy's own actions",
 }

@@ -132,16 +132,18 @@ def _from_here(name: str) -> str:
 # ---------------------------------------------------------------------- clips
 
 
-def _unanswered(folder: Path) -> Path:
-    """Return the first of ``folder``, ``folder_2``, ... in which there is something to be asked."""
-    for number in itertools.count(2):
-        if not (folder / INDEX).exists():
-            break
-        clips = read_clips(folder)
-        if len(clips.answers().answers) < len(clips.names):
-            break
-        folder = folder.with_name(f"{folder.name.removesuffix(f'_{number - 1}')}_{number}")
-    return folder
+def _unanswered(first: Path) -> Path:
+    """Return the first of ``first``, ``first_2``, ... in which there is something to be asked."""
+    later = (first.with_name(f"{first.name}_{number}") for number in itertools.count(2))
+    return next(folder for folder in itertools.chain([first], later) if not _is_answered(folder))
+
+
+def _is_answered(folder: Path) -> bool:
+    """Say whether there are clips, each with an answer."""
+    if not (folder / INDEX).exists():
+        return False
+    clips = read_clips(folder)
+    return len(clips.answers().answers) >= len(clips.names)
 
 
 def _find_or_make_clips(args: argparse.Namespace, folder: Path) -> ClipSet:
