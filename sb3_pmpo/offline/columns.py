@@ -100,8 +100,8 @@ class Column:
             self._mapping.madvise(mmap.MADV_DONTNEED)
 
 
-#: The column of a Box or of another plain space, or the columns of a Dict.
 T = TypeVar("T")
+#: The column of a Box or of another plain space, or the columns of a Dict.
 Columns = Column | dict[str, Column]
 
 
