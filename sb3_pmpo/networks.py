@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator
-from functools import cache
 from typing import Any, cast
 
 import numpy as np
@@ -237,7 +236,7 @@ class EnsembleQ(nn.Module):
         values = []
         for x in self._first_layer(features, actions, *first, together):
             for weight, bias, to in rest:
-                x = th.baddbmm(bias, self._activate(x).to(to), weight)
+                x = th.baddbmm(bias, self._activate(x, to), weight)
             values.append(x.unflatten(1, (-1, len(features))))
         joined = th.cat(values, dim=1)
         return joined if quantiles else joined.squeeze(-1)
@@ -265,14 +264,15 @@ class EnsembleQ(nn.Module):
         for lot in actions.split(together):
             yield th.baddbmm(state, lot.flatten(0, 1).expand(len(weight), -1, -1), of_action)
 
-    def _activate(self, x: th.Tensor) -> th.Tensor:
-        x = x.float()  # the CPU normalises and activates it faster
+    def _activate(self, x: th.Tensor, to: th.dtype) -> th.Tensor:
+        # Where bfloat16 is no faster than two casts, what is between two products is float32.
+        x = x.to(to if NORMALISES_BFLOAT16 else th.float32)
         if self.layer_norm:
             width = x.shape[-1]
             # torch's fast path on the CPU wants a weight and a bias, even of 1 and 0.
             affine = () if x.is_cuda else (x.new_ones(width), x.new_zeros(width))
             x = F.layer_norm(x, (width,), *affine)
-        return self.activation(x)
+        return self.activation(x).to(to)
 
 
 class GaussianHead(nn.Module):
@@ -339,17 +339,19 @@ class CategoricalHead(nn.Module):
         return Categorical(logits, self.sizes, self.low, self.spacing)
 
 
-@cache
+#: What this CPU does faster in bfloat16 than in float32. Before it had this function torch does not
+#: say, and float32 is right on every CPU.
+_CPU: dict[str, bool] = getattr(th.cpu, "get_capabilities", dict)()
+MULTIPLIES_BFLOAT16 = bool(_CPU.get("avx512_bf16") or _CPU.get("amx_bf16"))
+NORMALISES_BFLOAT16 = bool(_CPU.get("amx_bf16"))
+
+
 def fastest_dtype(device: th.device) -> th.dtype:
     """Return bfloat16 on a CPU whose matrix products are fast in it, else float32.
 
     On a GPU the casts cost more launches than the products of such networks gain.
     """
-    # Before it had this function torch does not say, and float32 is right on every CPU.
-    ask = getattr(th.cpu, "get_capabilities", dict)
-    capabilities: dict[str, bool] = ask() if device.type == "cpu" else {}
-    fast = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-    return th.bfloat16 if fast else th.float32
+    return th.bfloat16 if device.type == "cpu" and MULTIPLIES_BFLOAT16 else th.float32
 
 
 class LaggedCopy:

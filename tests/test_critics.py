@@ -18,6 +18,7 @@ from toys import DictToy, Guess, Toy, assert_equal, parameters, sample, small
 from sb3_pmpo import DPO, MPO, PMPO
 from sb3_pmpo.core.batch import Batch
 from sb3_pmpo.critics import CriticLoss, QuantileCritic, StateActionCritic
+from sb3_pmpo.networks import EnsembleQ
 
 
 class MeanSquaredCritic(StateActionCritic):
@@ -244,3 +245,25 @@ def test_weight_decay_does_not_depend_on_the_unit_of_the_returns(size: float) ->
     with th.no_grad():
         found = critic.score(th.zeros(24, 2), actions.unsqueeze(0))[0, :3] / size
     th.testing.assert_close(found, th.tensor([0.8, 1.0, 1.2]), atol=0.06, rtol=0.0)
+
+
+@pytest.mark.parametrize("normalises", [False, True])
+def test_an_ensemble_in_bfloat16_is_that_in_float32_but_for_rounding(
+    normalises: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On processors that normalise in bfloat16 and on those that do not, with the gradients."""
+    monkeypatch.setattr("sb3_pmpo.networks.NORMALISES_BFLOAT16", normalises)
+    th.manual_seed(0)
+    ensemble = EnsembleQ(5, 2, [64, 64], 2, n_quantiles=4)
+    features, actions = th.randn(32, 5), th.rand(3, 32, 2) * 2 - 1
+    values, gradients = [], []
+    for dtype in (th.float32, th.bfloat16):
+        ensemble.zero_grad()
+        value = ensemble(features, actions, dtype, quantiles=True)
+        assert value.dtype == th.float32
+        value.square().sum().backward()
+        values.append(value.detach())
+        gradients.append(th.cat([p.grad.flatten() for p in ensemble.parameters()]))
+    for exact, rounded in (values, gradients):
+        assert not exact.equal(rounded)
+        assert (rounded - exact).norm() < 0.02 * exact.norm()
