@@ -111,7 +111,7 @@ def test_tensorboards_curves(logs: Path, tmp_path: Path) -> None:
     assert set(data.env) == {CARTPOLE.replace("/", "-")}  # as the Zoo names the folder
     assert data.run.nunique() == 2
     q_values = run_plot(tmp_path, *tb, "--tag", "train/q_value")
-    assert np.isfinite(q_values["return"]).all()
+    assert np.isfinite(q_values["train/q_value"]).all()
     chosen = run_plot(tmp_path, *tb, "--algo", "pmpo", "--env", CARTPOLE)
     pd.testing.assert_frame_equal(chosen, data)
 
@@ -140,7 +140,10 @@ def test_a_sweeps_runs_and_the_zoos_are_drawn_alike(logs: Path, tmp_path: Path) 
     assert logged.steps.tolist() == [40, 80]
     assert logged["return"].tolist() == pytest.approx(data["return"].tolist())
     lengths = [*tensorboard, "--tag", "eval/mean_ep_length"]
-    assert run_plot(tmp_path, *lengths)["return"].tolist() == [200, 200]  # environment steps
+    assert run_plot(tmp_path, *lengths)["eval/mean_ep_length"].tolist() == [
+        200,
+        200,
+    ]  # environment steps
     assert logged[["algorithm", "env", "seed"]].drop_duplicates().values.tolist() == [
         ["pmpo", "Pendulum-v1", 5]
     ]

@@ -41,6 +41,8 @@ class Evaluation(EvalCallback):
         folder = best_model_save_path
         self._best_model = None if folder is None else Path(folder, "best_model.zip")
         self._unseen = 0
+        #: Of the episodes of the last evaluation.
+        self.last_returns: list[float] = []
 
     def _on_step(self) -> bool:
         if self.eval_freq <= 0 or self.n_calls % self.eval_freq != 0:
@@ -67,6 +69,7 @@ class Evaluation(EvalCallback):
 
     def _log_success_callback(self, locals_: dict[str, Any], globals_: dict[str, Any]) -> None:
         super()._log_success_callback(locals_, globals_)
+        self.last_returns = locals_["episode_rewards"]  # it grows until the evaluation ends
         if locals_["done"]:
             self._unseen = 0 if "episode" in locals_["info"] else self._unseen + 1
         if self._unseen == _MAX_UNSEEN:

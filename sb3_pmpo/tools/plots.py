@@ -75,12 +75,14 @@ def plot(arguments: Sequence[str]) -> int:
         table = args.output[0].with_suffix(".csv")
         for path in args.output:
             check_output(path, MARK)
-        check_output(table, ",".join(COLUMNS))
+        check_output(table, ",".join(COLUMNS[:-1]))
     except (NothingToPlotError, OutputError) as error:
         parser.error(str(error))
     table.parent.mkdir(parents=True, exist_ok=True)
+    tag = data.attrs.get("tag", TAGS[0])
+    named = {} if tag in TAGS else {"return": tag}
     with whole(table) as writing:
-        data.to_csv(writing, index=False)
+        data.rename(columns=named).to_csv(writing, index=False)
     figure = draw(data, data.attrs.get("x", "environment steps"), label, band=args.band)
     for path in args.output:
         save(figure, path)

@@ -154,10 +154,11 @@ SEARCHED = ("learning_rate", "gamma", "tau", "n_steps", "pessimism", "gradient_s
 
 
 def test_the_best_is_compared_with_the_setting_that_ships() -> None:
-    def told(*trials: tuple[float, list[float], bool]) -> str:
+    def told(*trials: tuple[float, list[float], bool], returns: Any = ([], [], [])) -> str:
         study = optuna.create_study(direction="maximize")
-        for value, values, is_default in trials:
-            attributes = {"values": values} | ({"default": True} if is_default else {})
+        for (value, values, is_default), episodes in zip(trials, returns, strict=False):
+            attributes: dict[str, Any] = {"values": values, "returns": episodes}
+            attributes |= {"default": True} if is_default else {}
             study.add_trial(optuna.trial.create_trial(value=value, user_attrs=attributes))
         return compare(study)
 
@@ -165,7 +166,9 @@ def test_the_best_is_compared_with_the_setting_that_ships() -> None:
     assert apart.startswith("+10 from the setting that ships (trial 0), 95% bootstrap interval [")
     low, high = (float(x) for x in apart.split("[")[1].split("]")[0].split(","))
     assert 7.0 < low < 10.0 < high < 13.0
-    assert "without an interval: --trial-seeds 3" in told((1.0, [1.0], True), (2.0, [2.0], False))
+    assert "of one episode each" in told((1.0, [1.0], True), (2.0, [2.0], False))
+    alone = told((1.0, [1.0], True), (2.0, [2.0], False), returns=[[0.0, 2.0], [1.0, 3.0]])
+    assert "interval [-1, 3] over the last episodes of one seed each" in alone
     assert "It is the setting that ships" in told((3.0, [3.0], True), (2.0, [2.0], False))
     assert "nothing to compare with" in told((3.0, [3.0], False))
 

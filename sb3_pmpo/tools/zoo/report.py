@@ -94,7 +94,7 @@ def unused(folder: Path, name: str) -> str:
 
 
 def compare(study: optuna.Study) -> str:
-    """Say how far the best trial is from the setting that ships, with an interval where it can be.
+    """Say how far the best trial is from the setting that ships, with an interval.
 
     :param study: with a complete trial.
     """
@@ -111,19 +111,23 @@ def compare(study: optuna.Study) -> str:
         return "It is the setting that ships (its trial): none that was tried is better."
     apart = (best.value or 0.0) - (default.value or 0.0)  # complete ones have a value
     said = f"{apart:+.6g} from the setting that ships (trial {default.number}"
-    ours, theirs = (trial.user_attrs.get("values", []) for trial in (best, default))
-    if min(len(ours), len(theirs)) < 2:
-        return (
-            f"{said}), of one seed each, so without an interval: --trial-seeds 3 gives one. The "
-            "best of many trials is partly luck."
-        )
+    luck = "The best of many trials is partly luck: train both on other seeds."
+    ours, theirs, over, few = _to_compare(best, default)
+    if few < 2:
+        return f"{said}), of one episode each, so without an interval. {luck}"
     low, high = interval_apart(np.array(ours), np.array(theirs))
-    few = min(len(ours), len(theirs))
-    narrow = f" (of {few} seeds, too narrow)" if few < ENOUGH else ""
-    return (
-        f"{said}), 95% bootstrap interval [{low:.6g}, {high:.6g}] over the seeds{narrow}. The best "
-        "of many trials is partly luck: train both on other seeds."
-    )
+    narrow = f" (of {few}, too narrow)" if few < ENOUGH else ""
+    return f"{said}), 95% bootstrap interval [{low:.6g}, {high:.6g}] over {over}{narrow}. {luck}"
+
+
+def _to_compare(*trials: Any) -> tuple[list[float], list[float], str, int]:
+    """Choose what two trials are compared by: their seeds, or the episodes of the one seed."""
+    ours, theirs = (trial.user_attrs.get("values", []) for trial in trials)
+    over = "the seeds"
+    if min(len(ours), len(theirs)) < 2:
+        ours, theirs = (trial.user_attrs.get("returns", []) for trial in trials)
+        over = "the last episodes of one seed each (seeds differ by more: --trial-seeds 3)"
+    return ours, theirs, over, min(len(ours), len(theirs))
 
 
 def count_trials(study: optuna.Study) -> None:

@@ -175,18 +175,21 @@ class TuningManager(Manager):
         values: list[float] = []
         for number in range(self._options.trial_seeds):
             try:
-                values.append(self._train_and_evaluate(trial, arguments, number, values))
+                returns = self._train_and_evaluate(trial, arguments, number, values)
+                values.append(float(np.mean(returns)))
             except BAD_TRIAL as error:
                 text = f"{type(error).__name__}: {error}"
                 trial.set_user_attr("error", text)
                 print(f"Trial {trial.number} is bad: {text}")
                 raise optuna.TrialPruned(text) from error
         trial.set_user_attr("values", values)
+        trial.set_user_attr("returns", returns)
         return lower_bound(values) if self._options.objective == "lcb" else float(np.mean(values))
 
     def _train_and_evaluate(
         self, trial: optuna.Trial, arguments: dict[str, Any], number: int, before: list[float]
-    ) -> float:
+    ) -> list[float]:
+        """Train one seed; return the returns of its last evaluation's episodes."""
         seed = int(
             np.random.SeedSequence([self.seed, trial.number, number]).generate_state(1)[0] >> 1
         )
@@ -215,7 +218,7 @@ class TuningManager(Manager):
             self._leave()
         if evaluation.is_pruned:
             raise optuna.TrialPruned
-        return float(evaluation.last_mean_reward)
+        return [float(value) for value in evaluation.last_returns]
 
     def _log_path(self, trial: int, seed: int) -> str | None:
         """Return where a seed's evaluations and best model go, as the Zoo has it for a trial."""
