@@ -113,6 +113,11 @@ class Actor(NormalisedFeatures, BoundedPolicy):
         """Name the parts of the distribution that can be fitted apart; one if there are none."""
         return self.head.parts
 
+    @property
+    def has_parts(self) -> bool:
+        """Whether it is a Gaussian, whose mean and std can be fitted apart."""
+        return len(self.parts) > 1
+
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | self._arguments
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch as th
 
+from sb3_pmpo.core.checks import check_number, check_positive
 from sb3_pmpo.core.e_step import Duals
 from sb3_pmpo.core.labels import top_k
 from sb3_pmpo.core.samples import Candidates
@@ -85,12 +86,22 @@ class Bandit:
         learning_rate: float = 0.05,
         std_init: float = 0.5,
     ) -> None:
-        _check(n_samples, reference_update_interval, learning_rate, std_init)
+        _check(
+            low,
+            high,
+            n_bins=n_bins,
+            n_samples=n_samples,
+            reference_update_interval=reference_update_interval,
+            learning_rate=learning_rate,
+            std_init=std_init,
+        )
         self.centre, self.half_width = (low + high) / 2, (high - low) / 2
-        self.objective, self.n_samples = objective, n_samples
-        self.interval, self.learning_rate = reference_update_interval, learning_rate
+        self.objective, self.n_samples = objective, int(n_samples)
+        self.interval, self.learning_rate = int(reference_update_interval), learning_rate
         self.n_iterations = 0
+        self._samples: th.Tensor | None = None  # those that were asked for
         start = (x0 - self.centre) / self.half_width
+        n_bins = None if n_bins is None else int(n_bins)
         self._refresh(_first_policy(start, n_bins, full_covariance, std_init))
 
     def _refresh(self, reference: Policy) -> None:
@@ -128,14 +139,22 @@ class Bandit:
 
     def ask(self) -> th.Tensor:
         """Draw the points ``[S, *B, A]`` to evaluate, in the function's units and its box."""
-        self._samples = self.reference.sample(self.n_samples)
-        return self._to_box(self._samples)
+        self._samples = samples = self.reference.sample(self.n_samples)
+        return self._to_box(samples)
 
     def tell(self, values: th.Tensor) -> None:
-        """Learn from the values ``[S, *B]`` of the points last asked for; lower is better."""
-        candidates = Candidates(
-            -values, self._samples, outside=self.reference.overshoot(self._samples)
-        )
+        """Learn from the values ``[S, *B]`` of the points last asked for; lower is better.
+
+        :raises ValueError: if no points were asked for, or for another number of values.
+        """
+        samples = self._samples
+        if samples is None or values.shape != samples.shape[:-1]:
+            wanted = "no" if samples is None else tuple(samples.shape[:-1])
+            raise ValueError(
+                f"values must be of the points of one ask(), {wanted} of them, got "
+                f"{tuple(values.shape)}: ask(), evaluate, tell()"
+            )
+        candidates = Candidates(-values, samples, outside=self.reference.overshoot(samples))
         step = self.n_iterations % self.interval
         self.optimizer.param_groups[0]["lr"] = self.learning_rate * (1.0 - step / self.interval)
         # The weights are 1: each run has its own gradient.
@@ -219,9 +238,9 @@ def minimize(
         else:
             th.default_generator.manual_seed(seed)
         search = Bandit(*map(th.from_numpy, (low, high, start)), **bandit)
-        if maxfev < search.n_samples:
-            raise ValueError(f"maxfev must be at least n_samples={search.n_samples}, got {maxfev}")
-        for _ in range(maxfev // search.n_samples):
+        hint = "it counts evaluations of the function, n_samples of them an iteration"
+        check_number("maxfev", maxfev, search.n_samples, math.inf, int, hint)
+        for _ in range(int(maxfev) // search.n_samples):
             points = search.ask().numpy()
             values = np.array([_evaluate(function, point) for point in points])
             search.tell(th.from_numpy(values))
@@ -273,16 +292,27 @@ def _first_policy(
     return FullGaussian(mean, std.diag_embed()) if full_covariance else DiagGaussian(mean, std)
 
 
-def _check(
-    n_samples: int, reference_update_interval: int, learning_rate: float, std_init: float
-) -> None:
-    if n_samples < 2:
-        raise ValueError(f"n_samples must be at least 2, got {n_samples}: the paper uses 4")
-    if reference_update_interval < 2:
+#: Name, lowest value, what it is.
+_COUNTS = (
+    ("n_samples", 2, "it counts the points of an iteration; the paper uses 4"),
+    (
+        "reference_update_interval",
+        2,
+        "a reference that is always the policy holds nothing; the paper uses 100",
+    ),
+    ("n_bins", 2, "it counts the values of a dimension; None is for a Gaussian"),
+)
+
+
+def _check(low: th.Tensor, high: th.Tensor, **given: Any) -> None:
+    """Refuse what a search cannot begin with, by name."""
+    if not (low < high).all() or not (low.isfinite() & high.isfinite()).all():
         raise ValueError(
-            f"reference_update_interval must be at least 2, got {reference_update_interval}: a "
-            "reference that is always the policy holds nothing; the paper uses 100"
+            f"low must be finite and below high in each dimension, got low={low.tolist()}, "
+            f"high={high.tolist()}"
         )
-    for name, value in (("learning_rate", learning_rate), ("std_init", std_init)):
-        if not (value > 0.0 and math.isfinite(value)):
-            raise ValueError(f"{name} must be finite and > 0, got {value}")
+    for name, least, hint in _COUNTS:
+        if given[name] is not None or name != "n_bins":
+            check_number(name, given[name], least, 1_000_000, int, hint)
+    check_positive("learning_rate", given["learning_rate"], "it is Adam's; 0.05 is usual")
+    check_positive("std_init", given["std_init"], "it is in half the width of the box")

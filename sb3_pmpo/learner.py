@@ -1,7 +1,8 @@
 """The update: critic step, policy step, lagged copies. It knows tensors, policies and optimisers.
 
-Where candidates and labels come from is the caller's business. Online control, the bandit, offline
-data and language models all move a policy by :func:`policy_step`.
+Where candidates and labels come from is the caller's business. Online control, the bandit and
+offline data move a policy by :func:`policy_step`. Language models share the losses; the step is
+that of TRL's trainer.
 
 Axes: N critics, K quantiles, S samples, B transitions, A action dimensions.
 """

@@ -89,7 +89,7 @@ class PMPOObjective:
     :param decoupled: fit mean and std apart (MPO's way) or together (the paper's).
     :param edge_barrier: >= 0, weight of :meth:`DiagGaussian.edge_barrier`; 0 for a mean without
         bounds.
-    :param rejected: share of the samples that the labeller rejects, in (0, 1], for the warning.
+    :param rejected: share of the samples that the labeller rejects, in [0, 1], for the warning.
     :raises ValueError: for a number out of its range, or a labeller that cannot be called.
     :warns UserWarning: if the KL's weight does not outweigh the push away from rejected samples.
     """
@@ -108,7 +108,9 @@ class PMPOObjective:
             check_alpha_beta(self.alpha, beta)
         hint = "it is the weight of the barrier that keeps the mean from the box's edge"
         check_number("edge_barrier", self.edge_barrier, 0.0, HEAVIEST, float, hint)
-        make_plain(self, "alpha", "beta_mean", "beta_std", "edge_barrier")
+        hint = "it is the share of the samples that the labeller rejects; 0.5 is a half"
+        check_number("rejected", self.rejected, 0.0, 1.0, float, hint)
+        make_plain(self, "alpha", "beta_mean", "beta_std", "edge_barrier", "rejected")
         if not callable(self.labeller):
             raise ValueError(
                 f"labeller must be callable, such as top_k(2), got {written(self.labeller)}: it "
@@ -215,16 +217,17 @@ class DPOObjective:
         return PolicyLoss(result.loss, metrics)
 
 
-def try_loss(loss: Callable[..., PairLoss], beta: float) -> None:
+def try_loss(loss: Callable[..., PairLoss], beta: float, device: th.device | str = "cpu") -> None:
     """Call a loss of pairs once on made-up samples of two states, so that a fault shows at once.
 
     :param loss: what is to be used in training.
     :param beta: its argument of that name.
+    :param device: where training calls it.
     :raises ValueError: if it cannot be called as :func:`sb3_pmpo.dpo_loss` can, or if
         what it returns is not a :class:`PairLoss` of the states.
     """
-    log_prob = th.zeros(2, 2)
-    pairs = best_worst()(Candidates(th.tensor([[1.0, 0.0], [0.0, 1.0]])))
+    log_prob = th.zeros(2, 2, device=device)
+    pairs = best_worst()(Candidates(th.eye(2, device=device)))
     with blaming(
         f"loss={written(loss)}", "give sb3_pmpo.dpo_loss, ipo_loss, or a function like them"
     ):
@@ -243,7 +246,7 @@ class MPOObjective:
     :param epsilon_kl: > 0, KL in nats that each dimension may have to the reference, by component.
     :param duals: a temperature ``action``, another ``penalty`` where there is a penalty, and
         multipliers for each component.
-    :raises ValueError: for an epsilon that is not above 0.
+    :raises ValueError: for an epsilon that is not above 0, or that has no dual.
     """
 
     epsilon: float
@@ -257,6 +260,15 @@ class MPOObjective:
             check_positive(f"epsilon_{part}", epsilon, "it is a KL in nats")
         if self.epsilon_penalty is not None:
             check_positive("epsilon_penalty", self.epsilon_penalty, "None is for no penalty")
+        wanted = {"action"} if self.epsilon_penalty is None else {"action", "penalty"}
+        lacking = wanted - set(self.duals.log_temperatures)
+        lacking |= set(self.epsilon_kl) - set(self.duals.log_multipliers)
+        if lacking:
+            raise ValueError(
+                f"duals must have a temperature or a multiplier for each epsilon, and lack "
+                f"{', '.join(sorted(lacking))}: make them with Duals(multipliers=..., "
+                "temperatures=...)"
+            )
         make_plain(self, "epsilon", "epsilon_penalty")
         plain = {part: float(epsilon) for part, epsilon in self.epsilon_kl.items()}
         object.__setattr__(self, "epsilon_kl", plain)

@@ -324,6 +324,8 @@ class PMPOPolicy(SavesAlone, BoundedPolicy):
             return  # SB3 asks before each action; asking every module takes long
         self.actor.set_training_mode(mode)
         self.critic.set_training_mode(mode)
+        for lagged in (self.reference_actor, self.critic_target):  # train() has switched them too
+            lagged.set_training_mode(False)
         self.training = mode
 
 

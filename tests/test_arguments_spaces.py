@@ -147,8 +147,9 @@ def test_images_that_are_refused(space: spaces.Space, policy_kwargs: Any, messag
 def test_vec_normalize_over_channel_last_images_names_the_remedy() -> None:
     env = DummyVecEnv([lambda: AnyEnv(BYTES, VECTOR)])
     kwargs: dict[str, Any] = {"policy_kwargs": {"normalize_images": False, "net_arch": [8]}}
-    with pytest.raises(ValueError, match=r"VecNormalize\(VecTransposeImage\(env\)\)"):
-        small(VecNormalize(env), "CnnPolicy", **kwargs)
+    for given in (kwargs, {}):
+        with pytest.raises(ValueError, match=r"VecNormalize\(VecTransposeImage\(env\)\)"):
+            small(VecNormalize(env, norm_obs=False), "CnnPolicy", **given)
     env = DummyVecEnv([lambda: AnyEnv(BYTES, VECTOR)])
     small(VecNormalize(VecTransposeImage(env)), "CnnPolicy", **kwargs).learn(25)
 

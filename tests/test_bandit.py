@@ -131,6 +131,18 @@ def test_the_first_step_is_the_analytic_gradient() -> None:
     assert search.parameters[0].item() == pytest.approx(0.05, rel=1e-4)
 
 
+def test_a_search_says_what_it_cannot_begin_with() -> None:
+    one = th.ones(1)
+    with pytest.raises(ValueError, match=r"low must be finite and below high .* low=\[1.0\]"):
+        Bandit(one, -one, 0 * one)
+    search = Bandit(-one, one, 0 * one)
+    with pytest.raises(ValueError, match=r"of one ask\(\), no of them"):
+        search.tell(th.zeros(4))
+    search.ask()
+    with pytest.raises(ValueError, match=r"\(4,\) of them, got \(3,\)"):
+        search.tell(th.zeros(3))
+
+
 def test_the_reference_is_refreshed_every_interval() -> None:
     ones = th.ones(2, dtype=th.float64)
     search = Bandit(-ones, ones, 0.3 * ones, reference_update_interval=10)
@@ -189,11 +201,15 @@ def test_the_seed_decides_and_the_global_generator_is_left_alone() -> None:
         ({"bounds": [(0.0, np.inf)]}, "bounds must be finite"),
         ({"bounds": [1.0, 2.0]}, "a .low, high. pair for each dimension"),
         ({"x0": (6.0, 0.0)}, "x0 must be a point in bounds"),
-        ({"maxfev": 3}, "maxfev must be at least n_samples=4, got 3"),
-        ({"n_samples": 1}, "n_samples must be at least 2, got 1"),
-        ({"reference_update_interval": 1}, "must be at least 2, got 1"),
-        ({"learning_rate": 0.0}, "learning_rate must be finite and > 0, got 0.0"),
-        ({"std_init": -1.0}, "std_init must be finite and > 0, got -1.0"),
+        ({"maxfev": 3}, "maxfev must be a whole number >= 4, got 3"),
+        ({"maxfev": 41.5}, "maxfev must be a whole number >= 4, got 41.5"),
+        ({"n_samples": 1}, "n_samples must be a whole number >= 2 .*, got 1"),
+        ({"n_bins": 1}, "n_bins must be a whole number >= 2 .*, got 1"),
+        ({"n_bins": 2.5}, "n_bins must be a whole number >= 2 .*, got 2.5"),
+        ({"reference_update_interval": 2.5}, "must be a whole number >= 2 .*, got 2.5"),
+        ({"learning_rate": 0.0}, "learning_rate must be > 0, got 0.0"),
+        ({"learning_rate": "a"}, "learning_rate must be a number .*, got 'a'"),
+        ({"std_init": -1.0}, "std_init must be a number >= 0.0, got -1.0"),
     ],
 )
 def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:

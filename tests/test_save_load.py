@@ -487,3 +487,45 @@ def test_a_file_of_another_algorithm_is_refused(saved: type, tmp_path: Path) -> 
     assert "algorithm" not in vars(mine)
     mine.save(tmp_path / "mine")
     assert isinstance(saved.load(tmp_path / "mine", device="cpu"), saved)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "error", "message"),
+    [
+        (PMPO, {"aplha": 0.9}, TypeError, "PMPO has no argument 'aplha': did you mean 'alpha'"),
+        (MPO, {"n_sample": 4}, TypeError, "MPO has no argument 'n_sample': did you mean"),
+        (PMPO, {"use_sde": True}, ValueError, "use_sde"),
+    ],
+)
+def test_load_refuses_what_the_constructor_refuses(
+    kind: type, given: dict[str, Any], error: type, message: str, tmp_path: Path
+) -> None:
+    kind("MlpPolicy", Toy(), buffer_size=10).save(tmp_path / "model.zip")
+    with pytest.raises(error, match=message):
+        kind.load(tmp_path / "model.zip", **given)
+    loaded = kind.load(tmp_path / "model.zip", stats_window_size=5)
+    with pytest.raises(ValueError, match=r"no environment to learn in: call set_env\(env\)"):
+        loaded.learn(10)
+    loaded.set_env(Toy())
+    assert loaded.learn(10).ep_info_buffer.maxlen == 5
+
+
+def test_another_environment_begins_its_own_returns() -> None:
+    """The unit of the critic is of its rewards, not of what the first one's episode had earned."""
+    model = PMPO("MlpPolicy", Toy(), buffer_size=100, learning_starts=1000)
+    model.learn(3)
+    model.discounted_returns[:] = 1e6
+    model.set_env(Toy())
+    model.learn(1, reset_num_timesteps=False)
+    assert model.discounted_returns < 1e3
+
+
+def test_dropout_leaves_the_targets_alone() -> None:
+    """``train()`` of torch reaches the lagged copies too; SB3's switch puts them back."""
+    policy = PMPO("MlpPolicy", Toy(), buffer_size=10).policy
+    policy.train()
+    policy.set_training_mode(False)
+    policy.set_training_mode(True)
+    assert policy.actor.training
+    assert not policy.reference_actor.training
+    assert not policy.critic_target.training

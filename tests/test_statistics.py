@@ -18,7 +18,9 @@ from toys import Toy, assert_equal, parameters, small
 from sb3_pmpo import PMPO
 from sb3_pmpo.networks import RunningMoments, has_absurd_readings
 from sb3_pmpo.offline import LabelledDataset
+from sb3_pmpo.online import statistics
 from sb3_pmpo.online.exploration import seed_of
+from sb3_pmpo.policies import MlpPolicy
 
 
 class Sign(gym.Env):
@@ -244,3 +246,14 @@ def test_a_return_that_no_float32_squares_is_refused() -> None:
     with pytest.raises(ValueError, match=r"discounted return of an episode .*1e\+16, got"):
         model.learn(10)
     assert model.policy.return_moments.var.isfinite().all()
+
+
+def test_pictures_are_not_gathered_for_statistics_that_nobody_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = model_of(Sign())
+    fill(model, 10)
+    monkeypatch.setattr(statistics, "_observations", None)  # of a large buffer a copy is GiBs
+    monkeypatch.setattr(MlpPolicy, "statistics_counts", (np.inf, 0.0))
+    model.complete_statistics()
+    assert model.policy.return_moments.count == 10

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 import torch as th
 from torch import nn
 
+from sb3_pmpo.core.checks import check_positive
+
 
 def boltzmann_weights(
     scores: th.Tensor, temperature: th.Tensor | float, weights: th.Tensor
@@ -74,6 +76,7 @@ class Duals(nn.Module):
     :param temperatures: initial value of each named temperature.
     :param learning_rate: of their Adam.
     :param runs: shape of independent problems that have duals of their own.
+    :raises ValueError: for a value or a rate that is not above 0.
     """
 
     BOUND = 18.0  # of the log values: within [1.5e-8, 6.6e7]
@@ -88,6 +91,9 @@ class Duals(nn.Module):
         runs: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
+        for name, value in (*multipliers.items(), *temperatures.items()):
+            check_positive(f"the first value of {name}", value, "its logarithm is learned")
+        check_positive("learning_rate", learning_rate, "it is of the duals' Adam; 1e-2 is usual")
         self.log_multipliers = nn.ParameterDict(
             {name: th.full((*runs, n_dims), math.log(value)) for name, value in multipliers.items()}
         )

@@ -2,7 +2,8 @@
 
 Axes: S samples, ``*B`` batch. What S is selects the setting, without a branch: sampled actions per
 state (control), samples (bandit, ``*B`` empty), the minibatch (offline), completions (language).
-:func:`~sb3_pmpo.learner.policy_step` reduces a loss to a number, once, with weights if it has any.
+:func:`~sb3_pmpo.learner.policy_step` reduces a loss to a number, once, with weights if it has any;
+for language models TRL's trainer takes the step.
 """
 
 from __future__ import annotations
@@ -42,6 +43,16 @@ def check_alpha_beta(alpha: float, beta: float) -> None:
     check_number("beta", beta, 0.0, HEAVIEST, float, "it is the weight of the KL")
 
 
+def least_beta(alpha: float, rejected: float) -> float:
+    """Return the weight from which on the KL holds against the rejections, for means per set.
+
+    :param alpha: in [0, 1], the weight of the accepted.
+    :param rejected: share of the samples that are rejected, in [0, 1].
+    :return: ``(1 - alpha) / rejected``; 0 where nothing is rejected.
+    """
+    return (1.0 - alpha) / rejected if rejected else 0.0
+
+
 def instability(
     alpha: float,
     beta: float,
@@ -60,7 +71,7 @@ def instability(
 
     :param alpha: in [0, 1], the weight of the accepted.
     :param beta: >= 0, the weight of the KL.
-    :param rejected: p, in (0, 1]; samples that are neither accepted nor rejected count as others.
+    :param rejected: p, in [0, 1]; samples that are neither accepted nor rejected count as others.
     :param fixed_variance: only the mean of a Gaussian is fitted, and accepted and rejected weigh
         the same in each state, 1 at most; then all that counts is that ``beta > 1 - 2 * alpha``.
         From ``alpha=0.5`` on they may weigh any number.
@@ -70,7 +81,7 @@ def instability(
     if fixed_variance:
         safe, bound = beta > 1.0 - 2.0 * alpha, f"not above 1 - 2 * alpha = {1.0 - 2.0 * alpha}"
     else:
-        least = (1.0 - alpha) / rejected
+        least = least_beta(alpha, rejected)
         safe = beta >= least or math.isclose(beta, least)
         rule = "2 * (1 - alpha)" if rejected == 0.5 else f"(1 - alpha) / {rejected:.3g}"
         bound = f"below {rule} = {least:.4g}"
@@ -113,8 +124,10 @@ def pmpo_loss(
     :param alpha: in [0, 1], the weight of the accepted; the rejected weigh ``1 - alpha``.
     :param beta: >= 0, the weight of the KL.
     :return: the loss and its terms, ``[*B]``.
-    :raises ValueError: if ``kl`` has not the batch shape of ``log_prob``.
+    :raises ValueError: for a weight out of its range, or if ``kl`` has not the batch shape of
+        ``log_prob``.
     """
+    check_alpha_beta(alpha, beta)
     if kl.shape != log_prob.shape[1:]:
         raise ValueError(
             f"kl must have the batch shape {tuple(log_prob.shape[1:])} of log_prob [S, *B], got "

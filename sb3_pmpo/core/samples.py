@@ -47,6 +47,11 @@ class Candidates:
     def __post_init__(self) -> None:
         if self.weights is None:
             object.__setattr__(self, "weights", uniform_weights(self.scores))
+        elif self.weights.shape != self.scores.shape:
+            raise ValueError(
+                f"weights must have the shape {tuple(self.scores.shape)} of the scores, got "
+                f"{tuple(self.weights.shape)}: they sum to 1 over the samples of each state"
+            )
         if not self.n_samples:
             object.__setattr__(self, "n_samples", len(self.scores))
 

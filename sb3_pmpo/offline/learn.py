@@ -60,7 +60,7 @@ def learn_from_labels(
     )  # fmt: skip
     learner.adapt()
     learner.steps.fit_normaliser()
-    new = model.n_updates == 0
+    new = model.n_updates == 0 and not model.has_given_weights
     if kl == "reference" and (new or loop.reset_num_timesteps):
         default = loop.gradient_steps if new else 0
         steps = default if clone_steps is None else int(clone_steps)
@@ -149,7 +149,7 @@ class LabelLearner:
 
     def _choose(self, labels: Labels) -> LabelWeights:
         model = self.model
-        has_parts = self.kl == "reference" and model.decoupled and len(model.actor.parts) > 1
+        has_parts = self.kl == "reference" and model.decoupled and model.actor.has_parts
         weights = choose_weights(
             labels, *self._given, otherwise=model.alpha, normalise=self.normalise,
             n_parts=2 if has_parts else 1,
@@ -191,7 +191,7 @@ def make_objective(
     model: Any, weights: LabelWeights, *, kl: str, normalise: Normalisation
 ) -> LabelObjective:
     """Make the objective that a model's arguments and these weights ask for."""
-    has_parts = len(model.actor.parts) > 1
+    has_parts = model.actor.has_parts
     return LabelObjective(
         weights.alpha,
         weights.betas,

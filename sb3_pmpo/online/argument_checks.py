@@ -133,6 +133,8 @@ def check_arguments(model: OffPolicyAlgorithm) -> None:
         raise ValueError("env must be an environment or a registered name, got None: give one")
     given.update(chosen_by_space(given, model.action_space))
     _check_numbers(given)
+    if given["use_sde"]:  # as load() may be asked for
+        raise ValueError(NO_SDE)
     _check_rates(given)
     given["train_freq"] = _checked_train_freq(model.train_freq, model.n_envs)
     check_observation_space(model.observation_space)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypedDict, TypeVar, get_type_hints
 
 import torch as th
@@ -213,11 +213,24 @@ def with_defaults(given: Mapping[str, Any], algorithm: type) -> dict[str, Any]:
 
     :raises TypeError: for a name that is none of the algorithm's arguments, with the closest one.
     """
+    check_names(given, algorithm, known=DEFAULTS)
+    return {**DEFAULTS, **given}
+
+
+def check_names(given: Collection[str], algorithm: type, *, known: Collection[str]) -> None:
+    """Refuse names that are no arguments of an algorithm.
+
+    :param given: the names.
+    :param algorithm: of whose constructor they are.
+    :param known: names that are taken in any case.
+    :raises TypeError: naming it and the closest argument.
+    """
+    parameters = inspect.signature(algorithm).parameters
+    takes_more = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    arguments = [name for name in parameters if name[0] != "_"]
     for name in given:
-        if name not in DEFAULTS:
-            known = [key for key in inspect.signature(algorithm).parameters if key[0] != "_"]
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(known)}"
+        if not (takes_more or name in known or name in parameters):
+            close = difflib.get_close_matches(name, arguments, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(arguments)}"
             hint = _OF_SAC.get(name, hint)
             raise TypeError(f"{algorithm.__name__} has no argument {name!r}: {hint}")
-    return {**DEFAULTS, **given}

@@ -40,7 +40,8 @@ _said: set[str] = set()
 def save(model: Any, folder: str | Path, files: Mapping[str, Path]) -> Checkpoint:
     """Write a checkpoint of a model; see :meth:`sb3_pmpo.PMPO.save_checkpoint`."""
     normaliser = model.get_vec_normalize_env()
-    feedback = {} if model._labels is None else {FEEDBACK: model._labels.save}
+    labels = model.given_labels
+    feedback = {} if labels is None else {FEEDBACK: labels.save}
     items = {
         "attributes": {name: vars(model)[name] for name in _ATTRIBUTES},
         "random": random_state(model),

@@ -54,5 +54,5 @@ class DPO(OffPolicyMPO):
         """Build the objective, which checks ``beta`` and ``loss``."""
         loss = as_object("loss", self.loss)
         objective = DPOObjective(self.beta, loss)
-        try_loss(loss, objective.beta)
+        try_loss(loss, objective.beta, self.device)
         return objective

@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.base_class import maybe_make_env
+from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
@@ -41,6 +42,13 @@ def checked_env(env: Any, verbose: int) -> GymEnv | None:
     if isinstance(env, VecEnv):
         normalize = unwrap_vec_normalize(env)
         check_vec_normalize(normalize)
+        if normalize is not None and _has_channels_last(env.observation_space):
+            raise ValueError(
+                "VecNormalize must be outside of what puts an image's channels first, got "
+                f"{env.observation_space}: SB3 would do it outside, and what VecNormalize keeps "
+                "would not fit the buffer; write VecNormalize(VecTransposeImage(env)), of "
+                "stable_baselines3.common.vec_env"
+            )
         if normalize is not None and normalize.observation_space != env.observation_space:
             raise ValueError(
                 f"VecNormalize must be outside of what changes its observations, got {env!r}: its "
@@ -48,6 +56,17 @@ def checked_env(env: Any, verbose: int) -> GymEnv | None:
                 "way round, such as VecNormalize(VecFrameStack(env, 2))"
             )
     return env
+
+
+def _has_channels_last(space: gym.Space) -> bool:
+    """Say whether some observation is an image that SB3 will transpose."""
+    parts = space.spaces.values() if isinstance(space, gym.spaces.Dict) else [space]
+    return any(
+        isinstance(part, gym.spaces.Box)
+        and is_image_space(part)
+        and not is_image_space_channels_first(part)
+        for part in parts
+    )
 
 
 def remedy_for(env: Any) -> str:

@@ -25,9 +25,14 @@ class CheckedLearn(OffPolicyAlgorithm):
         """Learn in the environment, as SB3's algorithms do; their documentation has the arguments.
 
         :raises TypeError: for an argument of the wrong kind.
-        :raises ValueError: for a number that is out of range.
+        :raises ValueError: for a number that is out of range, or if there is no environment.
         """
         check_count("total_timesteps", total_timesteps, 0)
+        if self.env is None:
+            raise ValueError(
+                "the model has no environment to learn in: call set_env(env), or load it with "
+                "load(path, env=env)"
+            )
         check_callback(callback)
         if log_interval is not None:
             check_count("log_interval", log_interval, 1)

@@ -84,7 +84,7 @@ class MPO(OffPolicyMPO):
             "joint": self.epsilon_policy,
         }
         epsilon_kl = {part: bounds[part] for part in self.actor.parts}
-        penalised = len(epsilon_kl) > 1 and self.epsilon_penalty is not None
+        penalised = self.actor.has_parts and self.epsilon_penalty is not None
         temperatures = ("action", "penalty") if penalised else ("action",)
         duals = Duals(
             multipliers={name: INITIAL_MULTIPLIER[name] for name in epsilon_kl},

@@ -104,6 +104,7 @@ class OffPolicyMPO(WatchedCollecting):
         self._reference_age = 0.0
         self.stored_steps = 0  # as num_timesteps, of which the last may not be stored yet
         self.policy_held_until = 0  # steps in which the critics alone learn
+        self.has_given_weights = False  # of a policy that was learned elsewhere
 
     @abstractmethod
     def _make_objective(self) -> Objective:
@@ -150,7 +151,7 @@ class OffPolicyMPO(WatchedCollecting):
         self._awaits_step, self._given = False, ()
         self.statistics_due = True
         self._feedback: FeedbackSteps | None = None
-        self._labels: FeedbackBuffer | None = None  # those of the last learn()
+        self.given_labels: FeedbackBuffer | None = None  # those of the last learn()
 
     n_updates = property(lambda self: self._n_updates, doc="Updates of the critics so far.")
 
@@ -176,6 +177,7 @@ class OffPolicyMPO(WatchedCollecting):
         buffer = self.replay_buffer
         if buffer is not None and (force_reset or self.env is not before):
             close_open_episodes(buffer)
+            self.forget_episodes()
         if isinstance(buffer, HerReplayBuffer):
             buffer.env = cast(VecEnv, self.env)
 

@@ -18,6 +18,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from sb3_pmpo.core.e_step import Duals
 from sb3_pmpo.files import whole_stream
 from sb3_pmpo.online import checkpoints
+from sb3_pmpo.online.arguments import check_names
 from sb3_pmpo.online.env_checks import was_moved
 from sb3_pmpo.online.learning import CheckedLearn
 from sb3_pmpo.online.statistics import complete_statistics
@@ -35,7 +36,7 @@ _MADE = (
     "noise",
     "metrics",
     "_feedback",
-    "_labels",
+    "given_labels",
     "label_rng",
     "label_log_probs",
     "label_check",
@@ -58,6 +59,7 @@ class Persistent(CheckedLearn):
     replay_buffer: ReplayBuffer
     duals: Duals | None
     stored_steps: int
+    has_given_weights: bool
     noise: Any
     _left_at: tuple[Any, ...] | None
 
@@ -103,12 +105,16 @@ class Persistent(CheckedLearn):
         :param print_system_info: of the system that saved it.
         :param force_reset: reset the environment before learning goes on.
         :param trust: load any pickle that the file holds.
-        :param kwargs: arguments to change.
+        :param kwargs: arguments of the constructor to change.
+        :raises TypeError: for a name that is none of them.
         :raises sb3_pmpo.storage.pickles.UntrustedFileError: for a pickle that you did not write and
             that is not known to be harmless.
         """
         file = ModelFile(path, custom_objects, trust=trust)
         cls._check_algorithm(path, file.items.pop(_ALGORITHM, None))
+        check_names(kwargs, cls, known=file.items)
+        if "stats_window_size" in kwargs:  # the attribute that SB3 makes of it
+            kwargs["_stats_window_size"] = kwargs.pop("stats_window_size")
         try:
             model = super().load(
                 file.content, env, device, file.items, print_system_info, force_reset, **kwargs
@@ -120,7 +126,18 @@ class Persistent(CheckedLearn):
             ) from error
 
         vars(model).pop(_ALGORITHM, None)  # SB3 makes an attribute of whatever a file has
+        model.has_given_weights = file.items.get("has_given_weights", False)
         return model
+
+    def set_parameters(
+        self,
+        load_path_or_dict: str | dict[str, Any],
+        exact_match: bool = True,
+        device: th.device | str = "auto",
+    ) -> None:
+        """Set as SB3 does: the weights are no longer the first ones, though no step was taken."""
+        super().set_parameters(load_path_or_dict, exact_match, device)
+        self.has_given_weights = True
 
     @classmethod
     def _check_algorithm(cls, path: Any, name: Any) -> None:
@@ -157,9 +174,12 @@ class Persistent(CheckedLearn):
     def begin_new_episodes(self) -> None:
         """Let the next step reset the environments; what was open in the buffer ends."""
         close_open_episodes(self.replay_buffer)
-        if self._last_obs is None:
-            return
-        self._last_obs = None
+        if self._last_obs is not None:
+            self._last_obs = None
+            self.forget_episodes()
+
+    def forget_episodes(self) -> None:
+        """Begin returns and noise anew, as the environments do."""
         self.discounted_returns = np.zeros(self.n_envs)
         if self.noise is not None:
             for env in range(self.n_envs):

@@ -19,7 +19,7 @@ from sb3_pmpo.core.labels import (
     top_k,
     try_labeller,
 )
-from sb3_pmpo.core.losses import check_alpha_beta
+from sb3_pmpo.core.losses import check_alpha_beta, least_beta
 from sb3_pmpo.core.samples import Normalisation, mean_over_samples
 from sb3_pmpo.feedback.buffer import FeedbackBuffer
 from sb3_pmpo.feedback.learn import FeedbackSteps
@@ -124,7 +124,7 @@ class PMPO(OffPolicyMPO):
 
     def _make_objective(self) -> PMPOObjective:
         """Choose labeller and KL weights where none are given, and try the labeller."""
-        has_parts = len(self.actor.parts) > 1
+        has_parts = self.actor.has_parts
         wanted = check_flag("decoupled", self.decoupled, "True fits mean and std apart")
         decoupled = wanted and has_parts
         labeller = as_object("labeller", self.labeller)
@@ -138,7 +138,7 @@ class PMPO(OffPolicyMPO):
         beta: Any = self.beta
         if beta is None:
             gaussian = ADVANTAGE_BETA if decoupled and is_balanced(labeller) else GAUSSIAN_BETA
-            least = 0.0 if decoupled else (1.0 - self.alpha) / rejected
+            least = 0.0 if decoupled else least_beta(self.alpha, rejected)
             usual = gaussian if has_parts else (CATEGORICAL_BETA,) * 2
             beta = fitting_beta(self.alpha, usual, least)
         pair = beta if isinstance(beta, (tuple, list)) else (beta, beta)
@@ -202,7 +202,7 @@ class PMPO(OffPolicyMPO):
                 "learning in an environment give buffer_size to from_spaces, or to PMPO.load",
                 stacklevel=2,
             )
-        self._feedback, self._labels = None, feedback
+        self._feedback, self.given_labels = None, feedback
         if feedback is not None:
             self.label_rng = None if reset_num_timesteps else self.label_rng
             self._feedback = FeedbackSteps(self, feedback, feedback_alpha)
@@ -272,7 +272,7 @@ class PMPO(OffPolicyMPO):
         loop = Loop(
             gradient_steps, callback, log_interval, progress_bar, reset_num_timesteps, tb_log_name
         )
-        self._labels = dataset if isinstance(dataset, FeedbackBuffer) else None
+        self.given_labels = dataset if isinstance(dataset, FeedbackBuffer) else None
         learn_from_labels(
             self,
             dataset,
@@ -302,7 +302,9 @@ class PMPO(OffPolicyMPO):
 
         :param feedback: may grow meanwhile.
         :param gradient_steps: of the policy.
-        :param kl: ``"reference"`` holds the policy to what it is now, in closed form.
+        :param kl: ``"reference"`` holds the policy to what it is now, in closed form and with the
+            weight ``beta``. From acceptances alone ``beta`` is 0, which is cloning: give 1 or more,
+            and the policy stays what it is where nothing was accepted.
         :param tb_log_name: of the run in TensorBoard's folder.
         :param arguments: the others of :meth:`learn_offline`, such as ``alpha``, ``callback`` and
             ``reference_interval``; ``clone_steps`` is 0 if it is not given.

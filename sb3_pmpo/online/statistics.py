@@ -5,6 +5,7 @@ Axes: T entries of the buffer, E environments.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,6 @@ def complete_statistics(
     if buffer.size() == 0:
         return
     rows = _newest(buffer)
-    observations = _observations(buffer, rows, env)
     stored = buffer.size() * buffer.n_envs
 
     def may_change(count: float) -> bool:
@@ -52,9 +52,10 @@ def complete_statistics(
     of_observations, of_returns = policy.statistics_counts
     if min(of_observations, of_returns) < stored:  # filled elsewhere
         check_stored_values(buffer)
-    wrong = of_observations < stored or policy.sees_absurd_readings(observations)
-    if wrong and may_change(of_observations):
-        policy.begin_observations_anew(observations)
+    if may_change(of_observations) and of_observations < math.inf:  # else none is normalised
+        observations = _observations(buffer, rows, env)
+        if of_observations < stored or policy.sees_absurd_readings(observations):
+            policy.begin_observations_anew(observations)
     if of_returns < stored and may_change(of_returns):
         policy.begin_returns_anew(_returns(buffer, rows, gamma, env).reshape(-1))
 

@@ -215,3 +215,4 @@ def _put(model: OffPolicyMPO, file: PretrainedFile) -> None:
     for prefix, modules in parts.items():
         for module in modules:
             module.load_state_dict(states[prefix])
+    model.has_given_weights = True

@@ -22,9 +22,10 @@ class Prioritized(Chooses):
 
     ``p_i`` is the TD error that the transition had when it was last replayed, plus ``epsilon``. A
     transition not replayed yet has the greatest priority so far. What this does to the expected
-    update is undone by the importance weights ``w_i = (N P(i))^-beta / max_j w_j``, with the
-    maximum over the batch. Undone in part, that is: beta grows over the training from its first
-    value to 1, as the paper has it, since the bias matters the most at the end.
+    update of the critics is undone by the importance weights ``w_i = (N P(i))^-beta / max_j w_j``,
+    with the maximum over the batch. Undone in part, that is: beta grows over the training from its
+    first value to 1, as the paper has it, since the bias matters the most at the end. The policy's
+    steps have no such weights: it improves more often where the critics were wrong.
 
     :param args: of SB3's class.
     :param alpha: how far priorities count, in [0, 1]; 0 draws uniformly.

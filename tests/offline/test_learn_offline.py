@@ -528,3 +528,14 @@ def test_a_new_model_makes_its_reference_where_it_counts_on_too() -> None:
     reference = model.reference_actor.distribution(seen).mean.item()
     cloned = model_for(data).learn_offline(data, 1, kl="reference", clone_steps=300)
     assert reference == cloned.reference_actor.distribution(seen).mean.item()
+
+
+def test_weights_that_were_given_are_the_reference() -> None:
+    """No step was taken with them here, and yet they are no first weights to be cloned over."""
+    data = bandit()
+    learned = model_for(data).learn_offline(data, 200)
+    given = model_for(data)
+    given.set_parameters(learned.get_parameters())
+    before = parameters(given.actor)
+    given.learn_offline(data, 1, kl="reference")
+    assert_equal(parameters(given.reference_actor), before)

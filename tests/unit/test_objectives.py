@@ -14,11 +14,13 @@ import torch as th
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sb3_pmpo.core.e_step import Duals
 from sb3_pmpo.core.labels import top_k
+from sb3_pmpo.core.losses import least_beta
 from sb3_pmpo.core.samples import Candidates, Preference, from_masks
 from sb3_pmpo.distributions import DiagGaussian
 from sb3_pmpo.learner import policy_step
-from sb3_pmpo.objectives import PMPOObjective
+from sb3_pmpo.objectives import MPOObjective, PMPOObjective
 
 SETTINGS = settings(max_examples=30, deadline=None, derandomize=True)
 SHAPES = {
@@ -603,3 +605,21 @@ class TestConvergence:
             interval=25,
         )
         assert (policy.mean - optima).abs().max() < 0.1
+
+
+def test_a_labeller_that_rejects_nothing_needs_no_kl() -> None:
+    labeller = top_k(2)
+    assert least_beta(0.25, 0.0) == 0.0
+    PMPOObjective(0.5, 0.0, 0.0, labeller, decoupled=False, rejected=0.0)  # no warning either
+    with pytest.raises(ValueError, match=r"rejected must be a number >= 0.0 and <= 1.0, got 1.5"):
+        PMPOObjective(0.5, 1.0, 1.0, labeller, rejected=1.5)
+
+
+def test_what_an_objective_lacks_is_said_when_it_is_made() -> None:
+    duals = Duals(multipliers={"mean": 1.0}, n_dims=1, temperatures={}, learning_rate=0.1)
+    with pytest.raises(ValueError, match=r"duals must have .* lack action, std"):
+        MPOObjective(0.1, None, {"mean": 0.1, "std": 0.1}, duals)
+    with pytest.raises(ValueError, match=r"first value of mean must be .* got -1.0"):
+        Duals(multipliers={"mean": -1.0}, n_dims=1, temperatures={}, learning_rate=0.1)
+    with pytest.raises(ValueError, match=r"weights must have the shape \(2,\) of the scores"):
+        Candidates(th.zeros(2), weights=th.ones(3) / 3)
