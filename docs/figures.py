@@ -1,7 +1,7 @@
 """Draw the figures of the documentation: ``python docs/figures.py``.
 
-``alpha.png`` and ``beta.png`` are computed by the package's own losses, ``beside-sac.png`` from the
-committed rows of the development set and of the peers.
+``alpha.png`` and ``beta.png`` are computed by the package's own losses, ``beside-sac.png`` and
+``peers.png`` from the committed rows of the development set and of the peers.
 """
 
 from __future__ import annotations
@@ -133,6 +133,45 @@ def draw_beside_sac(path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+#: How the documentation names what the suite of peers has.
+PEERS = {
+    "PMPO": "PMPO",
+    "SAC": "SB3 SAC",
+    "TQC": "sb3-contrib TQC",
+    "CrossQ": "sb3-contrib CrossQ",
+    "SBX-SAC": "SBX SAC",
+    "SBX-CrossQ": "SBX CrossQ",
+    "SBX-SAC-SimBa": "SBX SAC, SimBa",
+}
+
+
+def draw_peers(path: Path) -> None:
+    """Draw one run of each peer on walker-walk, against steps and against its minutes.
+
+    The minutes of 100k steps are those of ``benchmarks.minutes``, where the algorithms take turns:
+    the runs themselves had company.
+    """
+    minutes = pd.read_csv(RUNS.parent / "minutes.csv").groupby("algorithm").minutes_of_100k.median()
+    figure = Figure(figsize=(7.2, 3.2), layout="constrained")
+    axes: Any = figure.subplots(1, 2, sharey=True)
+    for number, (name, label) in enumerate(PEERS.items()):
+        file = RUNS / "peers" / f"{name}__walker-walk__0.csv"
+        if not file.exists():
+            continue
+        run = pd.read_csv(file)
+        for axis, x in zip(
+            axes, (run.steps / 1e3, run.steps / 1e5 * float(minutes[name])), strict=True
+        ):
+            axis.plot(x, run.return_mean, color=f"C{number}", label=label)
+            axis.grid(alpha=0.3)
+    axes[0].set(xlabel="environment steps, thousands", ylabel="return on walker-walk, one run")
+    axes[1].set(xlabel="minutes of training, one thread", xscale="log", ylim=(0, 1000))
+    axes[1].set_xticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
+    axes[1].minorticks_off()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    figure.savefig(path, dpi=110)
+
+
 def main() -> None:
     """Draw all."""
     th.manual_seed(0)
@@ -140,6 +179,7 @@ def main() -> None:
     draw_alpha(IMAGES / "alpha.png")
     draw_beta(IMAGES / "beta.png")
     draw_beside_sac(IMAGES / "beside-sac.png")
+    draw_peers(IMAGES / "peers.png")
 
 
 if __name__ == "__main__":
