@@ -303,6 +303,12 @@ class PMPOPolicy(SavesAlone, BoundedPolicy):
         return False
 
     @property
+    def statistics_keys(self) -> list[str]:
+        """Which parts of a dict of observations are normalised."""
+        normaliser = self.normaliser
+        return normaliser.keys if isinstance(normaliser, ObservationNormaliser) else []
+
+    @property
     def statistics_counts(self) -> tuple[float, float]:
         """How many observations and returns the statistics are of.
 

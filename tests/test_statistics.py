@@ -13,7 +13,7 @@ from gymnasium import spaces
 from scipy.signal import lfilter
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv
-from toys import Toy, assert_equal, parameters, small
+from toys import DictToy, Toy, assert_equal, parameters, small
 
 from sb3_pmpo import PMPO
 from sb3_pmpo.networks import RunningMoments, has_absurd_readings
@@ -257,3 +257,12 @@ def test_pictures_are_not_gathered_for_statistics_that_nobody_takes(
     monkeypatch.setattr(MlpPolicy, "statistics_counts", (np.inf, 0.0))
     model.complete_statistics()
     assert model.policy.return_moments.count == 10
+
+
+def test_of_a_dict_only_the_vectors_are_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small(DictToy(Toy()), policy="MultiInputPolicy", learning_starts=100).learn(20)
+    model.policy.normaliser.moments[0].count.fill_(0)
+    seen: list[set[str]] = []
+    monkeypatch.setattr(MlpPolicy, "begin_observations_anew", lambda _, of: seen.append({*of}))
+    model.complete_statistics()
+    assert seen == [{"vector"}]

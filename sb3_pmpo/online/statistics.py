@@ -6,6 +6,7 @@ Axes: T entries of the buffer, E environments.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,7 @@ def complete_statistics(
     if min(of_observations, of_returns) < stored:  # filled elsewhere
         check_stored_values(buffer)
     if may_change(of_observations) and of_observations < math.inf:  # else none is normalised
-        observations = _observations(buffer, rows, env)
+        observations = _observations(buffer, rows, env, policy.statistics_keys)
         if of_observations < stored or policy.sees_absurd_readings(observations):
             policy.begin_observations_anew(observations)
     if of_returns < stored and may_change(of_returns):
@@ -66,13 +67,18 @@ def _newest(buffer: ReplayBuffer) -> np.ndarray:
     return (buffer.pos - size + np.arange(size)) % buffer.buffer_size
 
 
-def _observations(buffer: ReplayBuffer, rows: np.ndarray, env: VecNormalize | None) -> Any:
+def _observations(
+    buffer: ReplayBuffer, rows: np.ndarray, env: VecNormalize | None, keys: Collection[str]
+) -> Any:
+    """Copy the observations of the rows; of a dict those that are needed, as pictures are large."""
+
     def flat(stored: np.ndarray) -> np.ndarray:
         return stored[rows].reshape(-1, *stored.shape[2:])
 
     stored: Any = buffer.observations
     if isinstance(stored, dict):
-        seen: Any = {key: flat(value) for key, value in stored.items()}
+        needed = {*keys, *(getattr(env, "norm_obs_keys", None) or ())}
+        seen: Any = {key: flat(value) for key, value in stored.items() if key in needed}
     else:
         seen = flat(stored)
     return seen if env is None else env.normalize_obs(seen)
