@@ -38,6 +38,7 @@ class Column:
             f"{name} must be an array of numbers, got an array of Python objects: its rows "
             "have different shapes, or are None; give every row one shape"
         )
+        refuse_masked(array, name)
         try:
             self.array = np.asarray(array) if not isinstance(array, np.ndarray) else array
         except ValueError as error:
@@ -135,6 +136,19 @@ def take(columns: Columns, rows: np.ndarray) -> Any:
 def flat(columns: dict[str, T] | T) -> list[T]:
     """List the columns, or the arrays, of observations that may be a dictionary of them."""
     return list(columns.values()) if isinstance(columns, dict) else [columns]
+
+
+def refuse_masked(array: Any, name: str) -> None:
+    """Refuse what hides some of its values: the arrays below a mask are learned from else.
+
+    :raises DatasetError: if a value is masked, also in one of a list of arrays.
+    """
+    for part in array if isinstance(array, (list, tuple)) else [array]:
+        if isinstance(part, np.ma.MaskedArray) and np.ma.is_masked(part):
+            raise DatasetError(
+                f"{name} must have no masked values, got {np.ma.count_masked(part)} of them: drop "
+                "their rows from all columns, or write what they stand for with .filled(value)"
+            )
 
 
 def _shared_mapping(array: np.ndarray) -> mmap.mmap | None:

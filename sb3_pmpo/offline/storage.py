@@ -20,7 +20,7 @@ HEADER = "dataset.json"
 FORMAT = "sb3_pmpo labelled data set"
 VERSION = 1
 _ARRAYS = ("observations", "actions", "next_observations")
-_NUMBERS = ("labels", "rewards", "dones", "episode_ids", "weights")
+_NUMBERS = ("labels", "rewards", "dones", "episode_ids", "weights", "whole")
 
 
 #: The files of a data set's folder.
