@@ -254,6 +254,7 @@ class LabelledDataset:
         dataset: Any,
         *,
         label_key: str | Callable[[Mapping[str, Any]], Any] = "label",
+        weight_key: str | None = "sb3_pmpo_weight",
         folder: str | Path | None = None,
     ) -> LabelledDataset:
         """Take over a Minari data set; labels are read from its infos, if they are there.
@@ -261,15 +262,21 @@ class LabelledDataset:
         :param dataset: a ``minari.MinariDataset``.
         :param label_key: where the infos hold the labels; ``"judge/label"`` is what a dictionary
             there holds. Or a function from an episode's infos to a label for each step, with or
-            without one for the reset: ``lambda infos: np.where(infos["success"], 1, -1)``.
+            without one for the reset: ``lambda infos: np.where(infos["success"], 1, -1)``. It
+            may return None for an episode without labels.
+        :param weight_key: where the infos hold how much each step counts, likewise; None for
+            nowhere. The default is where :meth:`to_minari` writes it, for others call many things
+            a weight.
         :param folder: map the columns from files made there, instead of memory.
         """
-        from sb3_pmpo.offline.minari import from_minari
+        from sb3_pmpo.offline.minari import Keys, from_minari
 
-        return from_minari(dataset, label_key=label_key, folder=folder)
+        return from_minari(dataset, keys=Keys(label_key, weight_key), folder=folder)
 
     def to_minari(self, dataset_id: str, **metadata: Any) -> Any:
         """Make a local Minari data set with the labels in its infos; returns it.
+
+        Which episodes are fragments is not kept: Minari calls them truncated.
 
         :param dataset_id: such as ``"walker/labelled-v0"``.
         :param metadata: passed on to ``minari.create_dataset_from_buffers``.

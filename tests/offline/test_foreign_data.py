@@ -114,9 +114,7 @@ def test_a_buffer_that_knows_no_time_limits_is_warned_about() -> None:
 
 
 def test_a_rollout_buffer_is_no_replay_buffer() -> None:
-    with pytest.raises(
-        TypeError, match=r"must be one of .* got RolloutBuffer: give the model.repl"
-    ):
+    with pytest.raises(TypeError, match=r"must be one of .* got RolloutBuffer: give"):
         from_replay_buffer(RolloutBuffer(8, *BOX, device="cpu"))
 
 
