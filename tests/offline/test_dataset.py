@@ -16,6 +16,7 @@ from gymnasium import spaces
 from stable_baselines3 import SAC
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 
+from sb3_pmpo.files import writer
 from sb3_pmpo.offline import DatasetError, LabelledDataset, from_minari, to_minari
 
 RNG = np.random.default_rng(0)
@@ -442,7 +443,7 @@ def test_a_data_set_that_is_being_replaced_is_not_lost(
     replace = os.replace
 
     def fail(source: Any, target: Any) -> None:
-        if Path(source).name == f".{os.getpid()}-data":
+        if Path(source).name == f".{writer()}-data":
             raise stop
         replace(source, target)
 
