@@ -114,20 +114,20 @@ class LabelledDataset:
         if n == 0:
             raise DatasetError("the data set is empty: it must have at least one row")
         check_lengths([*flat(seen), *flat(done)], n)
-        self.observation_space = observation_space or infer_observation_space(seen)
+        following: Columns | None = None
+        if next_observations is not None:
+            following = make_columns(next_observations, "next_observations")
+            check_lengths(flat(following), n)
+        self.observation_space = observation_space or infer_observation_space(seen, following)
         self.action_space = action_space or infer_action_space(done)
         self.observations = fit_columns(seen, self.observation_space, "observations")
         fitted = fit_columns(done, self.action_space, "actions")
         if isinstance(fitted, dict):
             raise DatasetError("actions must be one array, got a dictionary: flatten their space")
         self.actions: Column = fitted
-        self.next_observations: Columns | None = None
-        if next_observations is not None:
-            following = make_columns(next_observations, "next_observations")
-            check_lengths(flat(following), n)
-            self.next_observations = fit_columns(
-                following, self.observation_space, "next_observations"
-            )
+        if following is not None:
+            following = fit_columns(following, self.observation_space, "next_observations")
+        self.next_observations = following
         self.labels = read_labels(labels, n)
         self.rewards = read_numbers(rewards, "rewards", n)
         self.dones = read_numbers(dones, "dones", n)

@@ -15,10 +15,17 @@ from sb3_pmpo.offline.columns import Column, Columns, DatasetError
 # ---------------------------------------------------------------------- inference
 
 
-def infer_observation_space(columns: Columns) -> spaces.Space:
-    """Infer a space from what the columns hold: floats, bytes of images, or counts."""
+def infer_observation_space(columns: Columns, following: Columns | None = None) -> spaces.Space:
+    """Infer a space from what the columns hold: floats, bytes of images, or counts.
+
+    :param columns: of the observations.
+    :param following: of what came next, where a count may be larger; None if it is not known.
+    """
     if isinstance(columns, dict):
-        parts = {key: infer_observation_space(column) for key, column in columns.items()}
+        after = following if isinstance(following, dict) else {}
+        parts = {
+            key: infer_observation_space(part, after.get(key)) for key, part in columns.items()
+        }
         return spaces.Dict(parts)
     shape, dtype = columns.row_shape, columns.dtype
     if np.issubdtype(dtype, np.floating):
@@ -26,7 +33,10 @@ def infer_observation_space(columns: Columns) -> spaces.Space:
     if dtype == np.uint8 and len(shape) == 3:
         return spaces.Box(0, 255, shape, np.uint8)
     if np.issubdtype(dtype, np.integer) and shape in {(), (1,)}:
-        return spaces.Discrete(_largest(columns) + 1)
+        largest = _largest(columns)
+        if isinstance(following, Column) and np.issubdtype(following.dtype, np.integer):
+            largest = max(largest, _largest(following))
+        return spaces.Discrete(largest + 1)
     raise DatasetError(
         f"the space of {columns.name} cannot be inferred from dtype {dtype} and rows of shape "
         f"{shape}: give observation_space"

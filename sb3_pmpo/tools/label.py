@@ -58,6 +58,7 @@ def main(arguments: Sequence[str]) -> int:
             parser.error(f"another sb3-pmpo label asks about {folder}: use its page, or stop it")
         try:
             clips = _find_or_make_clips(args, folder)
+            clips.answers()  # says what is wrong with them before a page is made
         except ValueError as error:
             bound.close()
             parser.error(str(error))

@@ -202,6 +202,15 @@ def test_a_program_labels_what_was_seen() -> None:
         wrapped.step(np.zeros(1, np.float32))
 
 
+@pytest.mark.parametrize("seen", [7, None, np.zeros(2), {"a": np.zeros(1)}])
+def test_an_observation_that_is_no_dictionary_is_named(seen: Any) -> None:
+    buffer = FeedbackBuffer(spaces.Dict(a=SEEN, b=SEEN), DONE)
+    for call in (lambda: buffer.add(seen, [0.0], 1), lambda: buffer.add_segment(seen, [[0.0]], 1)):
+        with pytest.raises(DatasetError, match=r"must be a dictionary|lacks 'b'|must have the k"):
+            call()
+    assert len(buffer) == 0
+
+
 class Shrinks(gym.Wrapper):
     """Changes the action where it lies."""
 

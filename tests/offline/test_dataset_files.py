@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from sb3_pmpo import PMPO
 from sb3_pmpo.feedback import FeedbackBuffer
 from sb3_pmpo.offline import DatasetError, LabelledDataset
 from sb3_pmpo.offline.spaces import space_from_json, space_to_json
@@ -126,3 +127,10 @@ def test_shares_that_round_below_nothing_are_nothing() -> None:
     for n in range(1, 50):
         data = LabelledDataset(np.zeros((n, 1)), np.zeros((n, 1)), labels[:n])
         assert "-0.0%" not in str(data.label_rates())
+
+
+def test_labels_that_weigh_nothing_are_named() -> None:
+    data = data_of(4).with_labels([1, 0, 0, 0], [0.0, 1, 1, 1])
+    model = PMPO.from_spaces("MlpPolicy", data.observation_space, data.action_space, device="cpu")
+    with pytest.raises(DatasetError, match="all rows that have one weigh 0"):
+        model.learn_offline(data, 1)
