@@ -243,7 +243,10 @@ class LabelledDataset:
 
     @classmethod
     def load(cls, folder: str | Path, *, in_memory: bool = False) -> LabelledDataset:
-        """Open what :meth:`save` wrote, mapped from its files or read into memory."""
+        """Open what :meth:`save` wrote, mapped from its files or read into memory.
+
+        Another process gets the paths of mapped files by a pickle, and none of their rows.
+        """
         from sb3_pmpo.offline.storage import load
 
         return load(folder, in_memory=in_memory)

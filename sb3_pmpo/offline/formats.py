@@ -44,16 +44,8 @@ def from_replay_buffer(buffer: ReplayBuffer, labels: Any = None) -> LabelledData
             f"{type(buffer).__name__}: give the model.replay_buffer of an off-policy algorithm, or "
             "LabelledDataset(observations, actions, ...) what others hold"
         )
-    size = buffer.size()
-    if size == 0:
-        raise DatasetError("the replay buffer is empty: collect before you take it over")
-    first = buffer.pos if buffer.full else 0
-    order = (first + np.arange(size)) % buffer.buffer_size
-    if buffer.full and buffer.optimize_memory_usage:
-        # The newest next observation lies where the oldest observation was.
-        order, size = order[1:], size - 1
-    if size == 0:
-        raise DatasetError("the replay buffer holds one row, whose observation is overwritten")
+    order = _order(buffer)
+    size = len(order)
     actions = _unscaled(_by_env(buffer.actions, order), buffer.action_space)
     ended = _by_env(buffer.dones, order) > 0
     timeouts = _by_env(buffer.timeouts, order) > 0
@@ -82,6 +74,21 @@ def from_replay_buffer(buffer: ReplayBuffer, labels: Any = None) -> LabelledData
         observation_space=buffer.observation_space,
         action_space=buffer.action_space,
     )
+
+
+def _order(buffer: ReplayBuffer) -> np.ndarray:
+    """List the rows of each environment whose observations are there, in order of time."""
+    size = buffer.size()
+    if size == 0:
+        raise DatasetError("the replay buffer is empty: collect before you take it over")
+    first = buffer.pos if buffer.full else 0
+    order = (first + np.arange(size)) % buffer.buffer_size
+    if buffer.full and buffer.optimize_memory_usage:
+        # The newest next observation lies where the oldest observation was.
+        order = order[1:]
+    if len(order) == 0:
+        raise DatasetError("the replay buffer holds one row, whose observation is overwritten")
+    return order
 
 
 def _unscaled(actions: np.ndarray, space: spaces.Space) -> np.ndarray:
