@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,11 @@ from tempfile import mkdtemp
 
 #: What the name of something begins with while it is written.
 WRITING = ".writing-"
+
+
+def writer() -> str:
+    """Name the thread that asks, of all processes: two of them may save to one place."""
+    return f"{os.getpid()}.{threading.get_ident()}"
 
 
 @contextmanager
@@ -26,8 +32,7 @@ def whole(target: Path) -> Iterator[Path]:
     :return: where to write it: the body makes a file or a folder there.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    # The process's number: two of them may save to one place.
-    temporary = target.with_name(f"{WRITING}{os.getpid()}-{target.name}")
+    temporary = target.with_name(f"{WRITING}{writer()}-{target.name}")
     _remove(temporary)
     try:
         yield temporary

@@ -27,9 +27,9 @@ class AnswerLog:
         self.path, self.clips = path, clips
         self._lock = threading.Lock()
         self._given: list[tuple[str, str]] = []  # (clip, answer), without what was undone
-        whole = _drop_torn_line(path)
-        for number, line in enumerate(whole, start=1):
-            self._replay(line, number)
+        for number, line in enumerate(_drop_torn_line(path), start=1):
+            if line.strip():
+                self._replay(line, number)
 
     @property
     def answers(self) -> dict[str, str]:
@@ -68,14 +68,17 @@ class AnswerLog:
     def undo(self) -> str | None:
         """Take the last answer back, also one of an earlier day; return its clip, if there is one.
 
+        Answers to one clip that follow each other are one: a page may have sent it twice.
+
         Only the file's end is ever written: an undone answer stays there, with a line that says so.
         """
         with self._lock:
             if not self._given:
                 return None
             clip = self._given[-1][0]
-            self._write({"clip": clip, "answer": "undo"})
-            self._given.pop()
+            while self._given and self._given[-1][0] == clip:
+                self._write({"clip": clip, "answer": "undo"})
+                self._given.pop()
             return clip
 
     def _write(self, entry: dict[str, str]) -> None:
@@ -91,12 +94,17 @@ class AnswerLog:
                 os.truncate(self.path, before)  # half a line would spoil the next one
             raise
 
-    def _replay(self, line: str, number: int) -> None:
+    def _replay(self, line: bytes, number: int) -> None:
         try:
             entry = json.loads(line)
             clip, answer = entry["clip"], entry["answer"]
+            if not (isinstance(clip, str) and isinstance(answer, str)):
+                raise TypeError("clip and answer must be text")
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{self.path}, line {number} is no answer: {line!r}") from error
+            shown = line.decode("utf-8", "backslashreplace")
+            raise ValueError(
+                f"{self.path}, line {number} is no answer: {shown!r}; mend or delete that line"
+            ) from error
         if answer == "undo":
             of_clip = [number for number, (given, _) in enumerate(self._given) if given == clip]
             if of_clip:
@@ -104,10 +112,13 @@ class AnswerLog:
         elif answer in LABELS:
             self._given.append((clip, answer))
         else:
-            raise ValueError(f"{self.path}, line {number}: {answer!r} is no answer")
+            raise ValueError(
+                f"{self.path}, line {number}: {answer!r} is no answer, which are {list(LABELS)}; "
+                "mend or delete that line"
+            )
 
 
-def _drop_torn_line(path: Path) -> list[str]:
+def _drop_torn_line(path: Path) -> list[bytes]:
     """Read the whole lines; cut off what a killed process left behind them."""
     if not path.exists():
         return []
@@ -117,4 +128,4 @@ def _drop_torn_line(path: Path) -> list[str]:
         with path.open("r+b") as file:
             file.truncate(end)
             os.fsync(file.fileno())
-    return content[:end].decode("utf-8").splitlines()
+    return content[:end].split(b"\n")

@@ -18,7 +18,7 @@ from stable_baselines3.common.logger import Logger
 from sb3_pmpo.feedback.columns import by_name, column_name, head, observations_of, stack
 from sb3_pmpo.feedback.credit import Credit, credit_weights
 from sb3_pmpo.files import whole_file
-from sb3_pmpo.offline.columns import DatasetError
+from sb3_pmpo.offline.columns import Column, DatasetError
 from sb3_pmpo.offline.dataset import LabelledDataset, Rows
 from sb3_pmpo.offline.spaces import space_from_json, space_to_json
 from sb3_pmpo.offline.weights import Labels
@@ -119,7 +119,7 @@ class FeedbackBuffer:
         """
         one = stack([observation], self.observation_space)
         weights = np.array([_as_number("weight", weight)])
-        self._add(one, np.asarray(action)[None], label, weights, source)
+        self._add(one, Column([action], "actions").array, label, weights, source)
 
     def add_segment(
         self,
@@ -144,7 +144,7 @@ class FeedbackBuffer:
         :param source: who gave it.
         :raises DatasetError: as of :meth:`add`, and if no step is left before the delay.
         """
-        done = np.asarray(actions)
+        done = Column(actions, "actions").array
         seen = stack(observations, self.observation_space)
         if not isinstance(delay, Integral) or delay < 0:
             raise DatasetError(f"delay must be >= 0 steps, a whole number, got {delay!r}")

@@ -5,6 +5,7 @@ Axes: K rows.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -44,12 +45,17 @@ def stack(observations: Any, space: spaces.Space) -> Any:
     if isinstance(observations, dict):
         return {key: Column(values, column_name(key)).array for key, values in observations.items()}
     keys = space.spaces.keys()
-    missing = [key for seen in observations for key in keys if key not in seen]
+    rows = observations if isinstance(observations, (list, tuple)) else [observations]
+    strange = [seen for seen in rows if not isinstance(seen, Mapping)]
+    if strange:
+        raise DatasetError(
+            f"the observation must be a dictionary with the keys {sorted(keys)}, as its space "
+            f"{space} has, got {strange[0]!r}"
+        )
+    missing = [key for seen in rows for key in keys if key not in seen]
     if missing:
         raise DatasetError(f"the observation lacks {missing[0]!r}, which its space {space} has")
-    return {
-        key: Column([seen[key] for seen in observations], column_name(key)).array for key in keys
-    }
+    return {key: Column([seen[key] for seen in rows], column_name(key)).array for key in keys}
 
 
 def head(observations: Any, n: int) -> Any:

@@ -117,6 +117,8 @@ class Page:
             path = self.clips.video(request.path_params["name"].removesuffix(".mp4"))
         except KeyError:
             return PlainTextResponse("there is no such clip", 404)
+        if not path.is_file():
+            return PlainTextResponse(f"{path.name} is gone from {path.parent}: record anew", 404)
         # Long enough for the page to find again what it fetched in advance.
         return FileResponse(
             path, media_type="video/mp4", headers={"Cache-Control": "private, max-age=60"}

@@ -48,14 +48,15 @@ class FeedbackWrapper(gym.Wrapper):
 
         :raises ValueError: if the annotator returns anything but 1, 0 and -1.
         """
+        done = deepcopy(action)  # an environment may scale or clip it where it lies
         observation, reward, terminated, truncated, info = self.env.step(action)
-        label = self.annotator(self._seen, action, info)
+        label = self.annotator(self._seen, done, info)
         if isinstance(label, (bool, np.bool_)) or label not in (-1, 0, 1):
             raise ValueError(
                 f"the annotator must return 1, 0 or -1, got {label!r}: False could mean a "
                 "rejection or no opinion"
             )
-        self.feedback.add(self._seen, action, int(label), source=self.source)
+        self.feedback.add(self._seen, done, int(label), source=self.source)
         self._seen = deepcopy(observation)
         return observation, reward, terminated, truncated, info
 

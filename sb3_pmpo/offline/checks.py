@@ -58,11 +58,14 @@ def read_labels(values: Any, n: int) -> np.ndarray:
     return labels.astype(np.int8)
 
 
-def check_ranges(dones: np.ndarray | None, weights: np.ndarray | None) -> None:
-    """Check that dones are 0 or 1 and weights are not negative."""
-    if dones is not None:
-        column = Column(dones, "dones")
-        check_rows(column, lambda part: np.isin(part, (0, 1)), "must be 0 or 1")
+def check_ranges(
+    dones: np.ndarray | None, weights: np.ndarray | None, whole: np.ndarray | None
+) -> None:
+    """Check that dones and whole are 0 or 1 and weights are not negative."""
+    for name, flags in (("dones", dones), ("whole", whole)):
+        if flags is not None:
+            column = Column(flags, name)
+            check_rows(column, lambda part: np.isin(part, (0, 1)), "must be 0 or 1")
     if weights is not None:
         check_rows(Column(weights, "weights"), lambda part: part >= 0, "must be >= 0")
         if not weights.any():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -38,6 +39,7 @@ class Column:
             f"{name} must be an array of numbers, got an array of Python objects: its rows "
             "have different shapes, or are None; give every row one shape"
         )
+        refuse_masked(array, name)
         try:
             self.array = np.asarray(array) if not isinstance(array, np.ndarray) else array
         except ValueError as error:
@@ -90,6 +92,19 @@ class Column:
         """Return the same numbers with rows of another shape; nothing is copied."""
         return Column(self.array.reshape(len(self), *row_shape), self.name)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Column:
+        """Copy what is in memory; a file is mapped once, for nothing writes to it."""
+        if self._mapping is not None:
+            return Column(self.array, self.name)
+        return Column(np.array(self.array, subok=False), self.name)
+
+    def __reduce__(self) -> Any:
+        """Pickle the numbers, or the place of those that are mapped from a file."""
+        place = None if self._mapping is None else Place.of(self.array)
+        if place is None:
+            return Column, (np.array(self.array, self.dtype, subok=False), self.name)
+        return _reopen, (place, self.name)
+
     def _count(self, touched: int) -> None:
         if self._mapping is None:
             return
@@ -98,6 +113,65 @@ class Column:
             self._touched = 0
             # The pages stay in the system's cache; only this process's claim to them ends.
             self._mapping.madvise(mmap.MADV_DONTNEED)
+
+
+class Place(NamedTuple):
+    """Where in a file the numbers of a mapped array are, and some of them to know it by.
+
+    :param path: of the file.
+    :param offset: of the first number, in bytes.
+    :param shape: of the array.
+    :param dtype: of its numbers, with their byte order.
+    :param sample: up to 16 rows, spread over all.
+    """
+
+    path: str
+    offset: int
+    shape: tuple[int, ...]
+    dtype: str
+    sample: np.ndarray
+
+    @classmethod
+    def of(cls, array: np.ndarray) -> Place | None:
+        """Find the place; None where the file has no name, or other numbers are between these."""
+        file: Any = array
+        while isinstance(file.base, np.memmap):
+            file = file.base
+        if not isinstance(file, np.memmap) or file.filename is None:
+            return None
+        if not array.flags.c_contiguous or array.dtype.hasobject:
+            return None
+        before = array.__array_interface__["data"][0] - file.__array_interface__["data"][0]
+        path, shape = os.path.abspath(file.filename), array.shape
+        return cls(path, file.offset + before, shape, array.dtype.str, _sample(array))
+
+    def open(self) -> np.ndarray:
+        """Map the file again.
+
+        :raises DatasetError: if it is gone, or holds other numbers.
+        """
+        try:
+            array = np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
+        except (OSError, ValueError) as error:
+            raise DatasetError(
+                f"{self.path}, which a pickled data set was mapped from, cannot be: {error}; load "
+                "the data set from its folder, or with in_memory=True before it is pickled"
+            ) from error
+        if not np.array_equal(_sample(array), self.sample):
+            raise DatasetError(
+                f"{self.path} holds other numbers than when the data set was pickled: load it anew"
+            )
+        return array
+
+
+def _sample(array: np.ndarray) -> np.ndarray:
+    """Copy up to 16 rows."""
+    rows = np.unique(np.linspace(0, len(array) - 1, 16).astype(np.int64))
+    return np.array(array[rows], subok=False)
+
+
+def _reopen(place: Place, name: str) -> Column:
+    return Column(place.open(), name)
 
 
 T = TypeVar("T")
@@ -135,6 +209,19 @@ def take(columns: Columns, rows: np.ndarray) -> Any:
 def flat(columns: dict[str, T] | T) -> list[T]:
     """List the columns, or the arrays, of observations that may be a dictionary of them."""
     return list(columns.values()) if isinstance(columns, dict) else [columns]
+
+
+def refuse_masked(array: Any, name: str) -> None:
+    """Refuse what hides some of its values: the arrays below a mask are learned from else.
+
+    :raises DatasetError: if a value is masked, also in one of a list of arrays.
+    """
+    for part in array if isinstance(array, (list, tuple)) else [array]:
+        if isinstance(part, np.ma.MaskedArray) and np.ma.is_masked(part):
+            raise DatasetError(
+                f"{name} must have no masked values, got {np.ma.count_masked(part)} of them: drop "
+                "their rows from all columns, or write what they stand for with .filled(value)"
+            )
 
 
 def _shared_mapping(array: np.ndarray) -> mmap.mmap | None:

@@ -86,6 +86,9 @@ class LabelledDataset:
     :param episode_ids: ``[N]`` integers, one for each episode. Without them an episode ends where
         ``dones`` says so.
     :param weights: ``[N]`` >= 0: how much each row counts.
+    :param whole: ``[N]`` 1 where the row's episode is here from its start to its end, 0 in a
+        fragment, whose return says nothing; None for whole ones. :meth:`save` keeps it, Minari's
+        format does not.
     :param observation_space: inferred if None.
     :param action_space: inferred if None: a Box is [-1, 1] if all actions are inside.
     :raises DatasetError: naming what is wrong, how many rows are, and the first of them.
@@ -102,6 +105,7 @@ class LabelledDataset:
         dones: Any = None,
         episode_ids: Any = None,
         weights: Any = None,
+        whole: Any = None,
         observation_space: spaces.Space | None = None,
         action_space: spaces.Space | None = None,
     ) -> None:
@@ -110,26 +114,27 @@ class LabelledDataset:
         if n == 0:
             raise DatasetError("the data set is empty: it must have at least one row")
         check_lengths([*flat(seen), *flat(done)], n)
-        self.observation_space = observation_space or infer_observation_space(seen)
+        following: Columns | None = None
+        if next_observations is not None:
+            following = make_columns(next_observations, "next_observations")
+            check_lengths(flat(following), n)
+        self.observation_space = observation_space or infer_observation_space(seen, following)
         self.action_space = action_space or infer_action_space(done)
         self.observations = fit_columns(seen, self.observation_space, "observations")
         fitted = fit_columns(done, self.action_space, "actions")
         if isinstance(fitted, dict):
             raise DatasetError("actions must be one array, got a dictionary: flatten their space")
         self.actions: Column = fitted
-        self.next_observations: Columns | None = None
-        if next_observations is not None:
-            following = make_columns(next_observations, "next_observations")
-            check_lengths(flat(following), n)
-            self.next_observations = fit_columns(
-                following, self.observation_space, "next_observations"
-            )
+        if following is not None:
+            following = fit_columns(following, self.observation_space, "next_observations")
+        self.next_observations = following
         self.labels = read_labels(labels, n)
         self.rewards = read_numbers(rewards, "rewards", n)
         self.dones = read_numbers(dones, "dones", n)
         self.weights = read_numbers(weights, "weights", n)
         self.episode_ids = read_numbers(episode_ids, "episode_ids", n)
-        check_ranges(self.dones, self.weights)
+        self.whole = read_numbers(whole, "whole", n)
+        check_ranges(self.dones, self.weights, self.whole)
         self._starts = episode_starts(self.episode_ids, self.dones)
         self._totals = Labels.of(self.labels, self.weights)
 
@@ -162,7 +167,8 @@ class LabelledDataset:
     def label_rates(self) -> LabelRates:
         """Say which shares of the rows are accepted, rejected and unlabelled."""
         accepted, rejected = self.n_accepted / len(self), self.n_rejected / len(self)
-        return LabelRates(accepted, rejected, 1.0 - accepted - rejected)
+        unlabelled = max(0.0, 1.0 - accepted - rejected)  # rounding may leave less than nothing
+        return LabelRates(accepted, rejected, unlabelled)
 
     def episodes(self) -> list[slice]:
         """List the rows of each episode."""
@@ -170,11 +176,17 @@ class LabelledDataset:
         return [slice(int(a), int(b)) for a, b in zip(self._starts, ends, strict=True)]
 
     def episode_returns(self) -> np.ndarray:
-        """Sum the rewards of each episode.
+        """Sum the rewards of each episode; of a fragment, those that are here.
 
         :raises DatasetError: if there are no rewards.
         """
         return np.add.reduceat(self.required("rewards").astype(np.float64), self._starts)
+
+    def whole_episodes(self) -> np.ndarray:
+        """Say of each episode whether all of its rows are here, from its start to its end."""
+        if self.whole is None:
+            return np.ones(self.n_episodes, bool)
+        return np.logical_and.reduceat(self.whole > 0, self._starts)
 
     def required(self, name: str) -> np.ndarray:
         """Return rewards, dones or episode_ids.
@@ -217,7 +229,7 @@ class LabelledDataset:
         other.labels = read_labels(labels, len(self))
         if weights is not None:
             other.weights = read_numbers(weights, "weights", len(self))
-            check_ranges(None, other.weights)
+            check_ranges(None, other.weights, None)
         other._totals = Labels.of(other.labels, other.weights)
         return other
 
@@ -231,7 +243,10 @@ class LabelledDataset:
 
     @classmethod
     def load(cls, folder: str | Path, *, in_memory: bool = False) -> LabelledDataset:
-        """Open what :meth:`save` wrote, mapped from its files or read into memory."""
+        """Open what :meth:`save` wrote, mapped from its files or read into memory.
+
+        Another process gets the paths of mapped files by a pickle, and none of their rows.
+        """
         from sb3_pmpo.offline.storage import load
 
         return load(folder, in_memory=in_memory)
@@ -242,6 +257,7 @@ class LabelledDataset:
         dataset: Any,
         *,
         label_key: str | Callable[[Mapping[str, Any]], Any] = "label",
+        weight_key: str | None = "sb3_pmpo_weight",
         folder: str | Path | None = None,
     ) -> LabelledDataset:
         """Take over a Minari data set; labels are read from its infos, if they are there.
@@ -249,15 +265,21 @@ class LabelledDataset:
         :param dataset: a ``minari.MinariDataset``.
         :param label_key: where the infos hold the labels; ``"judge/label"`` is what a dictionary
             there holds. Or a function from an episode's infos to a label for each step, with or
-            without one for the reset: ``lambda infos: np.where(infos["success"], 1, -1)``.
+            without one for the reset: ``lambda infos: np.where(infos["success"], 1, -1)``. It
+            may return None for an episode without labels.
+        :param weight_key: where the infos hold how much each step counts, likewise; None for
+            nowhere. The default is where :meth:`to_minari` writes it, for others call many things
+            a weight.
         :param folder: map the columns from files made there, instead of memory.
         """
-        from sb3_pmpo.offline.minari import from_minari
+        from sb3_pmpo.offline.minari import Keys, from_minari
 
-        return from_minari(dataset, label_key=label_key, folder=folder)
+        return from_minari(dataset, keys=Keys(label_key, weight_key), folder=folder)
 
     def to_minari(self, dataset_id: str, **metadata: Any) -> Any:
         """Make a local Minari data set with the labels in its infos; returns it.
+
+        Which episodes are fragments is not kept: Minari calls them truncated.
 
         :param dataset_id: such as ``"walker/labelled-v0"``.
         :param metadata: passed on to ``minari.create_dataset_from_buffers``.
@@ -270,7 +292,10 @@ class LabelledDataset:
     def from_replay_buffer(cls, buffer: Any, labels: Any = None) -> LabelledDataset:
         """Take over the transitions of an SB3 replay buffer, with its actions unscaled.
 
-        :param buffer: its rows come one environment after the other, in order of time.
+        Episodes that the buffer holds a part of are marked as fragments.
+
+        :param buffer: its rows come one environment after the other, in order of time. A Box's
+            actions lie in it as SB3's algorithms store them, scaled to [-1, 1].
         :param labels: ``[N]`` in the same order; None for 0 everywhere.
         """
         from sb3_pmpo.offline.formats import from_replay_buffer
@@ -281,7 +306,11 @@ class LabelledDataset:
     def from_d4rl_like(cls, arrays: Mapping[str, Any], **spaces_: spaces.Space) -> LabelledDataset:
         """Take over arrays with D4RL's names: observations, actions, rewards, terminals, timeouts.
 
-        :param arrays: also ``next_observations``, ``labels`` and ``weights``, if they are there.
+        Rows behind the last end are marked as a fragment.
+
+        :param arrays: also ``next_observations``, ``episode_ids``, ``labels`` and ``weights``, if
+            they are there. ``terminations`` is another name of ``terminals``, as is ``dones``, and
+            ``truncations`` of ``timeouts``. Other arrays are ignored.
         :param spaces_: ``observation_space`` and ``action_space``.
         """
         from sb3_pmpo.offline.formats import from_d4rl_like

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,9 +10,17 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 
-from sb3_pmpo.offline.columns import CHUNK, DatasetError, flat
+from sb3_pmpo.offline.checks import read_numbers
+from sb3_pmpo.offline.columns import CHUNK, Column, DatasetError, flat
 from sb3_pmpo.offline.dataset import LabelledDataset
 from sb3_pmpo.offline.spaces import form
+
+#: What arrays with D4RL's names may be called: the first that is there counts.
+_TERMINALS, _TIMEOUTS = ("terminals", "terminations", "dones"), ("timeouts", "truncations")
+_AS_THEY_ARE = ("observations", "actions", "labels", "rewards", "next_observations", "weights")
+
+#: All names that :func:`from_d4rl_like` reads.
+NAMES = frozenset((*_AS_THEY_ARE, *_TERMINALS, *_TIMEOUTS, "episode_ids"))
 
 
 def from_replay_buffer(buffer: ReplayBuffer, labels: Any = None) -> LabelledDataset:
@@ -21,29 +30,32 @@ def from_replay_buffer(buffer: ReplayBuffer, labels: Any = None) -> LabelledData
     the one of the following row: SB3's buffers do not know that ``learn`` was called again. Without
     stored next observations (``optimize_memory_usage``) such a cut does not show.
 
+    Whole is an episode whose first row is known to be one, and whose last row is an end: what is
+    oldest in a full buffer, what is newest, and what was cut are fragments.
+
     :param buffer: SB3's, or a subclass with its storage; of Dict observations too.
     :param labels: ``[N]``, in the same order; None for 0 everywhere.
-    :raises DatasetError: if it is empty.
+    :raises DatasetError: if it is empty, or if a Box's actions are not in [-1, 1].
+    :raises TypeError: if it is no such buffer.
     """
-    size = buffer.size()
-    if size == 0:
-        raise DatasetError("the replay buffer is empty: collect before you take it over")
-    first = buffer.pos if buffer.full else 0
-    order = (first + np.arange(size)) % buffer.buffer_size
-    if buffer.full and buffer.optimize_memory_usage:
-        # The newest next observation lies where the oldest observation was.
-        order, size = order[1:], size - 1
-    if size == 0:
-        raise DatasetError("the replay buffer holds one row, whose observation is overwritten")
-    actions = _by_env(buffer.actions, order)
-    space = buffer.action_space
-    if isinstance(space, spaces.Box):  # SB3 stores them in [-1, 1]
-        actions = np.clip(actions, -1.0, 1.0)
-        low, high = space.low.ravel(), space.high.ravel()
-        actions = np.clip(low + 0.5 * (actions + 1.0) * (high - low), low, high)
-    actions = actions.reshape(-1, *(space.shape or ())).astype(space.dtype)
+    if not isinstance(buffer, ReplayBuffer):
+        raise TypeError(
+            f"buffer must be one of Stable-Baselines3's replay buffers, got "
+            f"{type(buffer).__name__}: give the model.replay_buffer of an off-policy algorithm, or "
+            "LabelledDataset(observations, actions, ...) what others hold"
+        )
+    order = _order(buffer)
+    size = len(order)
+    actions = _unscaled(_by_env(buffer.actions, order), buffer.action_space)
     ended = _by_env(buffer.dones, order) > 0
     timeouts = _by_env(buffer.timeouts, order) > 0
+    if ended.any() and not buffer.handle_timeout_termination:
+        warnings.warn(
+            "the buffer has handle_timeout_termination=False and tells no time limit from a "
+            "death: every end counts as one. Values learned from it are too low before a time "
+            "limit; collect with handle_timeout_termination=True if the environment has one",
+            stacklevel=3,
+        )
     starts = np.concatenate(([True], ended[:-1]))
     starts[::size] = True  # each environment's first row
     seen = _values(buffer.observations, order)
@@ -58,9 +70,61 @@ def from_replay_buffer(buffer: ReplayBuffer, labels: Any = None) -> LabelledData
         next_observations=following,
         dones=(ended & ~timeouts).astype(np.float32),
         episode_ids=np.cumsum(starts),
+        whole=_whole(starts, ended, np.arange(len(starts)) % size == 0 if buffer.full else None),
         observation_space=buffer.observation_space,
-        action_space=space,
+        action_space=buffer.action_space,
     )
+
+
+def _order(buffer: ReplayBuffer) -> np.ndarray:
+    """List the rows of each environment whose observations are there, in order of time."""
+    size = buffer.size()
+    if size == 0:
+        raise DatasetError("the replay buffer is empty: collect before you take it over")
+    first = buffer.pos if buffer.full else 0
+    order = (first + np.arange(size)) % buffer.buffer_size
+    if buffer.full and buffer.optimize_memory_usage:
+        # The newest next observation lies where the oldest observation was.
+        order = order[1:]
+    if len(order) == 0:
+        raise DatasetError("the replay buffer holds one row, whose observation is overwritten")
+    return order
+
+
+def _unscaled(actions: np.ndarray, space: spaces.Space) -> np.ndarray:
+    """Bring actions to the units of a space: SB3 stores those of a Box in [-1, 1].
+
+    :raises DatasetError: if they are beyond.
+    """
+    if isinstance(space, spaces.Box):
+        wrong = np.flatnonzero(~(np.abs(actions) <= 1.0 + 1e-4).reshape(len(actions), -1).all(1))
+        if len(wrong):
+            raise DatasetError(
+                "the buffer's actions must be in [-1, 1], as SB3's algorithms store those of a "
+                f"Box; {len(wrong)} of {len(actions)} rows are not, the first at index {wrong[0]}: "
+                f"{actions[wrong[0]]}. Were they stored in units of the environment, give them as "
+                "they are to LabelledDataset(observations, actions, action_space=...)"
+            )
+        low, high = space.low.reshape(actions.shape[1:]), space.high.reshape(actions.shape[1:])
+        scaled = np.clip(actions, -1.0, 1.0)
+        actions = np.clip(low + 0.5 * (scaled + 1.0) * (high - low), low, high)
+    return actions.reshape(-1, *(space.shape or ())).astype(space.dtype)
+
+
+def _whole(
+    starts: np.ndarray, ended: np.ndarray, headless: np.ndarray | None = None
+) -> np.ndarray | None:
+    """Say of each row whether its episode is there to its end; None if all are.
+
+    :param starts: ``[N]`` True at the first row of an episode.
+    :param ended: ``[N]`` True where the environment's episode ended.
+    :param headless: ``[N]`` True at first rows before which others may have been.
+    """
+    first = np.flatnonzero(starts)
+    whole = ended[np.concatenate((first[1:], [len(starts)])) - 1]
+    if headless is not None:
+        whole = whole & ~headless[first]
+    return None if whole.all() else np.repeat(whole, np.diff([*first, len(starts)]))
 
 
 def _by_env(array: np.ndarray, order: np.ndarray) -> np.ndarray:
@@ -96,43 +160,49 @@ def from_d4rl_like(
 ) -> LabelledDataset:
     """Read ``observations, actions, rewards, terminals, timeouts``, and what else is known.
 
-    An episode ends at a terminal and at a timeout.
+    An episode ends at a terminal and at a timeout; ``episode_ids`` may say it better. Where no end
+    is set nothing tells episodes apart. Where some are, rows behind the last one are a fragment.
 
     :raises DatasetError: if observations or actions are missing.
     """
-    missing = [name for name in ("observations", "actions") if name not in arrays]
-    if missing:
+    if not {"observations", "actions"} <= arrays.keys():
         raise DatasetError(
             f"the arrays must have 'observations' and 'actions', got {sorted(arrays)}"
         )
-    found = {
-        name: np.asarray(arrays[name]) if name in arrays else None
-        for name in ("labels", "rewards", "weights", "terminals", "timeouts")
-    }
-    terminals, timeouts = found.pop("terminals"), found.pop("timeouts")
+    n = len(Column(arrays["actions"], "actions"))
+    terminals, timeouts = _flags(arrays, _TERMINALS, n), _flags(arrays, _TIMEOUTS, n)
+    ids, whole = arrays.get("episode_ids"), None
+    known = [part > 0 for part in (terminals, timeouts) if part is not None]
+    ended = np.logical_or.reduce(known) if known else np.zeros(n, bool)
+    if terminals is not None and timeouts is not None and not {*_TERMINALS[:2]} & arrays.keys():
+        terminals = np.where(timeouts > 0, np.float32(0), terminals)  # "dones" may hold both
+    if ended.any():
+        if ids is None:
+            ids = np.concatenate(([0], np.cumsum(ended[:-1])))
+            whole = _whole(np.diff(ids, prepend=-1) != 0, ended)
+        elif timeouts is not None and np.shape(ids) == (n,):  # else an end may be a timeout
+            whole = _whole(np.concatenate(([True], np.diff(ids) != 0)), ended)
     return LabelledDataset(
-        arrays["observations"],
-        arrays["actions"],
-        dones=None if terminals is None else np.ravel(terminals).astype(np.float32),
-        next_observations=arrays.get("next_observations"),
-        episode_ids=_ids(terminals, timeouts),
+        **{name: arrays.get(name) for name in _AS_THEY_ARE},
+        dones=terminals,
+        episode_ids=ids,
+        whole=whole,
         observation_space=observation_space,
         action_space=action_space,
-        **found,
     )
 
 
-def _ids(terminals: np.ndarray | None, timeouts: np.ndarray | None) -> np.ndarray | None:
-    """Count the episodes by their ends; None where nothing tells them apart."""
-    ends = [np.ravel(part) > 0 for part in (terminals, timeouts) if part is not None]
-    if not ends:
+def _flags(arrays: Mapping[str, Any], names: tuple[str, ...], n: int) -> np.ndarray | None:
+    """Read the first of these columns that is there; None if none is.
+
+    :raises DatasetError: if it is not one number a row.
+    """
+    name = next((name for name in names if name in arrays), None)
+    if name is None:
         return None
-    if len({len(end) for end in ends}) > 1:
-        raise DatasetError(
-            f"terminals and timeouts must have one length, got {[len(end) for end in ends]}"
-        )
-    ended = np.logical_or.reduce(ends)
-    return np.concatenate(([0], np.cumsum(ended[:-1])))
+    found = read_numbers(arrays[name], name, n)
+    assert found is not None  # it is there
+    return found.astype(np.float32)
 
 
 def concatenate(datasets: list[LabelledDataset]) -> LabelledDataset:

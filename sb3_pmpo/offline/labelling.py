@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sb3_pmpo.core.checks import LARGEST
-from sb3_pmpo.offline.columns import CHUNK, DatasetError
+from sb3_pmpo.offline.columns import CHUNK, DatasetError, refuse_masked
 from sb3_pmpo.offline.dataset import LabelledDataset, LabelRates, Rows
 from sb3_pmpo.offline.values import Targets, ValueFunction, gae
 
@@ -24,19 +24,25 @@ class LabelReport(NamedTuple):
     :param accept_precision: share of the accepted rows that the truth calls good; None if no truth
         was given, NaN if none was accepted.
     :param reject_precision: share of the rejected rows that the truth calls bad.
+    :param fragments: episodes that :func:`label_by_return` left unlabelled, for not all of their
+        rows are there.
     """
 
     rates: LabelRates
     accept_precision: float | None = None
     reject_precision: float | None = None
+    fragments: int = 0
 
     def __str__(self) -> str:
-        if self.accept_precision is None or self.reject_precision is None:
-            return str(self.rates)
-        return (
-            f"{self.rates}; of the accepted {self.accept_precision:.1%} are good, of the rejected "
-            f"{self.reject_precision:.1%} are bad"
-        )
+        said = str(self.rates)
+        if self.accept_precision is not None and self.reject_precision is not None:
+            said += (
+                f"; of the accepted {self.accept_precision:.1%} are good, of the rejected "
+                f"{self.reject_precision:.1%} are bad"
+            )
+        if self.fragments:
+            said += f"; fragments of episodes, which stay unlabelled: {self.fragments}"
+        return said
 
 
 class Labelled(NamedTuple):
@@ -108,14 +114,16 @@ def label_by_return(
     """Accept the episodes with the best returns and reject those with the worst.
 
     Equal returns get equal labels. Where a share ends among them they stay unlabelled, unless they
-    are the best or the worst of all.
+    are the best or the worst of all. Fragments of episodes stay unlabelled, for their returns lack
+    what is not there; the report counts them.
 
     :param dataset: with rewards and episodes.
-    :param top: share of the episodes that is accepted, in (0, 1).
+    :param top: share of the whole episodes that is accepted, in (0, 1).
     :param bottom: share that is rejected, in [0, 1 - top]; None for all the others.
     :param only: ``[N]`` boolean, the rows to label; None for all.
     :param truth: as of :func:`label_by_advantage`.
-    :raises DatasetError: if rewards are missing, or no return differs from another.
+    :raises DatasetError: if rewards are missing, if fewer than two episodes are whole, or if no
+        return differs from another.
     """
     if not 0.0 < top < 1.0:
         raise ValueError(f"top must be in (0, 1), got {top}: it is the share that is accepted")
@@ -124,8 +132,14 @@ def label_by_return(
         raise ValueError(f"bottom must be in [0, 1 - top] = [0, {1.0 - top:g}], got {bottom}")
     if dataset.n_episodes < 2:
         raise DatasetError("there is one episode, with nothing to compare it with: give more")
+    whole = dataset.whole_episodes()
+    if whole.sum() < 2:
+        raise DatasetError(
+            f"{whole.sum()} of {len(whole)} episodes are whole, with nothing to compare a return "
+            "with: give 2 at least, or label by label_by_advantage(), which takes fragments too"
+        )
     chosen = _chosen(only, dataset)
-    returns = dataset.episode_returns()
+    returns = dataset.episode_returns()[whole]
     if returns.min() == returns.max():
         raise DatasetError(
             f"all {len(returns)} episodes have the return {returns[0]:g}: label them by something "
@@ -133,12 +147,14 @@ def label_by_return(
         )
     n_best = max(round(top * len(returns)), 1)
     n_worst = len(returns) - n_best if bottom is None else round(low * len(returns))
-    of_episode = np.zeros(len(returns), np.int8)
-    of_episode[_best(-returns, n_worst)] = -1
-    of_episode[_best(returns, n_best)] = 1
+    of_whole = np.zeros(len(returns), np.int8)
+    of_whole[_best(-returns, n_worst)] = -1
+    of_whole[_best(returns, n_best)] = 1
+    of_episode = np.zeros(len(whole), np.int8)
+    of_episode[whole] = of_whole
     lengths = [rows.stop - rows.start for rows in dataset.episodes()]
     labels = np.repeat(of_episode, lengths)
-    return _labelled(dataset, np.where(chosen, labels, 0), truth)
+    return _labelled(dataset, np.where(chosen, labels, 0), truth, int((~whole).sum()))
 
 
 def _best(returns: np.ndarray, n: int) -> np.ndarray:
@@ -168,7 +184,9 @@ def label_by(
     parts = []
     for start in range(0, len(dataset), CHUNK):
         index = np.arange(start, min(start + CHUNK, len(dataset)))
-        part = np.asarray(function(dataset.rows(index)))
+        given = function(dataset.rows(index))
+        refuse_masked(given, "the function's labels")
+        part = np.asarray(given)
         if part.shape != index.shape:
             raise DatasetError(
                 f"the function must return a label for each of {len(index)} rows, got an array of "
@@ -181,6 +199,7 @@ def label_by(
 def _chosen(only: np.ndarray | None, dataset: LabelledDataset) -> np.ndarray:
     if only is None:
         return np.ones(len(dataset), bool)
+    refuse_masked(only, "only")
     only = np.asarray(only)
     if only.shape != (len(dataset),) or only.dtype != bool:
         raise DatasetError(
@@ -190,11 +209,14 @@ def _chosen(only: np.ndarray | None, dataset: LabelledDataset) -> np.ndarray:
     return only
 
 
-def _labelled(dataset: LabelledDataset, labels: np.ndarray, truth: np.ndarray | None) -> Labelled:
+def _labelled(
+    dataset: LabelledDataset, labels: np.ndarray, truth: np.ndarray | None, fragments: int = 0
+) -> Labelled:
     labelled = dataset.with_labels(labels)
     rates = labelled.label_rates()
     if truth is None:
-        return Labelled(labelled, LabelReport(rates))
+        return Labelled(labelled, LabelReport(rates, fragments=fragments))
+    refuse_masked(truth, "truth")
     truth = np.asarray(truth)
     if truth.dtype == bool:
         truth = np.where(truth, 1, -1)
@@ -205,4 +227,4 @@ def _labelled(dataset: LabelledDataset, labels: np.ndarray, truth: np.ndarray | 
         accepted, rejected = known & (labels > 0), known & (labels < 0)
         right = float(np.float64((accepted & (truth > 0)).sum()) / accepted.sum())
         wrong = float(np.float64((rejected & (truth < 0)).sum()) / rejected.sum())
-    return Labelled(labelled, LabelReport(rates, right, wrong))
+    return Labelled(labelled, LabelReport(rates, right, wrong, fragments))

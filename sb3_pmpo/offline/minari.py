@@ -5,32 +5,49 @@ Minari's infos hold T + 1 entries an episode: that of the reset comes first, and
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
 
 from sb3_pmpo.core.checks import written
-from sb3_pmpo.offline.columns import CHUNK, DatasetError, flat, take
+from sb3_pmpo.offline.columns import CHUNK, DatasetError, flat, refuse_masked, take
 from sb3_pmpo.offline.dataset import LabelledDataset
 from sb3_pmpo.offline.storage import make_array
 
-#: Where the infos hold the rows' labels and weights.
-LABEL_KEY, WEIGHT_KEY = "label", "weight"
+#: Where the infos hold the rows' labels and weights. Others call many things a weight, such as a
+#: load that is carried, so that of a row has a name which nobody else writes.
+LABEL_KEY, WEIGHT_KEY = "label", "sb3_pmpo_weight"
+
+#: What Minari takes for a new data set.
+_ID = re.compile(r"(?:[-\w][-\w/]*[-\w]/)?[-\w]+-v\d+")
 
 #: Where an episode's infos hold its labels, or what makes labels of the infos.
 LabelKey = str | Callable[[Mapping[str, Any]], Any]
 
 
-def from_minari(dataset: Any, *, label_key: LabelKey, folder: str | Path | None) -> LabelledDataset:
+class Keys(NamedTuple):
+    """Where an episode's infos hold what.
+
+    :param label: of the labels, or what makes them of the infos.
+    :param weight: of the rows' weights; None if they hold none.
+    """
+
+    label: LabelKey = LABEL_KEY
+    weight: str | None = WEIGHT_KEY
+
+
+def from_minari(dataset: Any, *, keys: Keys, folder: str | Path | None) -> LabelledDataset:
     """Copy all episodes, one after the other.
 
     :param dataset: a ``minari.MinariDataset``.
-    :param label_key: of the infos; rows of episodes without it are unlabelled. ``"judge/label"`` is
-        what a dictionary ``judge`` there holds. A function gets an episode's infos.
+    :param keys: of the infos; rows of episodes without them are unlabelled, or weigh 1.
+        ``"judge/label"`` is what a dictionary ``judge`` there holds. A function gets an episode's
+        infos.
     :param folder: where files for the columns are made; None for memory.
     :raises DatasetError: if it is empty, of spaces that SB3 does not take, or if the infos hold
         something else than labels, or nothing, under a key that was asked for.
@@ -43,24 +60,24 @@ def from_minari(dataset: Any, *, label_key: LabelKey, folder: str | Path | None)
     _check_space(dataset.action_space, "action")
     before = set(Path(folder).glob("*")) if folder is not None else set()
     try:
-        return _copied(dataset, n, label_key, folder)
+        return _copied(dataset, n, keys, folder)
     except BaseException:
         for path in set(Path(folder).glob("*.npy")) - before if folder is not None else ():
             path.unlink()  # half-written
         raise
 
 
-def _copied(
-    dataset: Any, n: int, label_key: LabelKey, folder: str | Path | None
-) -> LabelledDataset:
+def _copied(dataset: Any, n: int, keys: Keys, folder: str | Path | None) -> LabelledDataset:
     seen = _allocate(dataset.observation_space, n, "observations", folder)
     following = _allocate(dataset.observation_space, n, "next_observations", folder)
     actions = _allocate(dataset.action_space, n, "actions", folder)
     rewards, dones = np.zeros(n, np.float32), np.zeros(n, np.float32)
     labels, weights, ids = np.zeros(n), np.ones(n), np.zeros(n, np.int64)
-    rows, found = slice(0, 0), False
-    keys: set[str] = set()
+    rows = slice(0, 0)
+    held: set[str] = set()  # in the infos
+    found: set[LabelKey | None] = set()
     for number, episode in enumerate(dataset.iterate_episodes()):
+        _check_episode(episode, number)
         rows = slice(rows.stop, rows.stop + len(episode.rewards))
         _fill(seen, rows, episode.observations, slice(0, -1))
         _fill(following, rows, episode.observations, slice(1, None))
@@ -68,16 +85,17 @@ def _copied(
         rewards[rows], ids[rows] = episode.rewards, number
         dones[rows] = episode.terminations
         infos = episode.infos or {}
-        keys |= infos.keys()
-        for key, column in ((label_key, labels), (WEIGHT_KEY, weights)):
-            given = _find(infos, key)
+        held |= infos.keys()
+        for key, column in zip(keys, (labels, weights), strict=True):
+            given = _find(infos, key, number)
             if given is not None:
-                column[rows] = _of_steps(given, key, len(episode.rewards), number)
-                found |= key == label_key
-    if not found and label_key != LABEL_KEY:  # it was asked for
-        raise DatasetError(
-            f"no episode's infos have {written(label_key)}, they have {sorted(keys)}"
-        )
+                where = f"the infos' {written(key)} of episode {number}"
+                values = _numbers(given, key, where, is_weight=column is weights)
+                column[rows] = _of_steps(values, len(episode.rewards), where)
+                found.add(key)
+    for key, default in zip(keys, Keys(), strict=True):
+        if key not in {default, None, *found}:  # it was asked for
+            raise DatasetError(f"no episode's infos have {written(key)}, they have {sorted(held)}")
     return LabelledDataset(
         seen,
         actions,
@@ -92,24 +110,64 @@ def _copied(
     )
 
 
-def _find(infos: Mapping[str, Any], key: LabelKey) -> Any:
-    """Return what the infos hold under a key, or a key of a key; None if nothing."""
+def _check_episode(episode: Any, number: int) -> None:
+    """Check what the columns need of an episode.
+
+    :raises DatasetError: if it has not one observation more than steps, or terminates inside.
+    """
+    steps = len(episode.rewards)
+    seen = episode.observations
+    for key, values in seen.items() if isinstance(seen, dict) else [("", seen)]:
+        name = f"observations[{key!r}]" if key else "observations"
+        if len(values) != steps + 1:
+            raise DatasetError(
+                f"episode {number} needs T+1 {name} for its T steps, {steps + 1}, got "
+                f"{len(values)}: record the one after the last action too"
+            )
+    for name in ("actions", "terminations"):
+        if len(getattr(episode, name)) != steps:
+            raise DatasetError(
+                f"episode {number} must have as many {name} as rewards, {steps}, got "
+                f"{len(getattr(episode, name))}"
+            )
+    inside = np.flatnonzero(np.asarray(episode.terminations)[:-1])
+    if len(inside):
+        raise DatasetError(
+            f"episode {number} must terminate at its last step only, {steps - 1}, but does at "
+            f"step {inside[0]}: record it as several, or leave such episodes out with "
+            "from_minari(dataset.filter_episodes(lambda one: not one.terminations[:-1].any()))"
+        )
+
+
+def _find(infos: Mapping[str, Any], key: LabelKey | None, episode: int) -> Any:
+    """Return what the infos hold under a key, or a key of a key; None if nothing.
+
+    :raises DatasetError: if a function looks for what is not there.
+    """
     if callable(key):
-        return key(infos)
+        try:
+            return key(infos)
+        except KeyError as error:
+            raise DatasetError(
+                f"label_key asks the infos of episode {episode} for {error}, they have "
+                f"{sorted(infos)}: let it return None for an episode without labels"
+            ) from error
+    if key is None:
+        return None
     if key in infos:
         return infos[key]
     outer, _, inner = key.partition("/")
     held = infos.get(outer)
-    return _find(held, inner) if isinstance(held, Mapping) and inner else None
+    return _find(held, inner, episode) if isinstance(held, Mapping) and inner else None
 
 
-def _of_steps(given: Any, key: LabelKey, length: int, episode: int) -> np.ndarray:
-    where = f"the infos' {written(key)} of episode {episode}"
-    if key == WEIGHT_KEY:
+def _numbers(given: Any, key: LabelKey | None, where: str, *, is_weight: bool) -> np.ndarray:
+    """Check that labels or weights of an episode are numbers; return them in a row."""
+    if is_weight:
         if isinstance(given, Mapping) or np.asarray(given).dtype.kind not in "biuf":
             raise DatasetError(
                 f"{where} must be numbers >= 0, how much each step counts, got "
-                f"{type(given).__name__}: give what it is another name in the infos"
+                f"{type(given).__name__}: name others by weight_key, or none by weight_key=None"
             )
     elif isinstance(given, Mapping):
         raise DatasetError(
@@ -122,7 +180,12 @@ def _of_steps(given: Any, key: LabelKey, length: int, episode: int) -> np.ndarra
             f"{np.asarray(given).dtype}: say what they mean by a function, such as "
             "label_key=lambda infos: np.where(infos['success'], 1, -1)"
         )
-    values = np.asarray(given).reshape(-1)
+    refuse_masked(given, where)
+    return np.asarray(given).reshape(-1)
+
+
+def _of_steps(values: np.ndarray, length: int, where: str) -> np.ndarray:
+    """Drop the reset's entry."""
     if len(values) not in {length, length + 1}:
         raise DatasetError(
             f"{where} must be {length + 1} (the reset's entry and one a step), got {len(values)}"
@@ -164,7 +227,8 @@ def to_minari(dataset: LabelledDataset, dataset_id: str, **metadata: Any) -> Any
     :param dataset_id: such as ``"walker/labelled-v0"``; it must not exist yet.
     :param metadata: of ``minari.create_dataset_from_buffers``: ``env``, ``author``, ... Pictures
         are kept as they are; Minari's own ``jpeg_encoding=True`` changes them.
-    :raises DatasetError: if there are no ``next_observations``, or no episode has them.
+    :raises DatasetError: if there are no ``next_observations``, or no episode has them, or if
+        Minari could not write the id, or not read a key of a Dict again.
     """
     import minari
     from minari.data_collector import EpisodeBuffer
@@ -175,6 +239,7 @@ def to_minari(dataset: LabelledDataset, dataset_id: str, **metadata: Any) -> Any
             "Minari wants the observation after an episode's last action, and the data set has no "
             "next_observations: give next_observations=..."
         )
+    _check_names(dataset, dataset_id)
     _check_successors(dataset)
     buffers = [
         EpisodeBuffer(id=number, **_episode(dataset, np.arange(rows.start, rows.stop)))
@@ -194,6 +259,25 @@ def to_minari(dataset: LabelledDataset, dataset_id: str, **metadata: Any) -> Any
         if not was_there:
             shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def _check_names(dataset: LabelledDataset, dataset_id: str) -> None:
+    """Check what becomes names of folders, and of groups in an HDF5 file.
+
+    :raises DatasetError: for what could not be found again.
+    """
+    if not (isinstance(dataset_id, str) and _ID.fullmatch(dataset_id)):
+        raise DatasetError(
+            f"dataset_id must be of the form 'name-v0' or 'group/name-v0', got {dataset_id!r}: "
+            "Minari wants a version"
+        )
+    space = dataset.observation_space
+    for key in space.spaces if isinstance(space, spaces.Dict) else ():
+        if "/" in key or key in {"", ".", ".."}:
+            raise DatasetError(
+                f"a key of Dict observations must be a name without '/' for Minari, got {key!r}, "
+                "which its files would hold as a folder: rename it, or use LabelledDataset.save()"
+            )
 
 
 def _check_successors(dataset: LabelledDataset) -> None:

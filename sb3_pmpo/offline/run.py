@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import gymnasium as gym
@@ -158,14 +159,44 @@ class LabelSteps:
         return metrics | online.describe()
 
     def fit_normaliser(self) -> None:
-        """Take the statistics of a new policy's observations from the data; old ones stay."""
+        """Take the statistics of a new policy's observations from the data; old ones stay.
+
+        Those of a VecNormalize that has seen nothing come first: the policy sees what it leaves.
+        """
+        self._fit_vec_normalize()
         normaliser = self.model.policy.normaliser
         if not isinstance(normaliser, ObservationNormaliser) or normaliser.count > 0:
             return  # infinite where there is nothing to normalise: no row is drawn for it
+        for rows in self._some_rows():
+            normaliser.update(observe(self.model, self.source, rows))
+
+    def _fit_vec_normalize(self) -> None:
+        """Take the statistics of a VecNormalize from the data, unless it has some or is given."""
+        normalize = self.model.get_vec_normalize_env()
+        if normalize is None or not normalize.norm_obs:
+            return
+        moments = normalize.obs_rms
+        of_key = moments if isinstance(moments, dict) else {"": moments}
+        if any(each.count >= 1.0 for each in of_key.values()):
+            return
+        if not normalize.training:
+            warnings.warn(
+                "the VecNormalize has training=False and no statistics, so the policy sees raw "
+                f"observations, clipped to {normalize.clip_obs:g}: load its statistics with "
+                "VecNormalize.load(), or set training=True, which takes them from the data",
+                stacklevel=5,
+            )
+            return
+        for rows in self._some_rows():
+            for key, each in of_key.items():
+                each.update(rows.observations[key] if key else rows.observations)
+
+    def _some_rows(self) -> Iterator[Rows]:
+        """Draw as many rows as statistics are taken from, in batches."""
         left = min(len(self.source), STATISTICS_ROWS)
         while left > 0:
             index = self.rng.integers(0, len(self.source), min(left, 8192))
-            normaliser.update(observe(self.model, self.source, self.source.rows(index)))
+            yield self.source.rows(index)
             left -= len(index)
 
 

@@ -15,10 +15,17 @@ from sb3_pmpo.offline.columns import Column, Columns, DatasetError
 # ---------------------------------------------------------------------- inference
 
 
-def infer_observation_space(columns: Columns) -> spaces.Space:
-    """Infer a space from what the columns hold: floats, bytes of images, or counts."""
+def infer_observation_space(columns: Columns, following: Columns | None = None) -> spaces.Space:
+    """Infer a space from what the columns hold: floats, bytes of images, or counts.
+
+    :param columns: of the observations.
+    :param following: of what came next, where a count may be larger; None if it is not known.
+    """
     if isinstance(columns, dict):
-        parts = {key: infer_observation_space(column) for key, column in columns.items()}
+        after = following if isinstance(following, dict) else {}
+        parts = {
+            key: infer_observation_space(part, after.get(key)) for key, part in columns.items()
+        }
         return spaces.Dict(parts)
     shape, dtype = columns.row_shape, columns.dtype
     if np.issubdtype(dtype, np.floating):
@@ -26,7 +33,10 @@ def infer_observation_space(columns: Columns) -> spaces.Space:
     if dtype == np.uint8 and len(shape) == 3:
         return spaces.Box(0, 255, shape, np.uint8)
     if np.issubdtype(dtype, np.integer) and shape in {(), (1,)}:
-        return spaces.Discrete(_largest(columns) + 1)
+        largest = _largest(columns)
+        if isinstance(following, Column) and np.issubdtype(following.dtype, np.integer):
+            largest = max(largest, _largest(following))
+        return spaces.Discrete(largest + 1)
     raise DatasetError(
         f"the space of {columns.name} cannot be inferred from dtype {dtype} and rows of shape "
         f"{shape}: give observation_space"
@@ -45,7 +55,7 @@ def infer_action_space(columns: Columns) -> spaces.Space:
         if shape in {(), (1,)}:
             return spaces.Discrete(_largest(columns) + 1)
         if len(shape) == 1:
-            return spaces.MultiDiscrete(_extreme(columns, np.max) + 1)
+            return spaces.MultiDiscrete(_counts(columns))
     if not np.issubdtype(dtype, np.floating):
         raise DatasetError(
             f"the space of actions cannot be inferred from dtype {dtype} and rows of shape "
@@ -66,6 +76,17 @@ def infer_action_space(columns: Columns) -> spaces.Space:
 
 def _extreme(column: Column, function: Callable[..., Any]) -> np.ndarray:
     return np.asarray(function([function(part, axis=0) for _, part in column.chunks()], axis=0))
+
+
+def _counts(column: Column) -> np.ndarray:
+    """Count the choices of each dimension."""
+    largest = _extreme(column, np.max)
+    if largest.size and largest.min() < 0:
+        raise DatasetError(
+            f"{column.name} of a discrete space must be >= 0, got at most {largest.min()} in "
+            f"dimension {int(largest.argmin())}: number the choices from 0, or give action_space"
+        )
+    return largest + 1
 
 
 def _largest(column: Column) -> int:
@@ -210,10 +231,11 @@ def space_to_json(space: spaces.Space) -> dict[str, Any]:
         bounds = {"low": _compact(space.low), "high": _compact(space.high)}
         return {"type": "Box", "shape": list(space.shape), "dtype": str(space.dtype), **bounds}
     if isinstance(space, spaces.Discrete):
-        return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
+        start = int(space.start)
+        return {"type": "Discrete", "n": int(space.n), "start": start, "dtype": str(space.dtype)}
     if isinstance(space, spaces.MultiDiscrete):
-        start = space.start.tolist()
-        return {"type": "MultiDiscrete", "nvec": space.nvec.tolist(), "start": start}
+        bounds = {"nvec": space.nvec.tolist(), "start": space.start.tolist()}
+        return {"type": "MultiDiscrete", "dtype": str(space.dtype), **bounds}
     if isinstance(space, spaces.MultiBinary):
         return {"type": "MultiBinary", "n": list(space.shape)}
     raise DatasetError(f"the space {space} cannot be saved: use Box, Discrete, MultiDiscrete, Dict")
@@ -240,9 +262,12 @@ def _space_from_json(text: dict[str, Any]) -> spaces.Space:
         low, high = (_expand(text[name], shape, dtype) for name in ("low", "high"))
         return spaces.Box(low, high, dtype=dtype.type)
     if kind == "Discrete":
-        return spaces.Discrete(text["n"], start=text["start"])
+        dtype = np.dtype(text.get("dtype", "int64"))
+        others = {} if dtype == np.int64 else {"dtype": dtype.type}  # Gymnasium 1.0 has one alone
+        return spaces.Discrete(text["n"], start=text["start"], **others)
     if kind == "MultiDiscrete":
-        return spaces.MultiDiscrete(text["nvec"], start=text.get("start"))
+        dtype = np.dtype(text.get("dtype", "int64"))
+        return spaces.MultiDiscrete(text["nvec"], dtype.type, start=text.get("start"))
     if kind == "MultiBinary":
         shape = text["n"]
         return spaces.MultiBinary(shape[0] if len(shape) == 1 else shape)

@@ -6,12 +6,14 @@ import json
 import os
 import re
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sb3_pmpo.files import writer
 from sb3_pmpo.offline.columns import Column, Columns, DatasetError, map_columns
 from sb3_pmpo.offline.dataset import LabelledDataset
 from sb3_pmpo.offline.spaces import space_from_json, space_to_json
@@ -20,24 +22,30 @@ HEADER = "dataset.json"
 FORMAT = "sb3_pmpo labelled data set"
 VERSION = 1
 _ARRAYS = ("observations", "actions", "next_observations")
-_NUMBERS = ("labels", "rewards", "dones", "episode_ids", "weights")
+_NUMBERS = ("labels", "rewards", "dones", "episode_ids", "weights", "whole")
 
 
 #: The files of a data set's folder.
 _OURS = re.compile(rf"{re.escape(HEADER)}|\d+\.npy")
 
-#: Where a data set is while another takes its place, before the process and the name.
+#: Where a data set is while another takes its place, before the writer and the name.
 _OLD = ".old-"
+
+#: Between the two halves of a replacement no other thread may look for what is there.
+_REPLACING = threading.Lock()
 
 
 def save(dataset: LabelledDataset, folder: str | Path) -> Path:
     """Write the folder beside its place, then move it there: whole, or not at all.
 
+    Links are followed: what they name is replaced, not the link.
+
     :raises FileExistsError: if the folder exists and is not a data set of this format, or holds
         what is not of it.
     """
-    target = Path(folder)
-    _put_back(target)
+    target = Path(os.path.realpath(folder))
+    with _REPLACING:
+        _put_back(target)
     if target.exists() and not (target / HEADER).is_file():
         raise FileExistsError(f"{target} exists and is no data set: name a folder that is new")
     if target.exists():
@@ -45,7 +53,7 @@ def save(dataset: LabelledDataset, folder: str | Path) -> Path:
         if strange:
             raise FileExistsError(f"{target} holds {strange[0]}, which save did not write: move it")
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{os.getpid()}-{target.name}")
+    temporary = target.with_name(f".{writer()}-{target.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
@@ -62,21 +70,25 @@ def save(dataset: LabelledDataset, folder: str | Path) -> Path:
             "columns": files,
         }
         (temporary / HEADER).write_text(json.dumps(header, indent=1) + "\n")
-        _replace(temporary, target)
+        with _REPLACING:
+            _replace(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return target
+    return Path(folder)
 
 
 def _replace(temporary: Path, target: Path) -> None:
     """Put a folder in the place of another, which is moved aside first: a map of it stays valid."""
-    old = target.with_name(f"{_OLD}{os.getpid()}-{target.name}")
+    old = target.with_name(f"{_OLD}{writer()}-{target.name}")
+    is_here = target.exists() and target.samefile(os.curdir)
     if target.exists():
         os.replace(target, old)
     try:
         os.replace(temporary, target)
     finally:
         _put_back(target)  # where that failed, or Ctrl-C came
+    if is_here:
+        os.chdir(target)  # the working directory is about to be deleted
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -85,7 +97,7 @@ def _put_back(target: Path) -> None:
     if target.exists() or not target.parent.is_dir():
         return
     for path in target.parent.iterdir():
-        if re.fullmatch(rf"{re.escape(_OLD)}\d+-{re.escape(target.name)}", path.name):
+        if re.fullmatch(rf"{re.escape(_OLD)}[\d.]+-{re.escape(target.name)}", path.name):
             os.replace(path, target)
             return
 
@@ -126,17 +138,18 @@ def load(folder: str | Path, *, in_memory: bool) -> LabelledDataset:
 
     :raises DatasetError: if it is not whole, or not of this format.
     """
-    source = Path(folder)
-    _put_back(source)
-    header = _read_header(source)
+    source = Path(os.path.realpath(folder))
     columns: dict[str, Any] = {}
-    for name, file in header["columns"].items():
-        part, _, key = name.partition("/")
-        array = _open(source, file, name, header["rows"], in_memory)
-        if key:
-            columns.setdefault(part, {})[key] = array
-        else:
-            columns[part] = array
+    with _REPLACING:
+        _put_back(source)
+        header = _read_header(source)
+        for name, file in header["columns"].items():
+            part, is_of_dict, key = name.partition("/")
+            array = _open(source, file, name, header["rows"], in_memory)
+            if is_of_dict:
+                columns.setdefault(part, {})[key] = array
+            else:
+                columns[part] = array
     return LabelledDataset(
         **columns,
         observation_space=space_from_json(header["observation_space"]),

@@ -73,8 +73,8 @@ def choose_weights(
     """
     if not labels.accepted and not labels.rejected:
         raise DatasetError(
-            "all labels are 0: accept or reject some rows, with label_by_advantage() for instance; "
-            "to clone all that was done, accept every row"
+            "all labels are 0, or all rows that have one weigh 0: accept or reject some rows, with "
+            "label_by_advantage() for instance; to clone all that was done, accept every row"
         )
     if alpha is not None:
         check_number("alpha", alpha, 0.0, 1.0, float, "it is the weight of the accepted rows")

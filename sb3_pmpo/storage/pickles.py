@@ -27,6 +27,7 @@ from typing import Any, ClassVar, NamedTuple
 import cloudpickle
 import numpy as np
 
+from sb3_pmpo.files import writer
 from sb3_pmpo.storage.names import makers, resolve
 
 #: The variable that names the file of the key, in place of the usual one.
@@ -76,7 +77,7 @@ def _make_key() -> bytes | None:
     try:
         path = key_path()
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        beside = path.with_name(f".{os.getpid()}-{path.name}")
+        beside = path.with_name(f".{writer()}-{path.name}")
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(secrets.token_bytes(32))

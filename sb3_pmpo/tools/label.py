@@ -58,6 +58,7 @@ def main(arguments: Sequence[str]) -> int:
             parser.error(f"another sb3-pmpo label asks about {folder}: use its page, or stop it")
         try:
             clips = _find_or_make_clips(args, folder)
+            clips.answers()  # says what is wrong with them before a page is made
         except ValueError as error:
             bound.close()
             parser.error(str(error))
@@ -228,12 +229,12 @@ def record_segments(
     seen, done, frames = [], [], []
     while made < n_clips:
         seen.append(_raw(env, observations))
-        frames.append(env.render())
+        frames.append(np.array(env.render()))  # copies: the environment may go on writing there
         if deterministic or not isinstance(model, OffPolicyMPO):
             actions, state = model.predict(observations, state, starts, deterministic)
         else:
             actions = explore(model, observations, starts)
-        done.append(actions[0])
+        done.append(np.array(actions[0]))
         observations, _, starts, _ = env.step(actions)
         if starts[0] or len(done) == length:
             yield Segment(_join(seen), np.array(done), np.array(frames))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,10 +18,12 @@ from sb3_pmpo.command_line import Parser, count
 from sb3_pmpo.core.samples import mean_over_samples, mean_per_set
 from sb3_pmpo.feedback.buffer import FeedbackBuffer
 from sb3_pmpo.feedback.clips import INDEX, read_clips
-from sb3_pmpo.offline.columns import DatasetError
+from sb3_pmpo.offline.columns import DatasetError, make_columns
 from sb3_pmpo.offline.dataset import LabelledDataset
-from sb3_pmpo.offline.formats import concatenate
+from sb3_pmpo.offline.formats import NAMES, concatenate
 from sb3_pmpo.offline.labelling import label_by_advantage, label_by_return
+from sb3_pmpo.offline.spaces import fit_columns
+from sb3_pmpo.tools.settings import KeyValues
 
 NORMALISATIONS = {"batch": mean_over_samples, "set": mean_per_set}
 
@@ -45,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
         elif args.model is not None and not args.model.is_file():
             raise ValueError(f"--model {args.model}: there is no such file; train writes one")
         dataset = read_data(
-            args.dataset, args.labels, gamma=args.gamma, seed=args.seed, env=args.env
+            args.dataset, args.labels, gamma=args.gamma, seed=args.seed, env=args.env, more=rest
         )
     except (ValueError, OSError) as error:
         parser.error(str(error))
@@ -127,7 +130,13 @@ def _learn(
 
 
 def read_data(
-    dataset: str | None, labels: str | None, *, gamma: float, seed: int, env: str | None = None
+    dataset: str | None,
+    labels: str | None,
+    *,
+    gamma: float,
+    seed: int,
+    env: str | None = None,
+    more: Sequence[str] = (),
 ) -> LabelledDataset:
     """Read a data set and give it the labels that are asked for.
 
@@ -135,10 +144,11 @@ def read_data(
     :param labels: see ``sb3-pmpo offline --help``.
     :param gamma: discount of ``advantage``.
     :param seed: of its value function.
-    :param env: id of the environment whose action space an ``.npz`` is of; None guesses the space.
+    :param env: id of the environment whose spaces an ``.npz`` is of; None guesses them.
+    :param more: arguments of ``train``, of which ``--env-kwargs`` and ``--gym-packages`` count.
     :raises DatasetError: if something cannot be read, or does not fit.
     """
-    data = None if dataset is None else _read_dataset(dataset, env)
+    data = None if dataset is None else _read_dataset(dataset, env, more)
     if labels is None:
         if data is None:
             raise DatasetError("give --dataset, or --labels with a folder of sb3-pmpo label")
@@ -157,14 +167,15 @@ def read_data(
     return answered if data is None else concatenate([data, answered])
 
 
-def _read_dataset(name: str, env: str | None) -> LabelledDataset:
+def _read_dataset(name: str, env: str | None, more: Sequence[str]) -> LabelledDataset:
     path = Path(name)
     if path.is_dir():
         return LabelledDataset.load(path)
     if path.suffix == ".npz":
         with reading(path) as file, np.load(file, allow_pickle=False) as found:
-            arrays = {key: found[key] for key in found.files}
-        return LabelledDataset.from_d4rl_like(arrays, **_action_space(env))
+            # The others are named where one is missing, and never read: they may be of any kind.
+            arrays = {key: found[key] if key in NAMES else None for key in found.files}
+        return LabelledDataset.from_d4rl_like(arrays, **_spaces(env, more, arrays))
     try:
         import minari
     except ModuleNotFoundError as error:
@@ -177,17 +188,31 @@ def _read_dataset(name: str, env: str | None) -> LabelledDataset:
     return LabelledDataset.from_minari(minari.load_dataset(name))
 
 
-def _action_space(env: str | None) -> dict[str, spaces.Space]:
+def _spaces(
+    env: str | None, more: Sequence[str], arrays: Mapping[str, Any]
+) -> dict[str, spaces.Space]:
+    """Take the spaces from the environment: of its actions, and of what was seen if it fits."""
     if env is None:
         return {}
     from sb3_pmpo.envs import make_env
 
+    parser = Parser(prog="sb3-pmpo offline", add_help=False)
+    parser.add_argument("--env-kwargs", nargs="+", action=KeyValues)
+    parser.add_argument("--gym-packages", nargs="+", action="extend", default=[])
+    given, _ = parser.parse_known_args(more)
     try:
-        made = make_env(env)
-    except (gym.error.Error, ImportError, ValueError):
+        for module in given.gym_packages:
+            import_module(module)
+        made = make_env(env, **(given.env_kwargs or {}))
+    except (gym.error.Error, ImportError, ValueError, TypeError):
         return {}  # what is wrong with the id is said where it is trained for
     made.close()
-    return {"action_space": made.action_space}
+    try:
+        for name in {"observations", "next_observations"} & arrays.keys():
+            fit_columns(make_columns(arrays[name], name), made.observation_space, name)
+    except DatasetError:  # a wrapper of the settings may show something else
+        return {"action_space": made.action_space}
+    return {"action_space": made.action_space, "observation_space": made.observation_space}
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -199,6 +200,33 @@ def test_a_program_labels_what_was_seen() -> None:
     wrapped.annotator = lambda *_: 2
     with pytest.raises(ValueError, match="must return 1, 0 or -1, got 2"):
         wrapped.step(np.zeros(1, np.float32))
+
+
+@pytest.mark.parametrize("seen", [7, None, np.zeros(2), {"a": np.zeros(1)}])
+def test_an_observation_that_is_no_dictionary_is_named(seen: Any) -> None:
+    buffer = FeedbackBuffer(spaces.Dict(a=SEEN, b=SEEN), DONE)
+    for call in (lambda: buffer.add(seen, [0.0], 1), lambda: buffer.add_segment(seen, [[0.0]], 1)):
+        with pytest.raises(DatasetError, match=r"must be a dictionary|lacks 'b'|must have the k"):
+            call()
+    assert len(buffer) == 0
+
+
+class Shrinks(gym.Wrapper):
+    """Changes the action where it lies."""
+
+    def step(self, action: Any) -> Any:
+        action *= 0.1
+        return self.env.step(action)
+
+
+def test_what_the_environment_makes_of_an_action_is_not_what_was_done() -> None:
+    env, asked = Toy(), []
+    buffer = FeedbackBuffer(env.observation_space, env.action_space)
+    wrapped = FeedbackWrapper(Shrinks(env), lambda _, action, __: asked.append(action) or 1, buffer)
+    wrapped.reset(seed=0)
+    wrapped.step(np.array([0.5], np.float32))
+    assert asked == [0.5]
+    assert everything(buffer).actions.tolist() == [[0.5]]
 
 
 @pytest.mark.parametrize("value", [300, 0.7])

@@ -291,6 +291,50 @@ def test_an_undo_takes_back_the_answer_to_its_own_clip(tmp_path: Path) -> None:
     assert AnswerLog(path, names).answers == {"a": "accept", "b": "accept"}
 
 
+@pytest.mark.parametrize("second", ["accept", "reject"])
+def test_an_answer_that_was_sent_twice_is_undone_at_once(second: str, tmp_path: Path) -> None:
+    path, names = tmp_path / "answers.jsonl", ["a", "b"]
+    log = AnswerLog(path, names)
+    for clip, answer in (("b", "skip"), ("a", "accept"), ("a", second)):
+        log.answer(clip, answer)
+    assert log.undo() == "a"
+    for one in (log, AnswerLog(path, names)):
+        assert one.answers == {"b": "skip"}
+
+
+def test_a_blank_line_is_no_answer(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    path.write_bytes(b'\n{"clip": "a", "answer": "accept"}\r\n  \n')
+    assert AnswerLog(path, ["a"]).answers == {"a": "accept"}
+
+
+@pytest.mark.parametrize(
+    "damage", [b'{"clip": "\xff"}\n', b"\n{}\n", b'{"clip": 1, "answer": []}\n']
+)
+@pytest.mark.parametrize("named", [True, False])
+def test_a_damaged_log_is_one_sentence(
+    damage: bytes, named: bool, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    make_clips(tmp_path / "labels/Pendulum-v1")
+    (tmp_path / "labels/Pendulum-v1/answers.jsonl").write_bytes(damage)
+    more = ["--labels", "labels/Pendulum-v1"] if named else []
+    with pytest.raises(SystemExit, match="2"):
+        main(["label", "--env", "Pendulum-v1", *more])
+    line = damage.count(b"\n")
+    assert f"answers.jsonl, line {line}" in capsys.readouterr().err
+
+
+def test_a_clip_whose_file_is_gone_is_named(clips: ClipSet) -> None:
+    clips.video("clip-0000").unlink()
+    app = make_app(clips, clips.answers(), command="", finish=lambda: None)
+    with TestClient(app, base_url="http://localhost") as client:
+        answer = client.get("/clips/clip-0000.mp4")
+        assert answer.status_code == 404
+        assert "clip-0000.mp4 is gone" in answer.text
+
+
 def test_one_program_at_a_time_asks_about_a_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -183,6 +183,33 @@ def test_a_torn_file_is_named(
         read_data(dataset, labels, gamma=0.9, seed=0)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "more", "n"),
+    [
+        (np.int64, (), 16),
+        (np.int64, ("--env-kwargs", "map_name:'8x8'"), 64),
+        (np.int64, ("--env-kwargs", "nonsense:1"), 14),  # inferred
+        (np.int64, ("--n-envs", "2"), 16),
+    ],
+)
+def test_arrays_are_of_the_environments_observations(
+    dtype: type, more: tuple[str, ...], n: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "log.npz"
+    arrays = {"observations": np.arange(12, dtype=dtype), "actions": np.zeros(12, int)}
+    arrays |= {"next_observations": np.arange(2, 14), "infos": np.array([{}] * 12)}
+    np.savez(path, **arrays)
+    data = read_data(str(path), None, gamma=0.9, seed=0, env="FrozenLake-v1", more=more)
+    assert data.observation_space == gym.spaces.Discrete(n)
+    arrays["observations"] = arrays["next_observations"] = np.arange(12) + 40  # of another map
+    np.savez(path, **arrays)
+    data = read_data(str(path), None, gamma=0.9, seed=0, env="FrozenLake-v1", more=more)
+    assert data.observation_space == gym.spaces.Discrete(64 if n == 64 else 52)
+    np.savez(path, infos=np.array([{}] * 12))
+    with pytest.raises(DatasetError, match=r"must have 'observations' and 'actions', got .'infos'"):
+        read_data(str(path), None, gamma=0.9, seed=0, env="FrozenLake-v1")
+
+
 def test_arrays_are_of_the_environments_actions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
