@@ -120,6 +120,7 @@ def _learn(
         alpha=args.alpha,
         beta=args.beta,
         normalise=NORMALISATIONS[args.normalise],
+        clone_steps=None if args.model is None else 0,  # it is the reference as it is
         callback=callback,
         log_interval=log_interval,
         reset_num_timesteps=args.folder is None,
