@@ -17,8 +17,10 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -26,6 +28,7 @@ from gymnasium import spaces
 pytest.importorskip("starlette")
 pytest.importorskip("httpx")
 from moviepy.video.io.ffmpeg_reader import FFMPEG_VideoReader
+from stable_baselines3.common.vec_env import DummyVecEnv
 from starlette.testclient import TestClient
 
 from sb3_pmpo import PMPO
@@ -35,7 +38,12 @@ from sb3_pmpo.feedback.server import is_loopback, make_app
 from sb3_pmpo.offline import DatasetError, LabelledDataset
 from sb3_pmpo.tools.checkpoints import lock
 from sb3_pmpo.tools.cli import main
-from sb3_pmpo.tools.label import _make_server, _unanswered, learning_command
+from sb3_pmpo.tools.label import (
+    _make_server,
+    _unanswered,
+    learning_command,
+    record_segments,
+)
 from sb3_pmpo.tools.offline import read_data
 from sb3_pmpo.tools.settings import KeyValues, as_words
 
@@ -333,6 +341,32 @@ def test_a_clip_whose_file_is_gone_is_named(clips: ClipSet) -> None:
         answer = client.get("/clips/clip-0000.mp4")
         assert answer.status_code == 404
         assert "clip-0000.mp4 is gone" in answer.text
+
+
+class Overwrites(gym.Env):
+    """Writes into the action that it gets, and into the picture that it gave."""
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012  # as Gymnasium's
+    observation_space, action_space = spaces.Box(0, 1, (1,)), spaces.Box(-1, 1, (1,))
+    render_mode, picture = "rgb_array", np.zeros((4, 4, 3), np.uint8)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        action *= 0.1
+        self.picture += 1
+        return np.zeros(1, np.float32), 0.0, False, False, {}
+
+    def render(self) -> Any:
+        return self.picture
+
+
+def test_a_clip_keeps_what_was_done_and_seen() -> None:
+    model: Any = SimpleNamespace(predict=lambda *_: (np.full((1, 1), 0.5, np.float32), None))
+    (clip,) = record_segments(model, DummyVecEnv([Overwrites]), 1, 3, deterministic=True)
+    assert clip.actions.tolist() == [[0.5]] * 3
+    assert clip.frames[:, 0, 0, 0].tolist() == [0, 1, 2]
 
 
 def test_one_program_at_a_time_asks_about_a_folder(
