@@ -343,7 +343,7 @@ def test_a_copy_of_a_model_learns_from_the_same_labels() -> None:
     buffer = answered((1,), 100)
     model = small(Toy()).learn(30, feedback=buffer)
     again = copy.deepcopy(model)
-    assert again._labels is buffer
+    assert again.given_labels is buffer
     again.learn(10, feedback=buffer, reset_num_timesteps=False)
 
 
