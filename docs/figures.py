@@ -29,6 +29,16 @@ SETTINGS = {
     "both: alpha 0.5, beta 1": (0.5, 1.0, "C2"),
 }
 BETAS = (0.5, 1.0, 1.5, 2.0, 4.0)
+#: How the documentation names what the suite of peers has.
+PEERS = {
+    "PMPO": "PMPO",
+    "SAC": "SB3 SAC",
+    "TQC": "sb3-contrib TQC",
+    "CrossQ": "sb3-contrib CrossQ",
+    "SBX-SAC": "SBX SAC",
+    "SBX-CrossQ": "SBX CrossQ",
+    "SBX-SAC-SimBa": "SBX SAC, SimBa",
+}
 
 
 def gradients(alpha: float, beta: float, n_states: int = 20_000) -> np.ndarray:
@@ -104,26 +114,18 @@ def draw_beta(path: Path) -> None:
 
 
 def draw_beside_sac(path: Path) -> None:
-    """Draw the mean return of the six tasks against steps and minutes, of all that ran them."""
-    data, peers = (
-        pd.concat([pd.read_csv(file) for file in sorted((RUNS / folder).glob("*.csv"))])
-        for folder in ("development", "peers")
-    )
-    data = pd.concat([data, peers[~peers.algorithm.isin(data.algorithm)]])
-    tasks = data[data.algorithm == "SAC"].task.unique()
+    """Draw the mean return of the six tasks against steps and minutes."""
+    data = pd.concat([pd.read_csv(file) for file in sorted((RUNS / "development").glob("*.csv"))])
+    n_tasks = data.task.nunique()
     figure = Figure(figsize=(7.2, 2.9), layout="constrained")
     axes: Any = figure.subplots(1, 2, sharey=True)
     for number, name in enumerate(sorted(data.algorithm.unique())):
-        part = data[data.algorithm == name]
-        if len(part.task.unique()) < len(tasks):
-            continue  # its mean would be of other tasks
-        by = part.groupby(["seed", "steps"])
-        whole = by.task.nunique() == len(tasks)
+        by = data[data.algorithm == name].groupby(["seed", "steps"])
+        whole = by.task.nunique() == n_tasks
         returns = by.return_mean.mean()[whole].unstack("seed").dropna()
         minutes = by.train_seconds.mean()[whole].unstack("seed").dropna().mean(axis=1) / 60
-        label = "SB3 SAC" if name == "SAC" else name
         for axis, x in zip(axes, (returns.index / 1000, minutes), strict=True):
-            axis.plot(x, returns.mean(axis=1), color=f"C{number}", label=label)
+            axis.plot(x, returns.mean(axis=1), color=f"C{number}", label=PEERS[name])
             low, high = returns.min(axis=1), returns.max(axis=1)
             axis.fill_between(x, low, high, color=f"C{number}", alpha=0.2, linewidth=0)
             axis.grid(alpha=0.3)
@@ -131,18 +133,6 @@ def draw_beside_sac(path: Path) -> None:
     axes[1].set(xlabel="minutes of training, one thread", ylim=(0, 1000))
     axes[0].legend(loc="upper left")
     figure.savefig(path, dpi=110)
-
-
-#: How the documentation names what the suite of peers has.
-PEERS = {
-    "PMPO": "PMPO",
-    "SAC": "SB3 SAC",
-    "TQC": "sb3-contrib TQC",
-    "CrossQ": "sb3-contrib CrossQ",
-    "SBX-SAC": "SBX SAC",
-    "SBX-CrossQ": "SBX CrossQ",
-    "SBX-SAC-SimBa": "SBX SAC, SimBa",
-}
 
 
 def draw_peers(path: Path) -> None:
@@ -155,10 +145,7 @@ def draw_peers(path: Path) -> None:
     figure = Figure(figsize=(7.2, 3.2), layout="constrained")
     axes: Any = figure.subplots(1, 2, sharey=True)
     for number, (name, label) in enumerate(PEERS.items()):
-        file = RUNS / "peers" / f"{name}__walker-walk__0.csv"
-        if not file.exists():
-            continue
-        run = pd.read_csv(file)
+        run = pd.read_csv(RUNS / "peers" / f"{name}__walker-walk__0.csv")
         for axis, x in zip(
             axes, (run.steps / 1e3, run.steps / 1e5 * float(minutes[name])), strict=True
         ):

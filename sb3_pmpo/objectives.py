@@ -13,7 +13,6 @@ from typing import ClassVar, NamedTuple, Protocol, TypeVar
 import torch as th
 
 from sb3_pmpo.core.checks import (
-    HEAVIEST,
     blaming,
     check_flag,
     check_number,
@@ -32,6 +31,7 @@ from sb3_pmpo.core.labels import Labeller, best_worst, check_labels, is_balanced
 from sb3_pmpo.core.losses import (
     PairLoss,
     check_alpha_beta,
+    check_barrier,
     instability,
     pmpo_loss,
     weighted_likelihood_loss,
@@ -106,8 +106,7 @@ class PMPOObjective:
     def __post_init__(self) -> None:
         for beta in (self.beta_mean, self.beta_std):
             check_alpha_beta(self.alpha, beta)
-        hint = "it is the weight of the barrier that keeps the mean from the box's edge"
-        check_number("edge_barrier", self.edge_barrier, 0.0, HEAVIEST, float, hint)
+        check_barrier(self.edge_barrier)
         hint = "it is the share of the samples that the labeller rejects; 0.5 is a half"
         check_number("rejected", self.rejected, 0.0, 1.0, float, hint)
         make_plain(self, "alpha", "beta_mean", "beta_std", "edge_barrier", "rejected")

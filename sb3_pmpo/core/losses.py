@@ -43,6 +43,15 @@ def check_alpha_beta(alpha: float, beta: float) -> None:
     check_number("beta", beta, 0.0, HEAVIEST, float, "it is the weight of the KL")
 
 
+def check_barrier(weight: float) -> None:
+    """Refuse a weight of the edge barrier outside its range.
+
+    :raises ValueError: unless ``weight`` is finite and not negative.
+    """
+    hint = "it is the weight of the barrier that keeps the mean from the box's edge"
+    check_number("edge_barrier", weight, 0.0, HEAVIEST, float, hint)
+
+
 def least_beta(alpha: float, rejected: float) -> float:
     """Return the weight from which on the KL holds against the rejections, for means per set.
 

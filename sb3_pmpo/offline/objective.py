@@ -11,8 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch as th
 
-from sb3_pmpo.core.checks import HEAVIEST, check_number
-from sb3_pmpo.core.losses import check_alpha_beta, pmpo_loss, weighted_log_prob
+from sb3_pmpo.core.losses import check_alpha_beta, check_barrier, pmpo_loss, weighted_log_prob
 from sb3_pmpo.core.samples import (
     Candidates,
     Normalisation,
@@ -103,8 +102,7 @@ class LabelObjective:
     def __post_init__(self) -> None:
         for beta in self.betas:
             check_alpha_beta(self.alpha, beta)
-        hint = "it is the weight of the barrier that keeps the mean from the box's edge"
-        check_number("edge_barrier", self.edge_barrier, 0.0, HEAVIEST, float, hint)
+        check_barrier(self.edge_barrier)
 
     def __call__(self, online: Any, reference: Any, candidates: Candidates) -> PolicyLoss:
         """Compute the loss, a scalar.

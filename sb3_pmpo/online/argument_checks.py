@@ -56,7 +56,6 @@ _RANGES: tuple[tuple[str, float, float, type, str], ...] = (
 _FLAGS = {
     "optimize_memory_usage": "True stores each observation once",
     "compile": "True compiles the update",
-    "use_sde": NO_SDE,
 }
 
 
@@ -72,8 +71,7 @@ def check_first(policy: Any, arguments: dict[str, Any], aliases: dict[str, type]
     :raises ValueError: naming the argument, its value, its range and what to do.
     """
     _check_policy(policy, aliases)
-    if check_flag("use_sde", arguments["use_sde"], NO_SDE):
-        raise ValueError(NO_SDE)
+    _refuse_sde(arguments["use_sde"])
     verbose = arguments["verbose"]
     if not isinstance(verbose, bool):
         check_number("verbose", verbose, 0, INFINITY, int, "0 nothing, 1 information, 2 debugging")
@@ -88,6 +86,11 @@ def check_first(policy: Any, arguments: dict[str, Any], aliases: dict[str, type]
     remedy = "'auto', 'cpu' and 'cuda' are usual"
     with blaming(f"device={arguments['device']!r}", remedy):
         th.zeros(1, device=get_device(arguments["device"])).item()
+
+
+def _refuse_sde(use_sde: Any) -> None:
+    if check_flag("use_sde", use_sde, NO_SDE):
+        raise ValueError(NO_SDE)
 
 
 def check_policy_fits(policy: Any, env: GymEnv | None) -> None:
@@ -132,9 +135,8 @@ def check_arguments(model: OffPolicyAlgorithm) -> None:
     if "observation_space" not in given:
         raise ValueError("env must be an environment or a registered name, got None: give one")
     given.update(chosen_by_space(given, model.action_space))
+    _refuse_sde(given["use_sde"])  # load() may ask for it
     _check_numbers(given)
-    if given["use_sde"]:  # as load() may be asked for
-        raise ValueError(NO_SDE)
     _check_rates(given)
     given["train_freq"] = _checked_train_freq(model.train_freq, model.n_envs)
     check_observation_space(model.observation_space)
