@@ -46,6 +46,20 @@ class Parser(argparse.ArgumentParser):
         )
 
 
+def counted(number: int, noun: str) -> str:
+    """Say how many there are, ``"1 run"`` or ``"2 runs"``."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def reason(error: Exception) -> str:
+    """Say an error's reason: of a file or folder, its name and what is wrong with it."""
+    if not isinstance(error, OSError) or error.filename is None:
+        return str(error)
+    if isinstance(error, FileNotFoundError):
+        return f"{error.filename}: there is no such file"
+    return f"{error.filename}: {error.strerror}"
+
+
 def at_least(least: int = 1, besides: str = "") -> Callable[[str], int]:
     """Make a ``type`` of argparse's that reads a whole number.
 

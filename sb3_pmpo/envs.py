@@ -159,6 +159,11 @@ def make_dmc_env(task: str, *, action_repeat: int = 1, **kwargs: Any) -> gym.Env
         ``gymnasium.wrappers.AddRenderObservation`` with ``render_mode="rgb_array"``.
     :raises ValueError: if the task is unknown or unsupported (see :class:`ControlSuite`).
     """
+    if task.startswith("dm_control/"):
+        raise ValueError(
+            f"task must be '<domain>-<task>', such as 'walker-walk', got {task!r}: leave out "
+            "'dm_control/' and the version, or give the id to make_env"
+        )
     wrappers = [{f"{__name__}.control_suite": {"action_repeat": action_repeat}}]
     return make_env(f"dm_control/{task}-v0", wrappers, **kwargs)
 

@@ -215,17 +215,22 @@ class Check(NamedTuple):
     :param path: of the file.
     :param observations: how many were compared.
     :param error: the largest difference; of a Box in units of half the action range.
+    :param is_box: whether the actions are of a Box.
     """
 
     path: Path
     observations: int
     error: float
+    is_box: bool = True
 
     def __str__(self) -> str:
-        said = (
-            f"{self.path}: within {self.error:.1e} of predict on {self.observations} observations"
+        """Say how near the actions are; those of a discrete space are the same, or refused."""
+        if not self.is_box:
+            return f"{self.path}: the same actions as predict on {self.observations} observations"
+        return (
+            f"{self.path}: within {self.error:.1e} of predict on {self.observations} observations "
+            "(in units of half the action range)"
         )
-        return f"{said} (in units of half the action range)"
 
 
 def run(path: str | Path, parts: tuple[np.ndarray, ...]) -> np.ndarray:
@@ -269,12 +274,13 @@ def check(
     expected, _ = model.predict(seen, deterministic=True)
     found = run(path, DeterministicPolicy(model, normalize).split(observations))
     unit: Any = 1.0
-    if isinstance(model.action_space, spaces.Box):
-        unit = 0.5 * (model.action_space.high - model.action_space.low)
+    space = model.action_space
+    if isinstance(space, spaces.Box):
+        unit = 0.5 * (space.high - space.low)
     error = float(np.max(np.abs(found - expected) / unit))
     if found.shape != expected.shape or not error <= TOLERANCE:
         raise ExportError(
             f"{path} is not the policy: its actions {found.shape} are up to {error:.2e} from "
             f"predict's {expected.shape}, where {TOLERANCE} is allowed"
         )
-    return Check(Path(path), len(expected), error)
+    return Check(Path(path), len(expected), error, isinstance(space, spaces.Box))

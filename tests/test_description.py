@@ -30,7 +30,8 @@ def make(cls: Any = PMPO, env: str = "Pendulum-v1", **kwargs: Any) -> Any:
 
 def test_print_says_what_is_in_a_model() -> None:
     text = str(make(labeller=top_k(2)))
-    assert "PMPO on cpu: 0 steps (decisions), 0 updates of the critics, 0 of 10" in text
+    assert "PMPO on cpu: 0 steps (decisions, or gradient steps on data), 0 updates" in text
+    assert "0 updates of the critics, 0 of 10" in text
     assert "labeller=top_k(2)," in text  # no default, no address
     assert "PMPOPolicy: Box(3,) -> Box(1,)" in text
     assert "3 features -> 8 -> 4 -> Gaussian of 1 (std from 0.1 to 1)" in text

@@ -95,9 +95,11 @@ def test_quadruped_actions_keep_their_asymmetric_box_to_the_end() -> None:
     assert drawn[:, 1].max() == pytest.approx(1.1)
 
 
-def test_lqr_is_refused_with_the_reason() -> None:
+def test_lqr_and_an_id_are_refused_with_the_reason() -> None:
     with pytest.raises(ValueError, match=r"lqr_2_1-v0 is not supported.*1e10.*TimeLimit"):
         make_dmc_env("lqr-lqr_2_1")
+    with pytest.raises(ValueError, match=r"such as 'walker-walk', got 'dm_control/walker-walk-v0'"):
+        make_dmc_env("dm_control/walker-walk-v0")
 
 
 def test_escape_is_refused_without_opengl_and_works_with_it() -> None:

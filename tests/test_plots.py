@@ -10,8 +10,8 @@ import pytest
 from stable_baselines3.common.monitor import load_results
 
 from sb3_pmpo.tools.cli import main
+from sb3_pmpo.tools.curves import _logged_run, find_runs, load_episodes, log_curves
 from sb3_pmpo.tools.pictures import draw, summary
-from sb3_pmpo.tools.plots import _logged_run, find_runs, load_episodes, log_curves
 from sb3_pmpo.tools.runs.sweep import Run, execute
 
 CARTPOLE = "dm_control/cartpole-swingup-v0"  # with an action repeat of 2
@@ -116,7 +116,9 @@ def test_tensorboards_curves(logs: Path, tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(chosen, data)
 
 
-def test_a_sweeps_runs_and_the_zoos_are_drawn_alike(logs: Path, tmp_path: Path) -> None:
+def test_a_sweeps_runs_and_the_zoos_are_drawn_alike(
+    logs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     execute(
         Run(
             algorithm="pmpo",
@@ -135,6 +137,9 @@ def test_a_sweeps_runs_and_the_zoos_are_drawn_alike(logs: Path, tmp_path: Path) 
     data = run_plot(tmp_path, "-f", str(tmp_path / "runs"))
     assert data.steps.tolist() == [40, 80]
     assert set(data.seed) == {5}
+    with pytest.raises(SystemExit):
+        main(["plot", "--source", "train", "-f", str(tmp_path / "runs")])
+    assert "files of training episodes, which train alone writes" in capsys.readouterr().err
     tensorboard = ["--source", "tensorboard", "-f", str(tmp_path / "runs")]
     logged = run_plot(tmp_path, *tensorboard)
     assert logged.steps.tolist() == [40, 80]
@@ -296,3 +301,6 @@ def test_runs_whose_steps_differ_have_a_mean_and_a_band() -> None:
     x, y = axis.lines[0].get_data()
     np.testing.assert_allclose(y, np.where(x <= 58, 2.0, 1.0))
     assert len(axis.collections) == 1
+    assert axis.lines[0].get_marker() == "None"
+    (axis,) = [axis for axis in draw(data[:1], "x", "y").axes if axis.get_visible()]
+    assert axis.lines[0].get_marker() == "o"  # a line of one point would not be seen

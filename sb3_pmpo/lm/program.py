@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from sb3_pmpo.command_line import Parser
+from sb3_pmpo.command_line import Parser, reason
 from sb3_pmpo.core.labels import threshold
 
 
@@ -191,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         parser.error(f"lm needs {error.name!r}: pip install 'sb3_pmpo[lm]'")
     except (ImportError, OSError, ValueError) as error:
-        parser.error(str(error))
+        parser.error(reason(error))
     options.output.mkdir(parents=True, exist_ok=True)
     checkpoint = last_whole_checkpoint(options.output)
     if checkpoint is not None:

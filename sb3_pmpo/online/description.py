@@ -21,8 +21,8 @@ def describe_model(model: OffPolicyAlgorithm) -> str:
     stored = "no replay buffer" if buffer is None else f"{_stored(buffer)} transitions stored"
     return "\n".join(
         (
-            f"{type(model).__name__} on {model.device}: {model.num_timesteps:,} steps (decisions), "
-            f"{told.n_updates:,} updates of the critics, {stored}",
+            f"{type(model).__name__} on {model.device}: {model.num_timesteps:,} steps (decisions, "
+            f"or gradient steps on data), {told.n_updates:,} updates of the critics, {stored}",
             f"  objective: {_objective(told)}, {told.n_samples} samples a state",
             f"  gamma={model.gamma}, n_steps={told.n_steps}, batch_size={model.batch_size}, "
             f"gradient_steps={model.gradient_steps}, policy_delay={told.policy_delay}",

@@ -14,7 +14,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from sb3_pmpo.command_line import Parser, count
+from sb3_pmpo.command_line import Parser, count, reason
 from sb3_pmpo.core.samples import mean_over_samples, mean_per_set
 from sb3_pmpo.feedback.buffer import FeedbackBuffer
 from sb3_pmpo.feedback.clips import INDEX, read_clips
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     """
     from sb3_pmpo.tools.zoo.launch import run_train
     from sb3_pmpo.tools.zoo.manager import Manager
-    from sb3_pmpo.tools.zoo.resuming import filled_in, find_unit
+    from sb3_pmpo.tools.zoo.resuming import check_kind, filled_in, find_unit
 
     parser = _parser()
     args, rest = parser.parse_known_args(arguments)
@@ -44,6 +44,7 @@ def main(arguments: Sequence[str]) -> int:
         if args.folder is not None:
             if not args.folder.is_dir():
                 raise ValueError(f"-i {args.folder} is no folder: --model begins with a .zip file")
+            check_kind(args.folder, offline=True)
             steps -= find_unit(args.folder).step
         elif args.model is not None and not args.model.is_file():
             raise ValueError(f"--model {args.model}: there is no such file; train writes one")
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
             args.dataset, args.labels, gamma=args.gamma, seed=args.seed, env=args.env, more=rest
         )
     except (ValueError, OSError) as error:
-        parser.error(str(error))
+        parser.error(reason(error))
     print(dataset)
     if steps <= 0:
         print(f"The run in {args.folder} has done its steps; a larger --gradient-steps does more.")
@@ -65,8 +66,16 @@ def main(arguments: Sequence[str]) -> int:
     if begin_with is not None:
         zoo += ["-i", str(begin_with)]
     learn = partial(_learn, args, dataset)
-    run_train("offline", filled_in([*zoo, *rest]), partial(Manager, learn=learn))
+    manager = partial(Manager, learn=learn, offline=_as_new(arguments))
+    run_train("offline", filled_in([*zoo, *rest]), manager)
     return 0
+
+
+def _as_new(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments that a new run of the same would have: without ``-i FOLDER``."""
+    parser = Parser(add_help=False)
+    parser.add_argument("-i", "--trained-agent")
+    return parser.parse_known_args(arguments)[1]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -177,6 +186,12 @@ def _read_dataset(name: str, env: str | None, more: Sequence[str]) -> LabelledDa
             # The others are named where one is missing, and never read: they may be of any kind.
             arrays = {key: found[key] if key in NAMES else None for key in found.files}
         return LabelledDataset.from_d4rl_like(arrays, **_spaces(env, more, arrays))
+    if path.is_file():
+        raise DatasetError(
+            f"--dataset {name} is a file of another kind than .npz. Of a replay buffer make a "
+            "folder, in Python: "
+            "LabelledDataset.from_replay_buffer(model.replay_buffer).save('FOLDER')"
+        )
     try:
         import minari
     except ModuleNotFoundError as error:

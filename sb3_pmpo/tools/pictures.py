@@ -10,6 +10,7 @@ import pandas as pd
 import seaborn
 from matplotlib.figure import Figure
 
+from sb3_pmpo.command_line import counted
 from sb3_pmpo.files import whole
 from sb3_pmpo.pretrained.files import ENOUGH, interval
 
@@ -22,11 +23,6 @@ BANDS: dict[str, dict[str, Any]] = {
     "interval": {"estimator": "mean", "errorbar": ("ci", 95), "seed": 0},
     "range": {"estimator": "median", "errorbar": ("pi", 100)},
 }
-
-
-def counted(number: int) -> str:
-    """Say how many runs."""
-    return "1 run" if number == 1 else f"{number} runs"
 
 
 def summary(data: pd.DataFrame) -> str:
@@ -46,7 +42,9 @@ def summary(data: pd.DataFrame) -> str:
         return f"{returns.mean():.1f} {where}, of one run, so without an interval"
     low, high = interval(returns)
     narrow = ", whose bootstrap is too narrow" if len(runs) < ENOUGH else ""
-    return f"{returns.mean():.1f} [{low:.1f}, {high:.1f}] {where}, {counted(len(runs))}{narrow}"
+    return (
+        f"{returns.mean():.1f} [{low:.1f}, {high:.1f}] {where}, {counted(len(runs), 'run')}{narrow}"
+    )
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -108,13 +106,17 @@ def draw(data: pd.DataFrame, x_label: str, y_label: str, *, band: str = "interva
             ax=axis,
             **BANDS[band],
         )
+        for line in axis.get_lines():
+            if len(line.get_xdata()) == 1:  # which is no line
+                line.set_marker("o")
         axis.set(title=env, xlabel=x_label, ylabel=y_label)
         axis.grid(alpha=0.3)
         lines, names = axis.get_legend_handles_labels()
         runs = part.groupby("algorithm").run.nunique()
         shown = [(line, name) for line, name in zip(lines, names, strict=True) if name in runs]
         axis.legend(
-            [line for line, _ in shown], [f"{name} ({counted(runs[name])})" for _, name in shown]
+            [line for line, _ in shown],
+            [f"{name} ({counted(runs[name], 'run')})" for _, name in shown],
         )
     for axis in axes[len(envs) :]:
         axis.set_visible(False)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -12,6 +14,23 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_pmpo.files import whole_file, whole_stream
 from sb3_pmpo.online.persistence import Persistent
 from sb3_pmpo.storage.models import signed
+
+
+def save_each(saving: Mapping[Path, Callable[[Path], Any]]) -> None:
+    """Save several files in their order; one that fails keeps none of the others from it.
+
+    :param saving: what writes each file.
+    :raises Exception: the first error, after all have been tried.
+    """
+    errors = []
+    for path, save in saving.items():
+        try:
+            save(path)
+        except Exception as error:
+            error.add_note(f"{path} was not saved")
+            errors.append(error)
+    if errors:
+        raise errors[0]
 
 
 def save_model(model: BaseAlgorithm, path: Path) -> None:

@@ -65,11 +65,12 @@ class TensorBoardLayout(BaseCallback):
     ``sb3-pmpo train`` adds it by itself.
 
     :param run: folder of the run, which is written beside the events; None for none.
+    :param offline: whether the run's steps are gradient steps.
     """
 
-    def __init__(self, run: Path | None = None) -> None:
+    def __init__(self, run: Path | None = None, *, offline: bool = False) -> None:
         super().__init__()
-        self._run = run
+        self._run, self._offline = run, offline
 
     def _on_training_start(self) -> None:
         self._say_units()
@@ -87,9 +88,11 @@ class TensorBoardLayout(BaseCallback):
         if folder is None or not any(Path(folder).glob("events.out.tfevents.*")):
             return
         repeats = 1  # without ActionRepeat among the wrappers
-        if self.training_env.has_attr("n_repeats"):  # a worker would die of asking for it
+        if not self._offline and self.training_env.has_attr(
+            "n_repeats"
+        ):  # a worker would die of asking for it
             repeats = self.training_env.get_attr("n_repeats")[0]
-        about: dict[str, int | str] = {"action_repeat": int(repeats)}
+        about: dict[str, int | str] = {"action_repeat": int(repeats), "offline": self._offline}
         if self._run is not None:
             about["run"] = str(self._run.resolve())
         with whole(Path(folder) / ABOUT) as writing:

@@ -20,8 +20,8 @@ from sb3_pmpo import PMPO
 from sb3_pmpo.files import WRITING
 from sb3_pmpo.tools.checkpoints import find
 from sb3_pmpo.tools.cli import main
+from sb3_pmpo.tools.curves import load_episodes
 from sb3_pmpo.tools.plain_yaml import read
-from sb3_pmpo.tools.plots import load_episodes
 from sb3_pmpo.tools.runs.sweep import Run, execute
 from sb3_pmpo.tools.zoo.found import is_archive
 from sb3_pmpo.tools.zoo.study import open_storage

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import pandas as pd
 import pytest
 from toys import assert_equal, parameters
 
@@ -15,6 +18,8 @@ from sb3_pmpo.feedback import FeedbackBuffer
 from sb3_pmpo.offline import DatasetError, LabelledDataset
 from sb3_pmpo.tools.cli import main
 from sb3_pmpo.tools.offline import read_data
+from sb3_pmpo.tools.zoo.agents import find_agent, make_parser
+from sb3_pmpo.tools.zoo.card import Scores, make_card
 
 TINY = ["--hyperparams", "policy_kwargs:dict(net_arch=[8])", "batch_size:16"]
 
@@ -107,6 +112,60 @@ def test_a_run_goes_on_from_its_checkpoint(
     assert "--model begins with a .zip file" in capsys.readouterr().err
 
 
+def test_gradient_steps_and_decisions_are_two_kinds_of_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pendulum(tmp_path / "data")
+    more = ["--env", "Pendulum-v1", "--eval-freq", "10", "--eval-episodes", "1", *TINY]
+    data = ["offline", "--dataset", "data", "--gradient-steps", "20", "--save-freq", "10", *more]
+    online = ["train", "-n", "210", "-tb", "tb", *more, "learning_starts:200"]
+    runs = [f"logs/pmpo/Pendulum-v1_{number}" for number in (1, 2, 3)]
+    assert main(["offline", "-tb", "tb", *data[1:]]) == 0
+    assert main([*online, "-i", f"{runs[0]}/Pendulum-v1.zip"]) == 0
+    told = capsys.readouterr().out
+    assert "Finished after 20 gradient steps" in told
+    assert "Finished after 210 decisions" in told
+    assert "The model learned offline: decisions are counted from 0" in told
+    went_on = PMPO.load(f"{runs[1]}/Pendulum-v1.zip", device="cpu")
+    assert (went_on.num_timesteps, went_on.buffer_size, went_on.learning_starts) == (210, 10**6, 0)
+    assert main([*data, "--model", f"{runs[1]}/Pendulum-v1.zip"]) == 0
+
+    # Two lines, none of which holds the steps of the other kind.
+    for source in ([], ["--source", "tensorboard"]):
+        assert main(["plot", "-o", "both.svg", *source]) == 0
+        drawn = pd.read_csv("both.csv")
+        drawn["name"] = drawn.algorithm.str.lower()
+        ends = {name: [min(part.steps), max(part.steps)] for name, part in drawn.groupby("name")}
+        assert ends == {"pmpo": [10, 210], "pmpo offline": [10, 20]}
+    assert "environment steps (offline: gradient steps)" in Path("both.svg").read_text()
+
+    capsys.readouterr()
+    for command, folder, remedy in (
+        ("train", runs[0], f"{runs[0]}/Pendulum-v1.zip"),
+        ("offline", runs[1], f"{runs[1]}/Pendulum-v1.zip"),
+    ):
+        with pytest.raises(SystemExit) as error:
+            main([command, *more, *(["--dataset", "data"] * (command == "offline")), "-i", folder])
+        said = str(error.value) + capsys.readouterr().err
+        assert "made this run, and goes on with it" in said
+        assert remedy in said
+
+    (tmp_path / "logs").rename(tmp_path / "kept")
+    args = make_parser("push", "").parse_args(
+        ["--env", "Pendulum-v1", "-f", "kept", "--exp-id", "1"]
+    )
+    card = make_card(find_agent(args), Scores(0.0, 0.0, 1, True, 0), "me/x", steps=20, video=False)
+    assert "after 20 gradient steps on data" in card
+    (again,) = re.findall(r"^sb3-pmpo (offline .*)$", card, flags=re.MULTILINE)
+    assert main(shlex.split(again)) == 0
+    first, second = (
+        PMPO.load(f"{logs}/pmpo/Pendulum-v1_1/Pendulum-v1.zip", device="cpu")
+        for logs in ("kept", "logs")
+    )
+    assert_equal(parameters(first.policy), parameters(second.policy))
+
+
 def test_where_labels_come_from(tmp_path: Path) -> None:
     data = str(pendulum(tmp_path / "data"))
 
@@ -132,6 +191,7 @@ def test_where_labels_come_from(tmp_path: Path) -> None:
         (data, "best", "neither a folder"),
         (data, "advantage:x", "behind 'advantage:' there must be a number, got 'x'"),
         ("nowhere/x-v0", None, "no such folder"),
+        (str(tmp_path / "ones.npy"), None, "a file of another kind than .npz"),
     ):
         with pytest.raises(DatasetError, match=message):
             labels(dataset, spec)
@@ -165,8 +225,7 @@ def test_what_cannot_be_learned_is_one_sentence_and_leaves_no_run(
     these = ["offline", "--env", "Pendulum-v1", "--dataset", "data", "--labels", "labels.npy"]
     with pytest.raises(SystemExit, match=f"^sb3-pmpo offline: error: {said}"):
         main([*these, "--gradient-steps", "5", *TINY, *more])
-    assert not list(Path("logs").rglob("*.zip"))
-    assert not list(Path("logs/pmpo").iterdir())
+    assert not Path("logs").exists()
 
 
 @pytest.mark.parametrize("name", ["data.npz", "labels.npy"])

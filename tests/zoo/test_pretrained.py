@@ -260,8 +260,14 @@ def test_each_policy_that_ships_is_small_and_predicts(name: str) -> None:
 
 
 def test_enjoy_takes_a_policy(policy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["enjoy", "--pretrained", str(policy), "--no-render", "-n", "200"]) == 0
+    enjoy = ["enjoy", "--pretrained", str(policy), "--no-render", "-n"]
+    assert main([*enjoy, "200"]) == 0
     assert "Mean reward" in capsys.readouterr().out
+    assert main([*enjoy, "199"]) == 0
+    assert "No episode has ended: -n says how many" in capsys.readouterr().out
+    for other in (["--env", "CartPole-v1"], ["--algo=mpo"], ["-f", "logs"]):
+        with pytest.raises(SystemExit, match=f"says {other[0].partition('=')[0]} itself"):
+            main([*enjoy, "200", *other])
     with pytest.raises(SystemExit, match="no pretrained policy is called 'nobody'"):
         main(["enjoy", "--pretrained", "nobody", "--no-render"])
 
@@ -382,6 +388,7 @@ def test_parts_of_the_package_need_no_import_of_their_own() -> None:
         (["walker-walk", "nobody"], "no pretrained policy is called 'nobody'"),
         (["logs/pmpo/nope"], "logs/pmpo/nope: there is no such folder"),
         (["."], "is no run of train or sweep"),
+        (["model.zip"], "model.zip is a file: name the folder that train wrote"),
         ([".", "-n", "0"], "-n/--episodes: must be a whole number >= 1, got 0"),
         ([".", "--confidence", "95"], "--confidence must be between 0 and 1, got 95.0"),
     ],
@@ -394,6 +401,7 @@ def test_what_cannot_be_evaluated_is_said(
     tmp_path: Path,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("model.zip").touch()
     with pytest.raises(SystemExit):
         main(["evaluate", *arguments])
     assert message in capsys.readouterr().err

@@ -26,7 +26,7 @@ from sb3_pmpo import PMPO
 from sb3_pmpo.storage.statistics import load_statistics
 from sb3_pmpo.tools.checkpoints import find, lock
 from sb3_pmpo.tools.cli import main
-from sb3_pmpo.tools.plots import load_episodes
+from sb3_pmpo.tools.curves import load_episodes
 from sb3_pmpo.tools.zoo.found import find_model
 from sb3_pmpo.tools.zoo.journal import Journal
 from sb3_pmpo.tools.zoo.study import open_storage
@@ -111,7 +111,7 @@ def test_a_run_goes_on_in_its_folder_bit_for_bit(
     assert find(folder).step == 60
     assert not Path("logs/pmpo", f"{ENV}_2").exists()
     assert main(["train", "-i", str(folder)]) == 0
-    assert "has done its 60 steps; -n says how many more" in capsys.readouterr().out
+    assert "has done its 60 decisions; -n says how many more" in capsys.readouterr().out
     assert main(["train", "-i", str(folder), "-n", "10", "-params", "gamma:0.5"]) == 0
     model = PMPO.load(folder / f"{ENV}.zip")
     assert (model.num_timesteps, model.gamma) == (70, 0.5)

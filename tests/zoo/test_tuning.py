@@ -169,7 +169,9 @@ def test_the_best_is_compared_with_the_setting_that_ships() -> None:
     assert "of one episode each" in told((1.0, [1.0], True), (2.0, [2.0], False))
     alone = told((1.0, [1.0], True), (2.0, [2.0], False), returns=[[0.0, 2.0], [1.0, 3.0]])
     assert "interval [-1, 3] over the last episodes of one seed each" in alone
-    assert "It is the setting that ships" in told((3.0, [3.0], True), (2.0, [2.0], False))
+    assert "The best trial is the setting that ships" in told(
+        (3.0, [3.0], True), (2.0, [2.0], False)
+    )
     assert "nothing to compare with" in told((3.0, [3.0], False))
 
 

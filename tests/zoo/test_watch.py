@@ -224,3 +224,19 @@ def test_a_missing_agent_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[
     error = capsys.readouterr().err
     assert "folder was not found" in error
     assert f"-f names the folder that train wrote, now '{tmp_path}'" in error
+
+
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        (["--load-best"], "train writes the best model with --eval-freq"),
+        (["--load-checkpoint", "7"], "its checkpoints: none: train writes them with --save-freq"),
+        (["--load-last-checkpoint"], "its checkpoints: none"),
+    ],
+)
+def test_a_model_that_was_never_saved_is_named(
+    walker_run: Path, chosen: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["record", "--env", WALKER, "-f", str(walker_run.parent.parent), *chosen])
+    assert said in capsys.readouterr().err

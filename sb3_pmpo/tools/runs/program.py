@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 
-from sb3_pmpo.command_line import Parser, count
+from sb3_pmpo.command_line import Parser, count, reason
 from sb3_pmpo.files import whole
 from sb3_pmpo.tools.outputs import check_output
 from sb3_pmpo.tools.runs.pool import run_locally, run_on_ray
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str]) -> int:
         for run in runs:
             run.check_folder()
     except (OSError, ValueError) as error:
-        parser.error(str(error))
+        parser.error(reason(error))
     return sweep(runs, Path(spec.log_folder), options.workers, options.ray_address)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shlex
 import zipfile
 from importlib import metadata
 from pathlib import Path
@@ -14,10 +15,12 @@ from huggingface_hub import EvalResult, ModelCardData
 from huggingface_sb3 import ModelName
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from sb3_pmpo.command_line import counted
 from sb3_pmpo.envs import Wrappers, action_repeat_of, as_wrappers
 from sb3_pmpo.tools.plain_yaml import read
 from sb3_pmpo.tools.settings import plain
 from sb3_pmpo.tools.zoo.agents import Agent
+from sb3_pmpo.tools.zoo.resuming import OFFLINE
 
 #: The settings to train again with, in the published folder, in the Zoo's format.
 SETTINGS_FILE = "hyperparams.yml"
@@ -79,10 +82,12 @@ def training_settings(agent: Agent) -> str | None:
 
     :return: with the environment's arguments and the budget that ``train`` was called with.
     """
-    settings = {key: value for key, value in agent.settings.items() if key != "normalize_kwargs"}
+    is_offline = bool(agent.arguments.get(OFFLINE))  # whose length is in its command
+    left_out = {"normalize_kwargs"} | ({"n_timesteps"} if is_offline else set())
+    settings = {key: value for key, value in agent.settings.items() if key not in left_out}
     if not settings.get("normalize"):
         settings.pop("normalize", None)
-    if agent.arguments.get("n_timesteps", -1) > 0:
+    if agent.arguments.get("n_timesteps", -1) > 0 and not is_offline:
         settings["n_timesteps"] = agent.arguments["n_timesteps"]
     if agent.env_kwargs:
         settings["env_kwargs"] = agent.env_kwargs
@@ -96,20 +101,29 @@ def make_card(agent: Agent, scores: Scores, repo_id: str, *, steps: int, video: 
     """Write the model card.
 
     :param repo_id: where the agent is published, ``"organization/name"``.
-    :param steps: decisions that it was trained for, of all parts of a resumed run.
+    :param steps: decisions that it was trained for, of all parts of a resumed run; gradient steps
+        of a run of ``sb3-pmpo offline``.
     :param video: whether there is a ``replay.mp4``.
     :return: the text of ``README.md``, with its metadata.
     """
-    env_id, name = agent.env_name.gym_id, agent.algorithm_class.__name__
-    settings = training_settings(agent)
-    episodes = f"{scores.n_eval_episodes} episodes, seed {scores.seed}"
-    noise = "without" if scores.is_deterministic else "with"
-    repeat = action_repeat_of(agent.settings.get("env_wrapper"))
-    repeated = f" Each decision is applied {repeat} times." if repeat > 1 else ""
-    trained = f"{steps:,} decisions, {steps * repeat:,} environment steps"
-    installed = "\n".join(f"| {key} | {value} |" for key, value in versions().items())
-    return f"""---
-{card_data(agent, scores).to_yaml()}
+    return _CARD.format(
+        metadata=card_data(agent, scores).to_yaml(),
+        name=agent.algorithm_class.__name__,
+        env_id=agent.env_name.gym_id,
+        video=_VIDEO if video else "",
+        scores=scores,
+        how=f"{counted(scores.n_eval_episodes, 'episode')}, seed {scores.seed}, "
+        + ("without" if scores.is_deterministic else "with"),
+        model=agent.model_path.name,
+        trained=_trained(agent, steps),
+        snippet=_snippet(agent, scores, repo_id),
+        training=_training(agent, training_settings(agent), steps),
+        versions="\n".join(f"| {key} | {value} |" for key, value in versions().items()),
+    )
+
+
+_CARD = """---
+{metadata}
 ---
 
 # {name} on {env_id}
@@ -117,12 +131,11 @@ def make_card(agent: Agent, scores: Scores, repo_id: str, *, steps: int, video: 
 A {name} agent of sb3_pmpo, an add-on of
 [Stable-Baselines3](https://github.com/DLR-RM/stable-baselines3), trained with the
 [RL Zoo](https://github.com/DLR-RM/rl-baselines3-zoo).
-{_VIDEO if video else ""}
+{video}
 ## Score
 
-**{scores}** (mean and standard deviation of the return over {episodes}, {noise} action noise;
-`{agent.model_path.name}` of the run, after {trained}). Returns are the environment's own, not
-normalised.{repeated}
+**{scores}** (mean and standard deviation of the return over {how} action noise;
+`{model}` of the run, after {trained}
 
 ## Use
 
@@ -134,20 +147,19 @@ A model holds data. One that also holds a pickle is loaded with `trust=True` alo
 code, so trust who made it.
 
 ```python
-{_snippet(agent, scores, repo_id)}```
+{snippet}```
 
 ## Train
 
-{_training(agent, settings, steps)}
+{training}
 ## Versions
 
 The score was measured with
 
 | package | version |
 |---|---|
-{installed}
+{versions}
 """
-
 
 _VIDEO = """
 <video src="replay.mp4" controls autoplay loop muted></video>
@@ -156,11 +168,31 @@ _VIDEO = """
 """
 
 
+def _trained(agent: Agent, steps: int) -> str:
+    """Say how long an agent was trained, and what its returns are."""
+    repeat = action_repeat_of(agent.settings.get("env_wrapper"))
+    repeated = f" Each decision is applied {repeat} times." if repeat > 1 else ""
+    told = agent.arguments
+    if told.get(OFFLINE):
+        length = f"{steps:,} gradient steps on data"
+    else:
+        length = f"{steps:,} decisions, {steps * repeat:,} environment steps"
+    if told.get("from_pretrained"):
+        length += f", begun with the policy {told['from_pretrained']}"
+    return f"{length}). Returns are the environment's own, not\nnormalised.{repeated}"
+
+
 def _training(agent: Agent, settings: str | None, steps: int) -> str:
     if settings is None:
         return (
             "The settings hold Python objects, which no YAML file holds as text; `config.yml` has "
             f"them pickled:\n\n```\n{dict(agent.settings)}\n```\n"
+        )
+    if agent.arguments.get(OFFLINE):
+        command = f"sb3-pmpo offline {shlex.join(agent.arguments[OFFLINE])}"
+        return (
+            f"```bash\n{command}\n```\n\nThe data is not in this repository. Of the settings, what "
+            f"is no default:\n\n```yaml\n{settings}```\n"
         )
     parts = _parts(agent, steps)
     commands = [_command(agent, part) for part in parts]
@@ -193,6 +225,10 @@ def _command(agent: Agent, arguments: dict[str, Any]) -> str:
         command += f" --seed {arguments['seed']}"
     if arguments.get("from_pretrained"):
         command += f" --from-pretrained {arguments['from_pretrained']}"
+    if agent.model_path.name == "best_model.zip":  # chosen by these evaluations
+        for name in ("eval_freq", "eval_episodes", "n_eval_envs"):
+            if arguments.get(name):
+                command += f" --{name.replace('_', '-')} {arguments[name]}"
     if arguments.get("save_replay_buffer"):
         command += " --save-replay-buffer"
     if packages := arguments.get("gym_packages"):

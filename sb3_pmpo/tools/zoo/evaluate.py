@@ -129,6 +129,11 @@ def _choose(args: argparse.Namespace, scratch: Path) -> Iterator[tuple[str, Agen
             yield name, _of_sweep(folder, args)
         elif folder.is_dir():
             yield name, _find(_of_train(folder), args, best=args.load_best)
+        elif folder.is_file():
+            raise AgentError(
+                f"{name} is a file: name the folder that train wrote, for its last model, with "
+                f"--load-best for the best (of files only *{SUFFIX} are agents)"
+            )
         elif folder.parent != Path():
             raise AgentError(f"{name}: there is no such folder")
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickletools
+import re
 import warnings
 import zipfile
 from pathlib import Path
@@ -33,7 +34,10 @@ def find_model(
     :raises ValueError: if there is none; of a run that was named, if it is torn.
     """
     if exp_id != 0:
-        found = get_model_path(exp_id, folder, algo, env_name, *which, **options)
+        try:
+            found = get_model_path(exp_id, folder, algo, env_name, *which, **options)
+        except ValueError as error:
+            raise ValueError(f"{error}{_instead(error)}") from error
         check_whole(found[1], found[2], env_name)
         return found
     reasons: list[str] = []
@@ -50,6 +54,22 @@ def find_model(
     if reasons:
         raise ValueError("; ".join(reasons))
     return get_model_path(exp_id, folder, algo, env_name, *which, **options)  # which says so
+
+
+def _instead(error: ValueError) -> str:
+    """Say what a run without the model that was asked for has instead.
+
+    :param error: of the Zoo, which ends with the path of the model, or of the run.
+    """
+    path = Path(str(error).rpartition("path: ")[2])
+    if path.name == "best_model.zip":
+        return ": train writes the best model with --eval-freq; without --load-best it is the last"
+    if re.fullmatch(r"rl_model_.*_steps\.zip", path.name) or path.is_dir():
+        folder = path if path.is_dir() else path.parent
+        found = re.findall(r"rl_model_(\d+)_steps", " ".join(map(str, folder.glob("*.zip"))))
+        there = ", ".join(sorted(found, key=int)) or "none: train writes them with --save-freq"
+        return f"; its checkpoints: {there}"
+    return ""
 
 
 def _numbers(folder: Path, env_name: str) -> list[int]:

@@ -22,7 +22,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_pmpo.command_line import count
+from sb3_pmpo.command_line import count, counted
 from sb3_pmpo.tools.outputs import OutputError
 from sb3_pmpo.tools.zoo.agents import (
     EDGE,
@@ -136,7 +136,7 @@ def evaluate(model: BaseAlgorithm, env: VecEnv, args: argparse.Namespace, folder
     scores = Scores(
         float(np.mean(returns)), float(np.std(returns)), len(returns), deterministic, args.seed
     )
-    print(f"Return over {len(returns)} episodes: {scores}")
+    print(f"Return over {counted(len(returns), 'episode')}: {scores}")
     details = {
         **scores._asdict(),
         "episode_rewards": returns,

@@ -16,7 +16,7 @@ from unittest.mock import patch
 import gymnasium as gym
 import rl_zoo3.train
 
-from sb3_pmpo.command_line import Parser, at_least, count
+from sb3_pmpo.command_line import Parser, at_least, count, reason
 from sb3_pmpo.online.env_checks import remedy_for
 from sb3_pmpo.tools.settings import KeyValues
 from sb3_pmpo.tools.zoo import register
@@ -112,7 +112,12 @@ def run_train(command: str, arguments: Sequence[str], manager: Callable[..., Man
         except (AssertionError, ValueError, TypeError, ImportError, FileNotFoundError) as error:
             if _is_of_training(error) and not isinstance(error, NotBegunError):
                 raise
-            raise SystemExit(f"sb3-pmpo {command}: error: {error}") from error
+            said = reason(error).replace(", you maybe meant 'no close match found...'?", _UNKNOWN)
+            raise SystemExit(f"sb3-pmpo {command}: error: {said}") from error
+
+
+#: Said of an environment that resembles no other.
+_UNKNOWN = "; --gym-packages MODULE imports the module that registers it"
 
 
 def _is_of_training(error: Exception) -> bool:

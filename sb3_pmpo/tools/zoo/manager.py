@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from pprint import pprint
 from tempfile import TemporaryDirectory
@@ -30,7 +30,7 @@ from sb3_pmpo.tools.checkpoints import UNIT, Checkpoints, clean, load, lock
 from sb3_pmpo.tools.evaluation import Evaluation
 from sb3_pmpo.tools.loading import Loader, buffers_as_data
 from sb3_pmpo.tools.plain_yaml import read
-from sb3_pmpo.tools.saving import save_model, save_replay_buffer, save_vec_normalize
+from sb3_pmpo.tools.saving import save_each, save_model, save_replay_buffer, save_vec_normalize
 from sb3_pmpo.tools.settings import (
     ALGORITHMS,
     complete_length,
@@ -42,9 +42,14 @@ from sb3_pmpo.tools.settings import (
 )
 from sb3_pmpo.tools.tensorboard import TensorBoardLayout, log_where_it_logged
 from sb3_pmpo.tools.zoo.resuming import (
+    OFFLINE,
     CannotResumeError,
     NotBegunError,
     NothingLeftError,
+    begin_to_act,
+    check_kind,
+    go_on_with_clock,
+    learned_offline,
     origin,
     run_of,
     unit_of,
@@ -57,6 +62,7 @@ from sb3_pmpo.tools.zoo.stopping import (
     sigterm_interrupts,
     uninterrupted,
 )
+from sb3_pmpo.tools.zoo.writing import NewFolder
 
 
 class Manager(ExperimentManager):
@@ -75,13 +81,22 @@ class Manager(ExperimentManager):
     - Each file is written in one atomic step; programs that start at once take two folders.
 
     :param learn: what trains the model, with the arguments of SB3's ``learn``; None for that.
+    :param offline: arguments of ``sb3-pmpo offline``, which mark a run of gradient steps.
     """
 
-    def __init__(self, *args: Any, learn: Callable[..., Any] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        learn: Callable[..., Any] | None = None,
+        offline: Sequence[str] = (),
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self._learn, self._held = learn, ExitStack()
-        self._unit = "gradient step" if learn else "decision"
-        self._borrowed = self._interrupted = self._came_to_end = self._is_new = False
+        self._learn, self._offline = learn, bool(offline)
+        self._held, self._not_begun = ExitStack(), ExitStack()
+        self._unit = "gradient step" if offline else "decision"
+        vars(self.args).update({OFFLINE: [*offline]} if offline else {})
+        self._borrowed = self._interrupted = self._came_to_end = False
         if kwargs.get("config") is None:
             is_ours, is_suite = self.algo in ALGORITHMS, self.env_name.gym_id in suite_ids()
             self._borrowed = is_suite and not is_ours
@@ -96,6 +111,7 @@ class Manager(ExperimentManager):
         self._run = None if self._found is None else run_of(self._found, self.env_name)
         self._told_length = self.n_timesteps > 0
         if self._run is not None:
+            check_kind(self._run, offline=self._offline)
             self.save_path, self.params_path = str(self._run), str(self._run / self.env_name)
             vars(self.args).update(origin(Path(self.params_path)))
 
@@ -189,8 +205,7 @@ class Manager(ExperimentManager):
                         put_back(self._aside, Path(self.save_path))
             finally:
                 self._leave()
-                if self._is_new:
-                    shutil.rmtree(self.save_path, ignore_errors=True)
+                self._not_begun.close()
             raise
         finally:
             if self._aside is not None:
@@ -200,7 +215,6 @@ class Manager(ExperimentManager):
         """Make the run's folder, or take the one that goes on, and hold it."""
         if self._run is None:
             self._take_a_number()
-            self._is_new = True
         super().create_log_folder()
         if self._run is None and self.save_freq <= 0:
             return
@@ -214,7 +228,7 @@ class Manager(ExperimentManager):
         """Make the folder; programs that start at once found the same number, and one has it."""
         while True:
             try:
-                Path(self.save_path).mkdir(parents=True)
+                self._not_begun.callback(NewFolder(Path(self.save_path)).remove)
             except FileExistsError:
                 number = get_latest_run_id(self.log_path, self.env_name) + 1
                 self.save_path = f"{self.log_path}{self.env_name}_{number}"
@@ -226,7 +240,7 @@ class Manager(ExperimentManager):
         """Add the layout of TensorBoard, and checkpoints; take results of one that is resumed."""
         save_freq = self.save_freq  # which the Zoo turns from steps into calls
         super().create_callbacks()
-        self.callbacks.append(TensorBoardLayout(Path(self.save_path)))
+        self.callbacks.append(TensorBoardLayout(Path(self.save_path), offline=self._offline))
         if save_freq > 0 or self._run is not None:
             evaluations = (each for each in self.callbacks if isinstance(each, Evaluation))
             self._checkpoints = Checkpoints(
@@ -248,24 +262,24 @@ class Manager(ExperimentManager):
             self.monitor_kwargs = {**self.monitor_kwargs, "override_existing": False}
         env = super().create_envs(n_envs, eval_env, no_log)
         self._held.callback(close_in_time, env)
-        first = Path(self.save_path, "0.monitor.csv")
-        if goes_on and first.exists():  # its clock goes on, by which the episodes are in order
-            try:
-                header = first.read_text().partition("\n")[0].removeprefix("#")
-                started = json.loads(header)["t_start"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{first} is empty or torn: {error}") from error
-            env.env_method("set_wrapper_attr", "t_start", started)
+        if goes_on:
+            go_on_with_clock(env, Path(self.save_path, "0.monitor.csv"))
         return env
 
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
         """Load a model as the Zoo does, or a checkpoint with what the command line changes."""
         if self._found is None:
             theirs = rl_zoo3.ALGOS[self.algo]
+            begins_to_act = not self._offline and learned_offline(Path(self.trained_agent).parent)
+            if begins_to_act:  # its buffer held nothing
+                size = signature(theirs).parameters["buffer_size"].default
+                hyperparams = {"buffer_size": size, **hyperparams}
             loader: Any = Loader(theirs)  # all that the Zoo uses here is load
             with buffers_as_data(), patch.dict(rl_zoo3.ALGOS, {self.algo: loader}):
                 model = super()._load_pretrained_agent(hyperparams, env)
             self._normaliser = model.get_vec_normalize_env()
+            if begins_to_act:
+                begin_to_act(model)
             return model
         print(f"Going on from {self._unit} {self._found.step}, from {self._found.folder}")
         fixed = {"policy", "policy_kwargs"}
@@ -286,7 +300,7 @@ class Manager(ExperimentManager):
             if self.n_timesteps <= 0:
                 raise NothingLeftError(
                     f"The run in {self._found.folder.parent} has done its {model.num_timesteps} "
-                    "steps; -n says how many more."
+                    f"{self._unit}s; -n says how many more."
                 )
         log_where_it_logged(model, self._run)
         return model
@@ -332,8 +346,7 @@ class Manager(ExperimentManager):
         except (Exception, SystemExit) as error:
             if model.num_timesteps in (before, 0):
                 self._leave()  # there is nothing to save
-                if self._is_new:
-                    shutil.rmtree(self.save_path, ignore_errors=True)
+                self._not_begun.close()
                 if self._learn is not None and isinstance(error, ValueError):
                     raise NotBegunError(str(error)) from error
                 raise
@@ -363,7 +376,7 @@ class Manager(ExperimentManager):
             raise SystemExit(INTERRUPTED)
 
     def _save_all(self, model: BaseAlgorithm) -> None:
-        """Save the model first and what is large last; then raise the first error, if any."""
+        """Save the model first and what is large last."""
         folder, env = Path(self.save_path), model.get_vec_normalize_env()
         print(f"Saving to {folder}")
         saving: dict[Path, Callable[[Path], Any]] = {
@@ -376,15 +389,7 @@ class Manager(ExperimentManager):
         checkpoints = self._checkpoints
         if checkpoints is not None and self.save_freq > 0 and self._is_whole(model):
             saving[folder / UNIT] = lambda _: checkpoints.save()
-        errors = []
-        for path, save in saving.items():
-            try:
-                save(path)
-            except Exception as error:  # the others are saved all the same
-                error.add_note(f"{path} was not saved")
-                errors.append(error)
-        if errors:
-            raise errors[0]
+        save_each(saving)
 
     def _leave(self) -> None:
         """Close the environments, and leave the folder to others."""

@@ -73,18 +73,27 @@ def _keep_monitors(arguments: Sequence[str]) -> None:
 
 
 def _enjoy(arguments: Sequence[str]) -> None:
-    with prepared(rl_zoo3.enjoy, "enjoy", arguments, print=_print), _loaders():
+    printed: list[str] = []
+    show = partial(_print, printed)
+    with prepared(rl_zoo3.enjoy, "enjoy", arguments, print=show), _loaders():
         try:
             rl_zoo3.enjoy.enjoy()
         except UntrustedFileError:
             raise
         except (AssertionError, ValueError) as error:  # its answers where there is no such model
             raise SystemExit(f"sb3-pmpo enjoy: error: {error}") from error
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--verbose", default="1")
+    is_quiet = parser.parse_known_args(arguments)[0].verbose == "0"
+    told = ("Episode Reward", "Atari Episode", "Mean")
+    if not (is_quiet or any(line.startswith(told) for line in printed)):
+        print("No episode has ended: -n says how many decisions to take (default: 1000).")
 
 
-def _print(*words: Any) -> None:
-    """Print what the Zoo does; its lengths of episodes are in decisions."""
-    if words and str(words[0]).startswith(("Episode Length", "Mean episode length")):
+def _print(printed: list[str], *words: Any) -> None:
+    """Print what the Zoo does, and keep it; its lengths of episodes are in decisions."""
+    printed.append(" ".join(map(str, words)))
+    if printed[-1].startswith(("Episode Length", "Mean episode length")):
         words = (*words, "decisions")
     print(*words)
 

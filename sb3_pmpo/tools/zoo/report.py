@@ -108,7 +108,7 @@ def compare(study: optuna.Study) -> str:
         return "The setting that ships was not among the complete trials: nothing to compare with."
     default = defaults[0]
     if best.number == default.number:
-        return "It is the setting that ships (its trial): none that was tried is better."
+        return "The best trial is the setting that ships: none that was tried is better."
     apart = (best.value or 0.0) - (default.value or 0.0)  # complete ones have a value
     said = f"{apart:+.6g} from the setting that ships (trial {default.number}"
     luck = "The best of many trials is partly luck: train both on other seeds."

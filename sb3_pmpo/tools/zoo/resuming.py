@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_pmpo.online.off_policy import OffPolicyMPO
 from sb3_pmpo.storage.checkpoints import Checkpoint, find_checkpoint
 from sb3_pmpo.storage.strangers import are_own, check_env_id, check_modules, is_plain
 from sb3_pmpo.tools.checkpoints import UNIT
@@ -20,6 +25,8 @@ _VALUES = ("algo", "env", "seed", "eval_freq", "eval_episodes", "n_eval_envs", "
 _TEXTS = ("tensorboard_log",)
 _MAPPINGS = ("env_kwargs", "eval_env_kwargs")
 _FLAGS = ("save_replay_buffer",)
+#: In ``args.yml``: what ``sb3-pmpo offline`` was called with. The run's steps are gradient steps.
+OFFLINE = "offline"
 
 
 class CannotResumeError(ValueError):
@@ -76,6 +83,76 @@ def run_of(checkpoint: Checkpoint, env_name: str) -> Path | None:
     folder = checkpoint.folder.parent
     is_run = checkpoint.folder.name == UNIT and (folder / env_name / "config.yml").is_file()
     return folder if is_run else None
+
+
+def learned_offline(folder: Path) -> bool:
+    """Say whether ``sb3-pmpo offline`` made a run; no, where its settings cannot be read."""
+    saved = next(iter(sorted(folder.glob("*/args.yml"))), None)
+    if saved is None:
+        return False
+    try:
+        return bool(read(saved).get(OFFLINE))
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def check_kind(run: Path, *, offline: bool) -> None:
+    """Check that the command that goes on with a run is the one that made it.
+
+    :param run: its folder.
+    :param offline: whether ``sb3-pmpo offline`` is to go on.
+    :raises CannotResumeError: if not: one of them counts gradient steps, the other decisions.
+    """
+    is_offline = learned_offline(run)
+    if is_offline == offline or not any(run.glob("*/args.yml")):
+        return
+    models = (path for path in sorted(run.glob("*.zip")) if path.name != "best_model.zip")
+    model = next(models, run / "MODEL.zip")
+    if is_offline:
+        raise CannotResumeError(
+            f"-i {run}: sb3-pmpo offline made this run, and goes on with it: give that command its "
+            f"arguments again, and -i {run}. To learn from rewards with its policy: -i {model}"
+        )
+    raise CannotResumeError(
+        f"-i {run}: sb3-pmpo train made this run, and goes on with it. To learn from data with its "
+        f"policy: --model {model}"
+    )
+
+
+def go_on_with_clock(env: VecEnv, episodes: Path) -> None:
+    """Let Monitor's clock go on, by which the episodes are in order.
+
+    :param episodes: the first file of the run, which may not be there.
+    :raises ValueError: if it is torn.
+    """
+    if not episodes.exists():
+        return
+    try:
+        header = episodes.read_text().partition("\n")[0].removeprefix("#")
+        started = json.loads(header)["t_start"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{episodes} is empty or torn: {error}") from error
+    env.env_method("set_wrapper_attr", "t_start", started)
+
+
+def begin_to_act(model: BaseAlgorithm) -> None:
+    """Let a model that learned offline go on in an environment, whose decisions count from 0."""
+    print("The model learned offline: decisions are counted from 0.")
+    model.num_timesteps = 0
+    keep_policy(model)
+
+
+def keep_policy(model: BaseAlgorithm) -> None:
+    """Let a policy that can do something already act from the start.
+
+    Its critics are new: they first learn what the policy does, for as long as a new model would
+    have acted at random.
+
+    :param model: one of ours; others are left as they are.
+    """
+    if isinstance(model, OffPolicyMPO):
+        model.policy_held_until = model.learning_starts
+        model.learning_starts = 0
 
 
 def origin(settings: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from sb3_pmpo.online.off_policy import OffPolicyMPO
 from sb3_pmpo.pretrained import PretrainedError
 from sb3_pmpo.storage.pickles import UntrustedFileError
 from sb3_pmpo.tools.settings import load_config
+from sb3_pmpo.tools.zoo.resuming import keep_policy
 
 PRETRAINED = "--pretrained"
 HELP = "a policy that ships with the package (sb3_pmpo.pretrained.names()), or a *.safetensors file"
@@ -60,6 +61,12 @@ def unpacked(command: str, arguments: Sequence[str], *more: str) -> Iterator[lis
     if name is None:
         yield rest
         return
+    for option in ("--algo", "--env", "-f"):
+        if _given(option, rest):
+            raise SystemExit(
+                f"sb3-pmpo {command}: error: {PRETRAINED} {name} says {option} itself: leave that "
+                "out, or leave out --pretrained for an agent that you trained"
+            )
     with tempfile.TemporaryDirectory() as folder:
         try:
             chosen = unpack(name, Path(folder))
@@ -73,6 +80,11 @@ def _taken(option: str, arguments: Sequence[str]) -> tuple[str | None, list[str]
     parser.add_argument(option, dest="name")
     found, rest = parser.parse_known_args([_whole(each, option) for each in arguments])
     return found.name, rest
+
+
+def _given(option: str, arguments: Sequence[str]) -> bool:
+    """Say whether an option is among arguments, as ``--env X`` or ``--env=X``."""
+    return any(each.partition("=")[0] == option for each in arguments)
 
 
 def _whole(argument: str, option: str) -> str:
@@ -118,9 +130,7 @@ def begin_from(
             pretrained.load_into(model, name)
         except PretrainedError as error:
             raise SystemExit(f"sb3-pmpo train: error: --from-pretrained: {error}") from error
-        # The critics are new, and first learn what the policy does.
-        model.policy_held_until = model.learning_starts
-        model.learning_starts = 0  # its own actions are better than random ones
+        keep_policy(model)
         return model.learn(total_timesteps, callback=callback, **more)
 
     print(f"Begins with the policy {name}, and with new critics.", file=sys.stderr)

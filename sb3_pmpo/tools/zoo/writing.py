@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import rl_zoo3.exp_manager
@@ -10,6 +12,26 @@ from stable_baselines3.common.callbacks import CheckpointCallback
 
 from sb3_pmpo.tools.evaluation import Evaluation
 from sb3_pmpo.tools.saving import save_model, save_vec_normalize
+
+
+class NewFolder:
+    """Makes the folder of a run, and takes it away if the run does not begin.
+
+    :param path: of the folder.
+    :raises FileExistsError: if it is there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._above = [folder for folder in path.parents if not folder.exists()]
+        path.mkdir(parents=True)
+
+    def remove(self) -> None:
+        """Remove the folder, and those above it that were made for it and hold nothing else."""
+        shutil.rmtree(self._path, ignore_errors=True)
+        with suppress(OSError):  # another run has begun there
+            for folder in self._above:
+                folder.rmdir()
 
 
 class SaveModels(CheckpointCallback):
