@@ -345,6 +345,8 @@ def test_a_sweeps_run_is_evaluated_and_a_strangers_calls_nothing(
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert PENDULUM in done.stdout
+    with pytest.raises(SystemExit, match=f"a sweep's: sb3-pmpo evaluate {folder} measures one"):
+        main(["enjoy", "--env", PENDULUM, "-f", str(tmp_path), "--no-render"])
     about = folder / "run.json"
     own = about.read_text()
     for text, message in (

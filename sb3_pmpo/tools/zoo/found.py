@@ -13,7 +13,7 @@ from typing import Any
 from huggingface_sb3 import EnvironmentName
 from rl_zoo3.utils import get_model_path, get_saved_hyperparams
 
-from sb3_pmpo.storage.strangers import are_own, check_settings
+from sb3_pmpo.storage.strangers import RUN_SETTINGS, are_own, check_settings
 from sb3_pmpo.tools.checkpoints import UNIT
 from sb3_pmpo.tools.plain_yaml import read
 from sb3_pmpo.tools.zoo.writing import statistics_of
@@ -53,6 +53,13 @@ def find_model(
         return found
     if reasons:
         raise ValueError("; ".join(reasons))
+    of_sweep = next(Path(folder, algo).glob(f"*/{RUN_SETTINGS}"), None)
+    if of_sweep is not None:
+        run = of_sweep.parent
+        raise ValueError(
+            f"the runs in {run.parent} are a sweep's: sb3-pmpo evaluate {run} measures one, and "
+            f"{algo.upper()}.load('{run}/model.zip') loads its model"
+        )
     return get_model_path(exp_id, folder, algo, env_name, *which, **options)  # which says so
 
 
