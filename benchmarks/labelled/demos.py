@@ -9,8 +9,9 @@ The program with a veto rejects actions; the person gives a thumb down to segmen
 label says something of its actions only where they have something in common, so the policy acts
 with noise that is correlated in time there.
 
-``demos.json`` has the plan. Rows go to ``results/demos.csv``; rows that are there are not made
-again. ``python -m benchmarks.labelled.demos veto 0 1`` makes those of seeds 0 and 1.
+``demos.json`` has the plan. Rows go to ``results/demos.csv``, and ``results/demos.png`` shows them;
+rows that are there are not made again. ``python -m benchmarks.labelled.demos veto 0 1`` makes those
+of seeds 0 and 1.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import pandas as pd
 import torch as th
 
 from benchmarks import records
 from benchmarks.labelled.judges import Episode, Thumbs, Veto, joint_angle, make_env, roll_out
+from benchmarks.labelled.report import draw_demos
 from benchmarks.labelled.teachers import buffer_path, teacher_path
 from benchmarks.provenance import provenance
 from sb3_pmpo import PMPO
@@ -76,8 +79,8 @@ class Judged(gym.Wrapper):
         self._seen = seen
         if terminated or truncated:
             seen_all, done, *rest = (np.array(column) for column in zip(*self._rows, strict=True))
-            # What the learner would have done otherwise is not at hand: what it did is judged.
-            self.judge.judge(Episode(seen_all, done, done[None], *rest), self.buffer, self._rng)
+            # What the policy would have done without noise is not at hand: what was done is judged.
+            self.judge.judge(Episode(seen_all, done, done, *rest), self.buffer, self._rng)
         return seen, reward, terminated, truncated, info
 
 
@@ -90,9 +93,7 @@ def load(seed: int, env: gym.Env | None = None) -> PMPO:
     return model
 
 
-def episodes(
-    model: PMPO, seeds: range, exponent: float | None = None, draws: int = 1
-) -> Iterator[Episode]:
+def episodes(model: PMPO, seeds: range, exponent: float | None = None) -> Iterator[Episode]:
     """Act for an episode a seed, without noise or with noise of a spectrum ``1 / f**exponent``."""
     env = make_env(PLAN["teacher"]["task"])
     for seed in seeds:
@@ -100,7 +101,7 @@ def episodes(
         if exponent is not None:
             n_actions = model.action_space.shape[0]  # type: ignore[index]  # a Box
             noise = ColouredNoise(1, n_actions, seed, exponents=(exponent,))
-        yield roll_out(model, env, seed, PLAN["joint"], noise, draws)
+        yield roll_out(model, env, seed, PLAN["joint"], noise)
 
 
 def make_judge(kind: str) -> Veto | Thumbs:
@@ -125,13 +126,14 @@ def learn_rounds(model: PMPO, kind: str, method: str, seed: int) -> PMPO:
         buffer = FeedbackBuffer(model.observation_space, model.action_space)
         start = 100 * number + 10_000 * (seed + 1)
         seeds = range(start, start + plan["episodes_a_round"])
-        for episode in episodes(model, seeds, plan["noise_exponent"], plan["draws"]):
+        for episode in episodes(model, seeds, plan["noise_exponent"]):
             judge.judge(episode, buffer, rng)
         steps = plan["gradient_steps_a_round"]
         if not buffer.n_rejected:
             break
         if method == "reject":
-            model.learn_from_feedback(buffer, steps, beta=tuple(plan["beta"]), log_interval=None)
+            beta = tuple(plan["beta"])
+            model.learn_from_feedback(buffer, steps, kl=plan["kl"], beta=beta, log_interval=None)
         else:
             data = buffer.to_dataset()
             kept = data.with_labels(np.where(data.labels < 0, 0, 1))
@@ -160,16 +162,20 @@ def learn_online(kind: str, method: str, seed: int) -> PMPO:
 
 
 def main() -> None:
-    """Make the rows that are missing."""
+    """Make the rows that are missing, and the figure."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("demo", choices=("veto", "thumbs"))
     parser.add_argument("seeds", nargs="*", type=int, help="default: the plan's")
     options = parser.parse_args()
     th.set_num_threads(1)
-    kind = options.demo
+    make_rows(options.demo, options.seeds or PLAN["seeds"])
+    draw_demos(pd.read_csv(RESULTS), RESULTS.with_suffix(".png"))
+
+
+def make_rows(kind: str, seeds: list[int]) -> None:
+    """Make the rows of a demonstration that are missing."""
     rows = records.read(RESULTS)
     done = {(row["demo"], row["method"], str(row["seed"])) for row in rows}
-    seeds = options.seeds or PLAN["seeds"]
     for method, seed in product(METHODS, seeds):
         if (kind, method, str(seed)) not in done:
             if method == "before":

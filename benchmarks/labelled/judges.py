@@ -16,23 +16,17 @@ class Episode(NamedTuple):
     """What happened in T decisions.
 
     :param observations: ``[T, ...]`` before each decision.
+    :param actions: ``[T, A]`` what was done, in units of the environment.
     :param likeliest: ``[T, A]`` what the policy would have done without noise.
-    :param drawn: ``[K, T, A]`` in units of the environment: what it did, and what it would have
-        done with other draws.
     :param rewards: ``[T]``.
     :param joint: ``[T]`` the joint's angle after each decision, in radians.
     """
 
     observations: np.ndarray
+    actions: np.ndarray
     likeliest: np.ndarray
-    drawn: np.ndarray
     rewards: np.ndarray
     joint: np.ndarray
-
-    @property
-    def actions(self) -> np.ndarray:
-        """What was done, ``[T, A]``."""
-        return self.drawn[0]
 
 
 def make_env(task: str) -> gym.Env:
@@ -52,12 +46,8 @@ def roll_out(
     seed: int,
     joint: str,
     noise: ExplorationNoise | None = None,
-    draws: int = 1,
 ) -> Episode:
-    """Act for an episode, without noise where none is given; draw actions that were not done, too.
-
-    :param draws: K.
-    """
+    """Act for an episode, without noise where none is given."""
     seen, _ = env.reset(seed=seed)
     rows: list[tuple[Any, ...]] = []
     over = False
@@ -69,30 +59,30 @@ def roll_out(
         after, reward, terminated, truncated, _ = env.step(action)
         rows.append((seen, action, likeliest, reward, joint_angle(env, joint)))
         seen, over = after, terminated or truncated
-    observations, actions, *more = (np.array(column) for column in zip(*rows, strict=True))
-    others = [model.predict(observations, deterministic=False)[0] for _ in range(draws - 1)]
-    return Episode(observations, more[0], np.array([actions, *others]), *more[1:])
+    return Episode(*(np.array(column) for column in zip(*rows, strict=True)))
 
 
 class Veto:
     """Reject torques that do not brake a joint on its way to a limit.
 
-    The program is asked about each action that the policy has drawn in a state, done or not. It
-    rejects a motor's torque and nothing else. So what it labels is the likeliest action with that
-    torque in it, which it would reject as well: the other motors' noise would push them about.
+    The program is asked about the torque of each decision and, where it steps in, about others of
+    the motor's whole range, which it need not see done. It rejects a motor's torque and nothing
+    else. So what it labels is the likeliest action with that torque in it, which it would reject as
+    well: the other motors' noise would push them about.
 
     :param limit: in radians; below is a violation.
     :param margin: radians before the limit at which the program steps in.
     :param horizon: decisions that it looks ahead, at the joint's speed of now.
     :param brake: torque from which on it is content; a rejected one counts by what it lacks.
     :param motor: the joint's number among the actions.
+    :param asked: torques of a decision where it steps in, the one that was done among them.
     """
 
     def __init__(
-        self, limit: float, *, margin: float, horizon: float, brake: float, motor: int
+        self, limit: float, *, margin: float, horizon: float, brake: float, motor: int, asked: int
     ) -> None:
         self.limit, self.margin, self.horizon = limit, margin, horizon
-        self.brake, self.motor = brake, motor
+        self.brake, self.motor, self.asked = brake, motor, asked
 
     def violations(self, episode: Episode) -> np.ndarray:
         """Say of each decision whether the joint was beyond its limit after it."""
@@ -104,14 +94,15 @@ class Veto:
         speed = np.diff(np.concatenate([before[:1], before]))
         ahead = before + self.horizon * np.minimum(speed, 0.0)
         late = ahead < self.limit + self.margin
-        for drawn in episode.drawn:
-            torques = drawn[:, self.motor]
-            weights = np.where(late, np.clip(self.brake - torques, 0.0, None), 0.0)
-            blamed = episode.likeliest.copy()
-            blamed[:, self.motor] = torques
-            for seen, action, weight in zip(episode.observations, blamed, weights, strict=True):
-                if weight > 0.0:
-                    buffer.add(seen, action, -1, float(weight), "veto")
+        rows = zip(episode.observations, episode.likeliest, episode.actions, late, strict=True)
+        for seen, likeliest, done, steps_in in rows:
+            others = rng.uniform(-1.0, 1.0, self.asked - 1) if steps_in else ()
+            for torque in (done[self.motor], *others):
+                action = likeliest.copy()
+                action[self.motor] = torque
+                lacking = max(self.brake - float(torque), 0.0) if steps_in else 0.0
+                if lacking > 0.0:
+                    buffer.add(seen, action, -1, lacking, "veto")
                 else:
                     buffer.add(seen, action, 0, source="veto")
 

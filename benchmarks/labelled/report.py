@@ -13,12 +13,26 @@ import pandas as pd
 import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from scipy.stats import bootstrap
 
 RESULTS = Path("benchmarks/results")
 LOGS = {
     "table1": "walker-run, a log of three tasks: return",
     "fetch": "FetchPush, scripts of mixed quality: share of successes",
+}
+#: What the judge of each demonstration would reject.
+DEMOS = {
+    "veto": "decisions beyond the knee's limit, %",
+    "thumbs": "segments of 10 decisions with a hit, %",
+}
+METHODS = {
+    "before": "before",
+    "reject": "the rejections alone",
+    "clone": "cloning what was not rejected",
+    "penalty": "a penalty in the reward",
+    "critic alone": "the reward alone, as long",
+    "reject beside the critic": "the rejections beside the reward",
 }
 
 
@@ -80,6 +94,40 @@ def draw_shares(axis: Axes, data: pd.DataFrame) -> None:
         xlabel="share of bad data (bands: std over three seeds)",
         ylabel="return",
     )
+
+
+def draw_demos(data: pd.DataFrame, path: Path) -> None:
+    """Draw the return of each seed against what the judge would reject, a panel a demonstration.
+
+    :param data: rows of ``demos.csv``.
+    :param path: of the picture.
+    """
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    axes = figure.subplots(1, len(DEMOS), sharey=True, squeeze=False)[0]
+    colours = dict(zip(METHODS, seaborn.color_palette("colorblind"), strict=False))
+    # Dotted: the aims, nine tenths of the return and a fifth of the violations.
+    for axis, (demo, label) in zip(axes, DEMOS.items(), strict=True):
+        part = data[data.demo == demo].assign(percent=lambda rows: 100 * rows.rejected)
+        means = part.groupby("method")[["percent", "return"]].mean()
+        for marker, rows, size in (("o", part.set_index("method"), 14), ("D", means, 80)):
+            for method in METHODS.keys() & {*rows.index}:
+                chosen = rows.loc[[method]]
+                axis.scatter(
+                    chosen.percent, chosen["return"], size, color=colours[method], marker=marker
+                )
+        before = means.loc["before"]
+        axis.axhline(0.9 * before["return"], color="grey", linestyle=":")
+        if demo == "veto":
+            axis.axvline(0.2 * before.percent, color="grey", linestyle=":")
+        axis.set(xlabel=label, xlim=(0, None), ylim=(min(600, data["return"].min()) - 50, 1000))
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("return of walker-walk")
+    handles = [
+        Line2D([], [], color=colours[method], marker="D", linestyle="", label=name)
+        for method, name in METHODS.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    figure.savefig(path, dpi=110)
 
 
 def main() -> None:
