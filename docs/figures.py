@@ -68,7 +68,7 @@ def draw_alpha(path: Path) -> None:
         axis.hist(drawn, bins=bins, density=True, histtype="step", color=colour, label=text)
         axis.axvline(drawn.mean(), color=colour, linestyle=":", linewidth=1)
     axis.set(xlabel="step of the mean towards better actions, from 4 samples", yticks=[])
-    axis.legend(fontsize="small", loc="upper left")
+    axis.legend(fontsize="small", loc="upper right")  # beside the line at the means
     axis.set_ylim(top=1.45 * axis.get_ylim()[1])
     figure.savefig(path, dpi=110)
 
