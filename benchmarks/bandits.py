@@ -250,7 +250,8 @@ def plot(data: Any, path: Path) -> None:
     for axis in axes[:, 0]:
         axis.set_ylabel("value at the mean\n(random search: best)")
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    columns = min(len(labels), int(figure.get_figwidth() / 2))  # of a narrow figure two rows
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
     figure.savefig(path, dpi=80)
 
 

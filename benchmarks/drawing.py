@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 from benchmarks import aggregates
 
 MARKERS = "sD^vPX*"
+#: Curves that can be told apart in one panel, beside that of the default.
+FEW = 6
 
 
 class PanelRow(NamedTuple):
@@ -50,16 +52,37 @@ def draw_curves(
         for axis in axes.flat
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }
-    seeds = span(data.groupby(["task", "algorithm"]).seed.nunique())
     figure.suptitle(
-        f"{'one seed' if seeds == '1' else f'mean and range of {seeds} seeds'}; action repeat "
-        f"{', '.join(str(repeat) for repeat in data.action_repeat.unique())}; {_caption(anchors)}",
-        fontsize="small",
-        wrap=True,
+        f"{_seeds(data)}; {_repeats(data)}; {_caption(anchors)}", fontsize="small", wrap=True
     )
     inches = 0.6 + 0.085 * max(map(len, handles))  # of a label with its line
     columns = min(6, int(figure.get_figwidth() / inches))
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)
+    figure.savefig(path, dpi=100)
+
+
+def draw_changes(
+    data: pd.DataFrame, tasks: Sequence[str], default: str, changes: Sequence[str], path: Path
+) -> None:
+    """Draw many changes of one default against steps: a row of panels for each few of them.
+
+    The default is black, and in every row. A row has its own legend, so colours come again.
+    """
+    groups = [changes[start : start + FEW] for start in range(0, len(changes), FEW)]
+    size = (3.1 * len(tasks) + 2.8, 2.6 * len(groups) + 0.4)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(groups), len(tasks), squeeze=False, sharex=True, sharey=True)
+    for (i, group), (j, task) in product(enumerate(groups), enumerate(tasks)):
+        colours: dict[str, Any] = {name: f"C{number}" for number, name in enumerate(group)}
+        row = PanelRow("", [*group, default])  # the default lies above
+        _draw_panel(axes[i, j], data[data.task == task], row, colours | {default: "black"})
+        axes[0, j].set_title(task, fontsize="medium")
+        axes[i, 0].set_ylabel("return")
+        if i < len(groups) - 1:
+            axes[i, j].set_xlabel("")
+    for row_axes in axes:
+        row_axes[-1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize="small")
+    figure.suptitle(f"{_seeds(data)}; {_repeats(data)}", fontsize="small")
     figure.savefig(path, dpi=100)
 
 
@@ -114,6 +137,15 @@ def _draw_anchors(axis: Any, anchors: pd.DataFrame, systems: list[str]) -> None:
 def span(counts: Collection[int]) -> str:
     """Write "3", or "2 to 3"."""
     return " to ".join(str(count) for count in sorted({min(counts), max(counts)}))
+
+
+def _seeds(data: pd.DataFrame) -> str:
+    seeds = span(data.groupby(["task", "algorithm"]).seed.nunique())
+    return "one seed" if seeds == "1" else f"mean and range of {seeds} seeds"
+
+
+def _repeats(data: pd.DataFrame) -> str:
+    return f"action repeat {', '.join(str(repeat) for repeat in data.action_repeat.unique())}"
 
 
 def _caption(anchors: pd.DataFrame) -> str:

@@ -138,7 +138,7 @@ def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def draw(name: str, data: pd.DataFrame, steps: int, path: Path) -> None:
-    """Draw the figure of a suite: curves, or for figure 3 the sweep."""
+    """Draw the figure of a suite: curves, for figure 3 the sweep, for the levers a row for few."""
     suite = SUITES[name]
     planned = dict.fromkeys(run.task for run in suite.runs(name))
     tasks = [task for task in planned if task in set(data.task)]
@@ -153,6 +153,9 @@ def draw(name: str, data: pd.DataFrame, steps: int, path: Path) -> None:
     elif name == "figure2":
         rows = [PanelRow(group, list(names)) for group, names in FIGURE2_GROUPS.items()]
         drawing.draw_curves(data, tasks, rows, path)
+    elif name == "levers":
+        default, *changes = present
+        drawing.draw_changes(data, tasks, default, changes, path)
     else:
         rows = [PanelRow("", present), PanelRow("", present, minutes=True)]
         drawing.draw_curves(data, tasks, rows, path)

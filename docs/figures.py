@@ -1,7 +1,8 @@
 """Draw the figures of the documentation: ``python docs/figures.py``.
 
 ``alpha.png`` and ``beta.png`` are computed by the package's own losses, ``beside-sac.png`` and
-``peers.png`` from the committed rows of the development set and of the peers.
+``benchmarks/results/peers_walker-walk.png`` from the committed rows of the development set and of
+the peers.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def draw_alpha(path: Path) -> None:
         axis.hist(drawn, bins=bins, density=True, histtype="step", color=colour, label=text)
         axis.axvline(drawn.mean(), color=colour, linestyle=":", linewidth=1)
     axis.set(xlabel="step of the mean towards better actions, from 4 samples", yticks=[])
-    axis.legend(fontsize="small", loc="upper left")
+    axis.legend(fontsize="small", loc="upper right")  # beside the line at the means
     axis.set_ylim(top=1.45 * axis.get_ylim()[1])
     figure.savefig(path, dpi=110)
 
@@ -166,7 +167,7 @@ def main() -> None:
     draw_alpha(IMAGES / "alpha.png")
     draw_beta(IMAGES / "beta.png")
     draw_beside_sac(IMAGES / "beside-sac.png")
-    draw_peers(IMAGES / "peers.png")
+    draw_peers(RUNS.parent / "peers_walker-walk.png")
 
 
 if __name__ == "__main__":
