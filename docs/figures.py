@@ -1,18 +1,20 @@
 """Draw the figures of the documentation: ``python docs/figures.py``.
 
-``alpha.png`` and ``beta.png`` are computed by the package's own losses, ``beside-sac.png`` and
+``alpha.png`` and ``beta.png`` are computed by the package's own losses, ``beside-peers.png`` and
 ``benchmarks/results/peers_walker-walk.png`` from the committed rows of the development set and of
 the peers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import torch as th
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sb3_pmpo import Candidates, top_k
@@ -114,49 +116,61 @@ def draw_beta(path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def draw_beside_sac(path: Path) -> None:
-    """Draw the mean return of the six tasks against steps and minutes."""
+def draw_beside_peers(path: Path) -> None:
+    """Draw the mean return of the six tasks against steps, and walker-walk against minutes."""
+    figure = Figure(figsize=(7.6, 3.4), layout="constrained")
+    left, right = cast(Any, figure.subplots(1, 2, sharey=True))
     data = pd.concat([pd.read_csv(file) for file in sorted((RUNS / "development").glob("*.csv"))])
     n_tasks = data.task.nunique()
-    figure = Figure(figsize=(7.2, 2.9), layout="constrained")
-    axes: Any = figure.subplots(1, 2, sharey=True)
-    for number, name in enumerate(sorted(data.algorithm.unique())):
+    for name in sorted(data.algorithm.unique()):
         by = data[data.algorithm == name].groupby(["seed", "steps"])
-        whole = by.task.nunique() == n_tasks
-        returns = by.return_mean.mean()[whole].unstack("seed").dropna()
-        minutes = by.train_seconds.mean()[whole].unstack("seed").dropna().mean(axis=1) / 60
-        for axis, x in zip(axes, (returns.index / 1000, minutes), strict=True):
-            axis.plot(x, returns.mean(axis=1), color=f"C{number}", label=PEERS[name])
-            low, high = returns.min(axis=1), returns.max(axis=1)
-            axis.fill_between(x, low, high, color=f"C{number}", alpha=0.2, linewidth=0)
-            axis.grid(alpha=0.3)
-    axes[0].set(xlabel="environment steps, thousands", ylabel="return, mean of six tasks")
-    axes[1].set(xlabel="minutes of training, one thread", ylim=(0, 1000))
-    axes[0].legend(loc="upper left")
+        returns = by.return_mean.mean()[by.task.nunique() == n_tasks].unstack("seed").dropna()
+        low, high, x = returns.min(axis=1), returns.max(axis=1), returns.index / 1000
+        colour = f"C{list(PEERS).index(name)}"
+        left.plot(x, returns.mean(axis=1), color=colour)
+        left.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+    left.set(xlabel="environment steps, thousands", ylabel="return", ylim=(0, 1000))
+    left.set_title("mean of six tasks, three seeds", fontsize="medium")
+    draw_minutes(right)
+    right.set_title("walker-walk, one run each", fontsize="medium")
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     figure.savefig(path, dpi=110)
 
 
-def draw_peers(path: Path) -> None:
-    """Draw one run of each peer on walker-walk, against steps and against its minutes.
+def runs_of_peers() -> Iterator[tuple[str, pd.DataFrame]]:
+    """Return the rows of each peer on walker-walk by its name in the documentation.
 
-    The minutes of 100k steps are those of ``benchmarks.minutes``, where the algorithms take turns:
-    the runs themselves had company.
+    Their ``minutes`` are those of ``benchmarks.minutes``, where the algorithms take turns: the runs
+    themselves had company.
     """
     minutes = pd.read_csv(RUNS.parent / "minutes.csv").groupby("algorithm").minutes_of_100k.median()
-    figure = Figure(figsize=(7.2, 3.2), layout="constrained")
-    axes: Any = figure.subplots(1, 2, sharey=True)
-    for number, (name, label) in enumerate(PEERS.items()):
+    for name, label in PEERS.items():
         run = pd.read_csv(RUNS / "peers" / f"{name}__walker-walk__0.csv")
-        for axis, x in zip(
-            axes, (run.steps / 1e3, run.steps / 1e5 * float(minutes[name])), strict=True
-        ):
-            axis.plot(x, run.return_mean, color=f"C{number}", label=label)
-            axis.grid(alpha=0.3)
-    axes[0].set(xlabel="environment steps, thousands", ylabel="return on walker-walk, one run")
-    axes[1].set(xlabel="minutes of training, one thread", xscale="log", ylim=(0, 1000))
-    axes[1].set_xticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
-    axes[1].minorticks_off()
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        yield label, run.assign(minutes=run.steps / 1e5 * float(minutes[name]))
+
+
+def draw_minutes(axis: Axes) -> None:
+    """Draw one run of each peer against its minutes."""
+    for number, (label, run) in enumerate(runs_of_peers()):
+        axis.plot(run.minutes, run.return_mean, color=f"C{number}", label=label)
+    axis.set(xlabel="minutes of training, one thread", xscale="log", ylim=(0, 1000))
+    axis.set_xticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
+    axis.minorticks_off()
+
+
+def draw_peers(path: Path) -> None:
+    """Draw one run of each peer on walker-walk, against steps and against its minutes."""
+    figure = Figure(figsize=(7.2, 3.2), layout="constrained")
+    left, right = cast(Any, figure.subplots(1, 2, sharey=True))
+    for number, (label, run) in enumerate(runs_of_peers()):
+        left.plot(run.steps / 1e3, run.return_mean, color=f"C{number}", label=label)
+    left.set(xlabel="environment steps, thousands", ylabel="return on walker-walk, one run")
+    draw_minutes(right)
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     figure.savefig(path, dpi=110)
 
 
@@ -166,7 +180,7 @@ def main() -> None:
     IMAGES.mkdir(exist_ok=True)
     draw_alpha(IMAGES / "alpha.png")
     draw_beta(IMAGES / "beta.png")
-    draw_beside_sac(IMAGES / "beside-sac.png")
+    draw_beside_peers(IMAGES / "beside-peers.png")
     draw_peers(RUNS.parent / "peers_walker-walk.png")
 
 
