@@ -15,7 +15,6 @@ from stable_baselines3.common.type_aliases import GymEnv, TrainFreq, TrainFreque
 from stable_baselines3.common.utils import get_device
 
 from sb3_pmpo.core.checks import INFINITY, blaming, check_flag, check_number, written
-from sb3_pmpo.online.arguments import chosen_by_space
 from sb3_pmpo.online.noise_checks import check_action_noise, check_noise_factory
 from sb3_pmpo.online.written import as_object
 from sb3_pmpo.policies import NO_SDE, PMPOPolicy
@@ -134,7 +133,6 @@ def check_arguments(model: OffPolicyAlgorithm) -> None:
     given = vars(model)
     if "observation_space" not in given:
         raise ValueError("env must be an environment or a registered name, got None: give one")
-    given.update(chosen_by_space(given, model.action_space))
     _refuse_sde(given["use_sde"])  # load() may ask for it
     _check_numbers(given)
     _check_rates(given)

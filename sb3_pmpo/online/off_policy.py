@@ -31,7 +31,7 @@ from sb3_pmpo.online.argument_checks import (
     check_rate,
     warn_of_empty_buffer,
 )
-from sb3_pmpo.online.arguments import OWN, with_defaults
+from sb3_pmpo.online.arguments import OWN, chosen_by_space, with_defaults
 from sb3_pmpo.online.checks import check_choices, check_finite, check_finite_actions
 from sb3_pmpo.online.collecting import WatchedCollecting
 from sb3_pmpo.online.description import describe_model
@@ -89,6 +89,8 @@ class OffPolicyMPO(WatchedCollecting):
         check_first(policy, arguments, self.policy_aliases)
         checked = checked_env(env, arguments["verbose"])
         check_policy_fits(policy, checked)
+        if checked is not None:  # load() chooses by the space in the file
+            arguments |= chosen_by_space(arguments, checked.action_space)
         super().__init__(
             policy,
             cast(GymEnv, checked),  # None for load()

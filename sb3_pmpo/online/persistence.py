@@ -18,7 +18,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from sb3_pmpo.core.e_step import Duals
 from sb3_pmpo.files import whole_stream
 from sb3_pmpo.online import checkpoints
-from sb3_pmpo.online.arguments import check_names
+from sb3_pmpo.online.arguments import check_names, chosen_by_space
 from sb3_pmpo.online.env_checks import was_moved
 from sb3_pmpo.online.learning import CheckedLearn
 from sb3_pmpo.online.statistics import complete_statistics
@@ -113,6 +113,7 @@ class Persistent(CheckedLearn):
         file = ModelFile(path, custom_objects, trust=trust)
         cls._check_algorithm(path, file.items.pop(_ALGORITHM, None))
         check_names(kwargs, cls, known=file.items)
+        kwargs |= chosen_by_space(file.items | kwargs, file.items.get("action_space"))
         if "stats_window_size" in kwargs:  # the attribute that SB3 makes of it
             kwargs["_stats_window_size"] = kwargs.pop("stats_window_size")
         try:
