@@ -15,6 +15,7 @@ from stable_baselines3.common.type_aliases import GymEnv, TrainFreq, TrainFreque
 from stable_baselines3.common.utils import get_device
 
 from sb3_pmpo.core.checks import INFINITY, blaming, check_flag, check_number, written
+from sb3_pmpo.learn_checks import check_callback, check_count
 from sb3_pmpo.online.noise_checks import check_action_noise, check_noise_factory
 from sb3_pmpo.online.written import as_object
 from sb3_pmpo.policies import NO_SDE, PMPOPolicy
@@ -263,6 +264,23 @@ def _check_reference(tau: Any, interval: int, policy_delay: int) -> None:
             f"an interval of {10 * policy_delay} or more holds the policy better",
             stacklevel=2,
         )
+
+
+def check_learn(env: Any, total_timesteps: Any, callback: Any) -> None:
+    """Refuse by name what SB3 answers by an error from within, or by no training at all.
+
+    :param env: of the model.
+    :param total_timesteps: of ``learn``, as ``callback``.
+    :raises TypeError: for an argument of the wrong kind.
+    :raises ValueError: for a number that is out of range, or if there is no environment.
+    """
+    check_count("total_timesteps", total_timesteps, 0)
+    if env is None:
+        raise ValueError(
+            "the model has no environment to learn in: call set_env(env), or load it with "
+            "load(path, env=env)"
+        )
+    check_callback(callback)
 
 
 def warn_of_empty_buffer(model: Any) -> None:

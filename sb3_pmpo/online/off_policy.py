@@ -27,6 +27,7 @@ from sb3_pmpo.objectives import Objective
 from sb3_pmpo.online.argument_checks import (
     check_arguments,
     check_first,
+    check_learn,
     check_policy_fits,
     check_rate,
     warn_of_empty_buffer,
@@ -300,6 +301,7 @@ class OffPolicyMPO(WatchedCollecting):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
+        check_learn(self.env, total_timesteps, callback)
         name = type(self).__name__ if tb_log_name == "run" else tb_log_name  # SB3's default
         if not reset_num_timesteps:
             warn_of_empty_buffer(self)
