@@ -23,7 +23,7 @@ from torch import nn
 
 from sb3_pmpo.actor import Actor, BoundedPolicy
 from sb3_pmpo.core.checks import LARGEST, blaming, check_flag
-from sb3_pmpo.critics import QuantileCritic, StateActionCritic
+from sb3_pmpo.critics import QuantileCritic, StateActionFeatures
 from sb3_pmpo.features import ObservationNormaliser
 from sb3_pmpo.networks import ABSURD, RunningMoments
 from sb3_pmpo.policy_checks import check_extractor, checked_arguments, make_optimizer
@@ -99,7 +99,7 @@ class PMPOPolicy(SavesAlone, BoundedPolicy):
         std_min: float = 0.1,
         std_max: float = 1.0,
         n_bins: int | None = None,
-        critic_class: type[StateActionCritic] = QuantileCritic,
+        critic_class: type[StateActionFeatures] = QuantileCritic,
         critic_kwargs: dict[str, Any] | None = None,
         use_sde: bool = False,
     ) -> None:

@@ -17,7 +17,7 @@ from toys import Guess, Toy, small
 
 from sb3_pmpo import DPO, MPO, PMPO, bandit, objectives
 from sb3_pmpo.core import e_step, labels, samples
-from sb3_pmpo.critics import CriticLoss, QuantileCritic, StateActionCritic
+from sb3_pmpo.critics import CriticLoss, QuantileCritic, StateActionFeatures
 from sb3_pmpo.learner import Learner, Moves, Plan, policy_step
 from sb3_pmpo.online.arguments import DEFAULTS, WITH_A_BOX, SharedArguments
 from sb3_pmpo.policies import PMPOPolicy
@@ -110,7 +110,7 @@ DOCUMENTED = [
     samples.from_labels,
     samples.from_masks,
     CriticLoss,
-    StateActionCritic,
+    StateActionFeatures,
     Learner,
     Moves,
     Plan,
