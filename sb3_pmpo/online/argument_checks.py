@@ -18,7 +18,8 @@ from sb3_pmpo.core.checks import INFINITY, blaming, check_flag, check_number, wr
 from sb3_pmpo.learn_checks import check_callback, check_count
 from sb3_pmpo.online.noise_checks import check_action_noise, check_noise_factory
 from sb3_pmpo.online.written import as_object
-from sb3_pmpo.policies import NO_SDE, PMPOPolicy
+from sb3_pmpo.policies import PMPOPolicy
+from sb3_pmpo.policy_checks import refuse_sde
 from sb3_pmpo.replay.checks import check_buffer_arguments, check_buffer_kwargs
 from sb3_pmpo.space_checks import check_action_space, check_observation_space
 
@@ -71,7 +72,7 @@ def check_first(policy: Any, arguments: dict[str, Any], aliases: dict[str, type]
     :raises ValueError: naming the argument, its value, its range and what to do.
     """
     _check_policy(policy, aliases)
-    _refuse_sde(arguments["use_sde"])
+    refuse_sde(arguments["use_sde"])
     verbose = arguments["verbose"]
     if not isinstance(verbose, bool):
         check_number("verbose", verbose, 0, INFINITY, int, "0 nothing, 1 information, 2 debugging")
@@ -86,11 +87,6 @@ def check_first(policy: Any, arguments: dict[str, Any], aliases: dict[str, type]
     remedy = "'auto', 'cpu' and 'cuda' are usual"
     with blaming(f"device={arguments['device']!r}", remedy):
         th.zeros(1, device=get_device(arguments["device"])).item()
-
-
-def _refuse_sde(use_sde: Any) -> None:
-    if check_flag("use_sde", use_sde, NO_SDE):
-        raise ValueError(NO_SDE)
 
 
 def check_policy_fits(policy: Any, env: GymEnv | None) -> None:
@@ -134,7 +130,7 @@ def check_arguments(model: OffPolicyAlgorithm) -> None:
     given = vars(model)
     if "observation_space" not in given:
         raise ValueError("env must be an environment or a registered name, got None: give one")
-    _refuse_sde(given["use_sde"])  # load() may ask for it
+    refuse_sde(given["use_sde"])  # load() may ask for it
     _check_numbers(given)
     _check_rates(given)
     given["train_freq"] = _checked_train_freq(model.train_freq, model.n_envs)

@@ -18,7 +18,7 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_pmpo.online.exploration import NoiseFactory, pink_or_white_noise
-from sb3_pmpo.policies import NO_SDE
+from sb3_pmpo.policy_checks import NO_SDE
 
 C = TypeVar("C", bound=type)
 
