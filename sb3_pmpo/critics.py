@@ -1,7 +1,8 @@
 """The critics: what the learner asks of one, and the ensemble of quantile critics that ships.
 
 ``policy_kwargs={"critic_class": ...}`` chooses another. A critic of one's own builds on
-:class:`StateActionCritic` and answers the protocol :class:`Critic`.
+:class:`StateActionCritic`, an ensemble on :class:`StateActionFeatures`, and answers the protocol
+:class:`Critic`.
 
 Axes: N critics, K quantiles, S actions, B states, F features, A action dimensions.
 """
@@ -118,7 +119,7 @@ class AuxiliaryLoss(Protocol):
         ...
 
 
-class StateActionCritic(NormalisedFeatures):
+class StateActionFeatures(NormalisedFeatures):
     """Features of the states and codes of the actions, from which a critic computes values.
 
     :param observation_space: the space of the observations.
@@ -185,10 +186,6 @@ class StateActionCritic(NormalisedFeatures):
         by_dim = zip(actions.long().unbind(-1), self.n_choices, strict=True)
         return th.cat([F.one_hot(index, n) for index, n in by_dim], dim=-1).float()
 
-    def score_each(self, observations: PyTorchObs, actions: th.Tensor) -> th.Tensor:
-        """Score as the one critic that this is, ``[1, S, B]``; an ensemble says what each does."""
-        return cast(Critic, self).score(observations, actions).unsqueeze(0)
-
     def auxiliary_loss(
         self, batch: Batch, features: th.Tensor, weights: th.Tensor | None
     ) -> th.Tensor | None:
@@ -207,13 +204,21 @@ class StateActionCritic(NormalisedFeatures):
         return [p for p in self.parameters() if id(p) not in excluded]
 
 
-class QuantileCritic(StateActionCritic):
+class StateActionCritic(StateActionFeatures):
+    """One critic, not an ensemble, with the arguments of :class:`StateActionFeatures`."""
+
+    def score_each(self, observations: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        """Score as the one critic that this is, ``[1, S, B]``."""
+        return cast(Critic, self).score(observations, actions).unsqueeze(0)
+
+
+class QuantileCritic(StateActionFeatures):
     """An ensemble of Q functions whose mean is the value, each the mean of quantiles of the return.
 
     :param n_critics: N.
     :param n_quantiles: K.
     :param layer_norm: layer norm in the body.
-    :param parts: the arguments of :class:`StateActionCritic`.
+    :param parts: the arguments of :class:`StateActionFeatures`.
     """
 
     def __init__(self, *, n_critics: int, n_quantiles: int, layer_norm: bool, **parts: Any) -> None:

@@ -22,23 +22,18 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
 from sb3_pmpo.actor import Actor, BoundedPolicy
-from sb3_pmpo.core.checks import LARGEST, blaming, check_flag
-from sb3_pmpo.critics import QuantileCritic, StateActionCritic
+from sb3_pmpo.core.checks import LARGEST, blaming
+from sb3_pmpo.critics import QuantileCritic, StateActionFeatures
 from sb3_pmpo.features import ObservationNormaliser
 from sb3_pmpo.networks import ABSURD, RunningMoments
-from sb3_pmpo.policy_checks import check_extractor, checked_arguments, make_optimizer
-from sb3_pmpo.space_checks import (
-    check_action_space,
-    check_observation_space,
-    first_observations,
+from sb3_pmpo.policy_checks import (
+    checked_arguments,
+    make_optimizer,
+    refuse_sde,
 )
+from sb3_pmpo.space_checks import first_observations
 from sb3_pmpo.storage.models import SavesAlone
 from sb3_pmpo.summary import describe_policy
-
-NO_SDE = (
-    "use_sde=True is not supported: generalised state-dependent exploration needs a policy of its "
-    "own; for exploration that is correlated in time use exploration_noise"
-)
 
 
 class PMPOPolicy(SavesAlone, BoundedPolicy):
@@ -99,14 +94,11 @@ class PMPOPolicy(SavesAlone, BoundedPolicy):
         std_min: float = 0.1,
         std_max: float = 1.0,
         n_bins: int | None = None,
-        critic_class: type[StateActionCritic] = QuantileCritic,
+        critic_class: type[StateActionFeatures] = QuantileCritic,
         critic_kwargs: dict[str, Any] | None = None,
         use_sde: bool = False,
     ) -> None:
-        if check_flag("use_sde", use_sde, NO_SDE):
-            raise ValueError(NO_SDE)
-        check_observation_space(observation_space)
-        check_action_space(action_space)
+        refuse_sde(use_sde)
         given: dict[str, Any] = {
             "net_arch": net_arch,
             "activation_fn": activation_fn,
@@ -127,34 +119,21 @@ class PMPOPolicy(SavesAlone, BoundedPolicy):
             "critic_kwargs": critic_kwargs,
             "normalize_images": normalize_images,
         }
-        arguments = checked_arguments(given, action_space)
-        # A copy: SB3 adds to the dict it is given.
-        extractor_kwargs = dict(features_extractor_kwargs or {})
-        normalize_images = arguments.pop("normalize_images")
-        check_extractor(
-            features_extractor_class, extractor_kwargs, observation_space, normalize_images
-        )
+        arguments = checked_arguments(given, observation_space, action_space)
         super().__init__(
             observation_space,
             action_space,
             features_extractor_class,
-            extractor_kwargs,
+            dict(features_extractor_kwargs or {}),  # a copy, to which SB3 adds
             optimizer_class=optimizer_class,
             optimizer_kwargs=optimizer_kwargs,
             squash_output=True,
-            normalize_images=normalize_images,
+            normalize_images=arguments.pop("normalize_images"),
         )
         self._arguments = arguments
         self.net_arch = arguments["net_arch"]
         self.activation_fn = activation_fn
         self.share_features_extractor = arguments["share_features_extractor"]
-        self.normaliser: nn.Module = (
-            ObservationNormaliser(observation_space, normalize_images)
-            if arguments["normalize_observations"]
-            else nn.Identity()
-        )
-        # A rare reward is no outlier, however small the others are: it is what the task is about.
-        self.return_moments = RunningMoments((1,), believed=ABSURD)
         self._build(lr_schedule)
         self._try()
 
@@ -166,6 +145,13 @@ class PMPOPolicy(SavesAlone, BoundedPolicy):
         )
 
     def _build(self, lr_schedule: Schedule) -> None:
+        self.normaliser: nn.Module = (
+            ObservationNormaliser(self.observation_space, self.normalize_images)
+            if self._arguments["normalize_observations"]
+            else nn.Identity()
+        )
+        # A rare reward is no outlier, however small the others are: it is what the task is about.
+        self.return_moments = RunningMoments((1,), believed=ABSURD)
         self.actor = self.make_actor()
         self.reference_actor = self.make_actor()
         self.reference_actor.load_state_dict(self.actor.state_dict())

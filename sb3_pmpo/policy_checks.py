@@ -21,6 +21,12 @@ from stable_baselines3.common.torch_layers import (
 from torch import nn
 
 from sb3_pmpo.core.checks import INFINITY, blaming, check_flag, check_number
+from sb3_pmpo.space_checks import check_action_space, check_observation_space
+
+NO_SDE = (
+    "use_sde=True is not supported: generalised state-dependent exploration needs a policy of its "
+    "own; for exploration that is correlated in time use exploration_noise"
+)
 
 #: Name, lowest and highest value, kind, remedy.
 _RANGES: tuple[tuple[str, float, float, type, str], ...] = (
@@ -49,14 +55,28 @@ _WIDEST = 65_536
 _MOST_OUTPUTS = 10_000
 
 
-def checked_arguments(given: Mapping[str, Any], action_space: spaces.Space) -> dict[str, Any]:
-    """Check the arguments of a policy that have nothing to do with its observations.
+def refuse_sde(use_sde: Any) -> None:
+    """Refuse gSDE.
+
+    :raises ValueError: naming what there is in its place.
+    """
+    if check_flag("use_sde", use_sde, NO_SDE):
+        raise ValueError(NO_SDE)
+
+
+def checked_arguments(
+    given: Mapping[str, Any], observation_space: spaces.Space, action_space: spaces.Space
+) -> dict[str, Any]:
+    """Check the arguments of a policy, and that they fit its spaces.
 
     :param given: all of them by name.
+    :param observation_space: of the environment, images with their channels first.
     :param action_space: of the environment.
     :return: the same, whole numbers as ``int`` and flags as ``bool``.
     :raises ValueError: naming the argument, its value, its range and what to do.
     """
+    check_observation_space(observation_space)
+    check_action_space(action_space)
     arguments = dict(given)
     for name, low, high, kind, hint in _RANGES:
         check_number(name, given[name], low, high, kind, hint)
@@ -81,6 +101,12 @@ def checked_arguments(given: Mapping[str, Any], action_space: spaces.Space) -> d
         "critic_class", given["critic_class"], nn.Module, "sb3_pmpo.critics.QuantileCritic"
     )
     _check_activation(given["activation_fn"])
+    _check_extractor(
+        given["features_extractor_class"],
+        given["features_extractor_kwargs"] or {},
+        observation_space,
+        arguments["normalize_images"],
+    )
     return arguments
 
 
@@ -162,7 +188,7 @@ def _check_activation(activation_fn: Any) -> None:
 # ---------------------------------------------------------------------- the features extractor
 
 
-def check_extractor(
+def _check_extractor(
     extractor_class: Any, kwargs: dict[str, Any], space: spaces.Space, normalize_images: bool
 ) -> None:
     """Check that a features extractor and the observations belong together.

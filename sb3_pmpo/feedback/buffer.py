@@ -270,7 +270,10 @@ class FeedbackBuffer:
 
         :raises DatasetError: if there is nothing yet.
         """
-        columns, _ = self.snapshot()
+        return self._dataset(self.snapshot()[0])
+
+    def _dataset(self, columns: dict[str, np.ndarray]) -> LabelledDataset:
+        """Make a data set, which checks each row."""
         return LabelledDataset(
             observations_of(columns),
             columns["actions"],
@@ -336,14 +339,7 @@ class FeedbackBuffer:
             raise DatasetError(f"{path}: a row names a source that the header does not list")
         self._sources, self._counts = sources, [0] * len(sources)
         if rows:
-            LabelledDataset(
-                observations_of(columns),
-                columns["actions"],
-                columns["labels"],
-                weights=columns["weights"],
-                observation_space=self.observation_space,
-                action_space=self.action_space,
-            )
+            self._dataset(columns)
             self._append(columns)
 
 

@@ -42,6 +42,24 @@ def natural_alpha(accepted: float, rejected: float) -> float:
     return 0.5 if accepted and rejected else float(bool(accepted))
 
 
+def _settle(settings: PMPOOfflineConfig, accepted: float, rejected: float) -> None:
+    """Fill in what the labels determine, in settings that are nobody else's, and check it."""
+    if settings.alpha is None:
+        settings.alpha = natural_alpha(accepted, rejected)
+    if settings.beta is None:
+        settings.beta = 2.0 * (1.0 - settings.alpha)
+    check_common(settings, settings.alpha, settings.beta, rejected)
+
+
+def _tokenizer(given: Any, model: Any) -> Any:
+    """Return a tokenizer that can pad: the one that is given, or the one beside the model."""
+    path = model if isinstance(model, str) else model.config._name_or_path
+    tokenizer = given or AutoTokenizer.from_pretrained(path)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
 class PMPOOfflineTrainer(Trainer):
     """Train a language model on labelled completions (Eq. 10, with the KL of Eq. 17).
 
@@ -76,33 +94,25 @@ class PMPOOfflineTrainer(Trainer):
         **arguments: Any,
     ) -> None:
         settings = copy.copy(PMPOOfflineConfig("pmpo") if args is None else args)
-        path = model if isinstance(model, str) else model.config._name_or_path
-        tokenizer = processing_class or AutoTokenizer.from_pretrained(path)
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        limits: dict[str, Any] = {
-            "max_length": settings.max_length,
-            "truncated": settings.truncated,
-        }
-        rows = tokenize(unpair(train_dataset), tokenizer, **limits)
-        held_out = (
-            None if eval_dataset is None else tokenize(unpair(eval_dataset), tokenizer, **limits)
-        )
+        tokenizer = _tokenizer(processing_class, model)
+
+        def read(rows: Any) -> list[Labelled]:
+            length, truncated = settings.max_length, settings.truncated
+            return tokenize(unpair(rows), tokenizer, max_length=length, truncated=truncated)
+
+        rows = read(train_dataset)
+        held_out = None if eval_dataset is None else read(eval_dataset)
         self.shares = shares(rows)
-        if settings.alpha is None:
-            settings.alpha = natural_alpha(*self.shares)
-        if settings.beta is None:
-            settings.beta = 2.0 * (1.0 - settings.alpha)
-        check_common(settings, settings.alpha, settings.beta, self.shares[1])
+        _settle(settings, *self.shares)
         if isinstance(model, str):
             model = create_model_from_path(model, **settings.init_kwargs())
-        adapted = is_adapted(model)
+        adapted = is_adapted(model) or peft_config is not None
+        copied = None if adapted else CopiedReference(model)
         bare = peft_config is not None and settings.reference_steps == 0
         if peft_config is not None:
             from peft import get_peft_model
 
             model = get_peft_model(model, peft_config)
-        copied = None if adapted or peft_config is not None else CopiedReference(model)
         if settings.disable_dropout:
             disable_dropout_in_model(model)
         super().__init__(

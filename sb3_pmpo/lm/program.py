@@ -15,8 +15,8 @@ from sb3_pmpo.command_line import Parser, reason
 from sb3_pmpo.core.labels import threshold
 
 
-def parse(arguments: Sequence[str] | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
-    """Read the command line."""
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser: what is learned from, by which objective, how it is trained."""
     parser = Parser(prog="sb3-pmpo lm", description=__doc__.partition(": ")[2].capitalize())
     parser.add_argument("--model", required=True, help="folder (or hub name) of a causal model")
     source = parser.add_mutually_exclusive_group(required=True)
@@ -39,6 +39,12 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.ArgumentParser, arg
     parser.add_argument("--accept-from", type=float, metavar="REWARD",
                         help="accept from this reward on; default: the better half")  # fmt: skip
     parser.add_argument("--reference-steps", type=int, help="default: 16; with --labels 0")
+    _add_training(parser)
+    return parser
+
+
+def _add_training(parser: argparse.ArgumentParser) -> None:
+    """Add the options that other trainers have too."""
     parser.add_argument("--batch-size", type=int, default=16,
                         help="completions of a minibatch (default: %(default)s)")  # fmt: skip
     parser.add_argument("--accumulation", type=int, default=1,
@@ -55,6 +61,11 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.ArgumentParser, arg
                         help="write a checkpoint this often (default: %(default)s)")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     parser.add_argument("--cpu", action="store_true", help="train on the CPU, in float32")
+
+
+def parse(arguments: Sequence[str] | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    """Read the command line."""
+    parser = make_parser()
     options = parser.parse_args(arguments)
     if options.prompts and not options.reward:
         parser.error("--prompts needs --reward module:function, which judges the completions")

@@ -81,10 +81,10 @@ class Column:
             self._count(_ROWS * _FAULT_BYTES)
         return values
 
-    def chunks(self, size: int = CHUNK) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield ``(first row, copy of up to size rows)``, from the first row to the last."""
-        for start in range(0, len(self), size):
-            values = np.array(self.array[start : start + size], self.dtype, subok=False)
+    def chunks(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield ``(first row, copy of up to CHUNK rows)``, from the first row to the last."""
+        for start in range(0, len(self), CHUNK):
+            values = np.array(self.array[start : start + CHUNK], self.dtype, subok=False)
             self._count(values.nbytes)
             yield start, values
 

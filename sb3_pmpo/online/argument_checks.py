@@ -15,10 +15,11 @@ from stable_baselines3.common.type_aliases import GymEnv, TrainFreq, TrainFreque
 from stable_baselines3.common.utils import get_device
 
 from sb3_pmpo.core.checks import INFINITY, blaming, check_flag, check_number, written
-from sb3_pmpo.online.arguments import chosen_by_space
+from sb3_pmpo.learn_checks import check_callback, check_count
 from sb3_pmpo.online.noise_checks import check_action_noise, check_noise_factory
 from sb3_pmpo.online.written import as_object
-from sb3_pmpo.policies import NO_SDE, PMPOPolicy
+from sb3_pmpo.policies import PMPOPolicy
+from sb3_pmpo.policy_checks import refuse_sde
 from sb3_pmpo.replay.checks import check_buffer_arguments, check_buffer_kwargs
 from sb3_pmpo.space_checks import check_action_space, check_observation_space
 
@@ -71,7 +72,7 @@ def check_first(policy: Any, arguments: dict[str, Any], aliases: dict[str, type]
     :raises ValueError: naming the argument, its value, its range and what to do.
     """
     _check_policy(policy, aliases)
-    _refuse_sde(arguments["use_sde"])
+    refuse_sde(arguments["use_sde"])
     verbose = arguments["verbose"]
     if not isinstance(verbose, bool):
         check_number("verbose", verbose, 0, INFINITY, int, "0 nothing, 1 information, 2 debugging")
@@ -86,11 +87,6 @@ def check_first(policy: Any, arguments: dict[str, Any], aliases: dict[str, type]
     remedy = "'auto', 'cpu' and 'cuda' are usual"
     with blaming(f"device={arguments['device']!r}", remedy):
         th.zeros(1, device=get_device(arguments["device"])).item()
-
-
-def _refuse_sde(use_sde: Any) -> None:
-    if check_flag("use_sde", use_sde, NO_SDE):
-        raise ValueError(NO_SDE)
 
 
 def check_policy_fits(policy: Any, env: GymEnv | None) -> None:
@@ -134,8 +130,7 @@ def check_arguments(model: OffPolicyAlgorithm) -> None:
     given = vars(model)
     if "observation_space" not in given:
         raise ValueError("env must be an environment or a registered name, got None: give one")
-    given.update(chosen_by_space(given, model.action_space))
-    _refuse_sde(given["use_sde"])  # load() may ask for it
+    refuse_sde(given["use_sde"])  # load() may ask for it
     _check_numbers(given)
     _check_rates(given)
     given["train_freq"] = _checked_train_freq(model.train_freq, model.n_envs)
@@ -265,6 +260,23 @@ def _check_reference(tau: Any, interval: int, policy_delay: int) -> None:
             f"an interval of {10 * policy_delay} or more holds the policy better",
             stacklevel=2,
         )
+
+
+def check_learn(env: Any, total_timesteps: Any, callback: Any) -> None:
+    """Refuse by name what SB3 answers by an error from within, or by no training at all.
+
+    :param env: of the model.
+    :param total_timesteps: of ``learn``, as ``callback``.
+    :raises TypeError: for an argument of the wrong kind.
+    :raises ValueError: for a number that is out of range, or if there is no environment.
+    """
+    check_count("total_timesteps", total_timesteps, 0)
+    if env is None:
+        raise ValueError(
+            "the model has no environment to learn in: call set_env(env), or load it with "
+            "load(path, env=env)"
+        )
+    check_callback(callback)
 
 
 def warn_of_empty_buffer(model: Any) -> None:

@@ -18,7 +18,7 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_pmpo.online.exploration import NoiseFactory, pink_or_white_noise
-from sb3_pmpo.policies import NO_SDE
+from sb3_pmpo.policy_checks import NO_SDE
 
 C = TypeVar("C", bound=type)
 
@@ -188,11 +188,17 @@ def _parameters(text: str) -> dict[str, str]:
     return {part.partition(":")[0]: f"\n    :param {part}" for part in parts}
 
 
-def chosen_by_space(arguments: Mapping[str, Any], action_space: spaces.Space) -> dict[str, Any]:
-    """Return what the arguments that are None stand for with these actions."""
+def chosen_by_space(
+    arguments: Mapping[str, Any], action_space: spaces.Space | None
+) -> dict[str, Any]:
+    """Return what the arguments that are None stand for with these actions.
+
+    To be asked before SB3 makes attributes of them: its own code reads ``train_freq``, and a saved
+    model goes on with what it learned by.
+    """
     discrete = isinstance(action_space, (spaces.Discrete, spaces.MultiDiscrete))
     best = WITH_CHOICES if discrete else WITH_A_BOX
-    return {name: value for name, value in best.items() if arguments[name] is None}
+    return {name: value for name, value in best.items() if arguments.get(name) is None}
 
 
 _NO_ENTROPY = "there is no entropy bonus; the std's beta and std_min keep the policy wide"

@@ -12,6 +12,7 @@ import numpy as np
 from stable_baselines3.common.type_aliases import RolloutReturn
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_pmpo.learn_checks import check_count
 from sb3_pmpo.online.checks import check_choices, check_finite, check_terminals
 from sb3_pmpo.online.env_checks import KeptStatistics, was_moved, whereabouts
 from sb3_pmpo.online.persistence import Persistent
@@ -62,6 +63,8 @@ class WatchedCollecting(Persistent):
 
     def collect_rollouts(self, env: VecEnv, *args: Any, **kwargs: Any) -> RolloutReturn:
         """Collect as SB3 does, see there."""
+        if kwargs.get("log_interval") is not None:  # of learn(), which gives it to nobody else
+            check_count("log_interval", kwargs["log_interval"], 1)
         with self._watched(env):
             return super().collect_rollouts(env, *args, **kwargs)
 

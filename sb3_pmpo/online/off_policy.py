@@ -27,11 +27,12 @@ from sb3_pmpo.objectives import Objective
 from sb3_pmpo.online.argument_checks import (
     check_arguments,
     check_first,
+    check_learn,
     check_policy_fits,
     check_rate,
     warn_of_empty_buffer,
 )
-from sb3_pmpo.online.arguments import OWN, with_defaults
+from sb3_pmpo.online.arguments import OWN, chosen_by_space, with_defaults
 from sb3_pmpo.online.checks import check_choices, check_finite, check_finite_actions
 from sb3_pmpo.online.collecting import WatchedCollecting
 from sb3_pmpo.online.description import describe_model
@@ -89,6 +90,8 @@ class OffPolicyMPO(WatchedCollecting):
         check_first(policy, arguments, self.policy_aliases)
         checked = checked_env(env, arguments["verbose"])
         check_policy_fits(policy, checked)
+        if checked is not None:  # load() chooses by the space in the file
+            arguments |= chosen_by_space(arguments, checked.action_space)
         super().__init__(
             policy,
             cast(GymEnv, checked),  # None for load()
@@ -298,6 +301,7 @@ class OffPolicyMPO(WatchedCollecting):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
+        check_learn(self.env, total_timesteps, callback)
         name = type(self).__name__ if tb_log_name == "run" else tb_log_name  # SB3's default
         if not reset_num_timesteps:
             warn_of_empty_buffer(self)

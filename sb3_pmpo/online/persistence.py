@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
@@ -18,9 +19,8 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from sb3_pmpo.core.e_step import Duals
 from sb3_pmpo.files import whole_stream
 from sb3_pmpo.online import checkpoints
-from sb3_pmpo.online.arguments import check_names
+from sb3_pmpo.online.arguments import check_names, chosen_by_space
 from sb3_pmpo.online.env_checks import was_moved
-from sb3_pmpo.online.learning import CheckedLearn
 from sb3_pmpo.online.statistics import complete_statistics
 from sb3_pmpo.policies import PMPOPolicy
 from sb3_pmpo.replay import adopt_replay_buffer, close_open_episodes
@@ -52,7 +52,7 @@ _MADE = (
 _ALGORITHM = "algorithm"
 
 
-class Persistent(CheckedLearn):
+class Persistent(OffPolicyAlgorithm):
     """Saves and loads as SB3 does, but without pickles for what is plain."""
 
     policy: PMPOPolicy
@@ -113,6 +113,7 @@ class Persistent(CheckedLearn):
         file = ModelFile(path, custom_objects, trust=trust)
         cls._check_algorithm(path, file.items.pop(_ALGORITHM, None))
         check_names(kwargs, cls, known=file.items)
+        kwargs |= chosen_by_space(file.items | kwargs, file.items.get("action_space"))
         if "stats_window_size" in kwargs:  # the attribute that SB3 makes of it
             kwargs["_stats_window_size"] = kwargs.pop("stats_window_size")
         try:

@@ -195,6 +195,8 @@ class PMPO(OffPolicyMPO):
             Rejections fade as they are heeded, see :meth:`learn_offline`.
         :param feedback_alpha: in [0, 1], weight of the accepted rows of ``feedback``. None: one
             kind of labels determines it (App. A); with both it is the model's.
+        :raises TypeError: for an argument of the wrong kind.
+        :raises ValueError: for a number that is out of range, or if there is no environment.
         """
         if self.buffer_size == 1 and not stands_in(self.env):
             warnings.warn(

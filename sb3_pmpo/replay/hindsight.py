@@ -1,6 +1,6 @@
-"""n-step windows over the storage of a HER buffer, with goals relabelled in hindsight.
+"""Goals relabelled in hindsight, for n-step windows over the storage of a HER buffer.
 
-Axes: B transitions, n steps.
+Axes: B transitions, n steps, G goal dimensions.
 """
 
 from __future__ import annotations
@@ -9,47 +9,27 @@ import copy
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
-from sb3_pmpo.replay.window import Transitions, Window, n_step_window, observations_around
+from sb3_pmpo.replay.window import Window
 
 
-def gather_relabelled(
-    buffer: HerReplayBuffer,
-    rows: np.ndarray,
-    envs: np.ndarray,
-    env: VecNormalize | None,
-    *,
-    n_steps: int,
-    gamma: float,
-) -> Transitions:
-    """Gather n-step transitions towards goals that their episodes achieved.
+def relabelled(
+    buffer: HerReplayBuffer, window: Window, envs: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choose goals that the windows' episodes achieved, and compute the rewards towards them.
 
     The buffer's strategy picks each goal as seen from the window's first transition, and the
     environment computes the reward of every step of the window anew for it (Andrychowicz et al.,
     2017). As in SB3, to achieve the goal ends nothing: dones are those that were stored.
 
     :param buffer: with its environment set.
-    :param rows: ``[B]`` entries, of complete episodes.
+    :param window: of complete episodes.
     :param envs: ``[B]`` environments.
-    :param env: normalises observations and rewards, if given.
-    :param n_steps: n, at least 1.
-    :param gamma: discount of one step.
+    :return: goals ``[B, G]`` and rewards ``[B, n]``, 0 outside the windows.
     """
-    window = n_step_window(buffer, rows, envs, n_steps)
-    before, after = observations_around(buffer, rows, window.last, envs)
-    goals = buffer._sample_goals(rows, envs)
-    before["desired_goal"] = after["desired_goal"] = goals
-    rewards = buffer._normalize_reward(_rewards(buffer, window, envs, goals), env)
-    return Transitions(
-        buffer._normalize_obs(before, env),
-        buffer.actions[rows, envs],
-        buffer._normalize_obs(after, env),
-        window.returns(rewards, gamma),
-        window.dones,
-        window.discounts(gamma),
-    )
+    goals = buffer._sample_goals(window.rows[:, 0], envs)
+    return goals, _rewards(buffer, window, envs, goals)
 
 
 def _rewards(

@@ -65,14 +65,6 @@ class Prioritized(Chooses):
         """``p^alpha`` of each transition, ``[T, E]``; 0 of what cannot be replayed. To read."""
         return self._tree.values.reshape(self.buffer_size, self.n_envs)
 
-    def add(self, *args: Any, **kwargs: Any) -> None:
-        """Store as SB3 does; what is new comes first."""
-        row = self.pos
-        super().add(*args, **kwargs)  # type: ignore[misc]  # SB3's class comes second
-        self._make_newest(row, np.arange(self.n_envs))
-        if self.optimize_memory_usage:  # the entry that follows has lost its observation
-            self._set(np.array([self.pos]), np.arange(self.n_envs), 0.0)
-
     def reset(self) -> None:
         """Forget all transitions and their priorities."""
         super().reset()  # type: ignore[misc]  # SB3's class comes second
@@ -120,14 +112,23 @@ class Prioritized(Chooses):
             "importance weights and report no TD errors"
         )
 
-    def _make_newest(self, row: int, envs: np.ndarray) -> None:
-        self._set(np.array([row]), envs, self._greatest)
-
     def _set(self, rows: np.ndarray, envs: np.ndarray, value: float) -> None:
         self._tree.set((rows[:, None] * self.n_envs + envs).ravel(), value)
 
 
-class PrioritizedReplayBuffer(Prioritized, ReplayBuffer):
+class ReplayedAtOnce(Prioritized):
+    """A transition can be replayed as soon as it is stored; :class:`Prioritized` has the rest."""
+
+    def add(self, *args: Any, **kwargs: Any) -> None:
+        """Store as SB3 does; what is new comes first."""
+        row = self.pos
+        super().add(*args, **kwargs)  # type: ignore[misc]  # SB3's class comes second
+        self._set(np.array([row]), np.arange(self.n_envs), self._greatest)
+        if self.optimize_memory_usage:  # the entry that follows has lost its observation
+            self._set(np.array([self.pos]), np.arange(self.n_envs), 0.0)
+
+
+class PrioritizedReplayBuffer(ReplayedAtOnce, ReplayBuffer):
     """Prioritised replay, off by default: see :class:`Prioritized` for its arguments.
 
     ::
@@ -141,7 +142,7 @@ class PrioritizedReplayBuffer(Prioritized, ReplayBuffer):
     """
 
 
-class PrioritizedDictReplayBuffer(Prioritized, DictReplayBuffer):
+class PrioritizedDictReplayBuffer(ReplayedAtOnce, DictReplayBuffer):
     """:class:`PrioritizedReplayBuffer` over SB3's DictReplayBuffer."""
 
 
@@ -158,7 +159,7 @@ class PrioritizedHerReplayBuffer(Prioritized, HerReplayBuffer):
         ends = self.ep_start[row] + self.ep_length[row]
         for env in np.flatnonzero(self.ep_length[row] > 0):
             self._set(np.arange(row, ends[env]) % size, np.array([env]), 0.0)
-        HerReplayBuffer.add(self, *args, **kwargs)  # not Prioritized's, which replays it at once
+        super().add(*args, **kwargs)
 
     def _compute_episode_length(self, env_idx: int) -> None:
         start, end = self._current_ep_start[env_idx], self.pos

@@ -17,7 +17,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_pmpo.core.batch import Batch
 from sb3_pmpo.replay.episodes import has_cuts
-from sb3_pmpo.replay.hindsight import gather_relabelled
+from sb3_pmpo.replay.hindsight import relabelled
 from sb3_pmpo.replay.storage import Chooses, Draw, draw_uniformly, is_gathered
 from sb3_pmpo.replay.window import Transitions, gather
 
@@ -98,11 +98,11 @@ class Replay:
         self.buffer.update_priorities(indices, errors)
 
     def _gather(self, draw: Draw, env: VecNormalize | None) -> Batch:
-        take: Any = partial(gather, n_steps=self.n_steps, gamma=self.gamma)
         if isinstance(self.buffer, HerReplayBuffer):
             draw, found = self._gather_hindsight(self.buffer, draw, env)
         else:
-            found = take(self.buffer, draw.rows, draw.envs, env)
+            settings: Any = {"n_steps": self.n_steps, "gamma": self.gamma}
+            found = gather(self.buffer, draw.rows, draw.envs, env, **settings)
         to_torch = self.buffer.to_torch
         fields: dict[str, Any] = {
             name: {key: to_torch(value) for key, value in field.items()}
@@ -124,11 +124,11 @@ class Replay:
         order = np.roll(np.arange(len(draw.rows)), -number)
         weights = None if draw.weights is None else draw.weights[order]
         draw = Draw(draw.rows[order], draw.envs[order], weights)
-        true, relabelled = slice(None, len(order) - number), slice(len(order) - number, None)
+        true, hindsight = slice(None, len(order) - number), slice(len(order) - number, None)
         settings: Any = {"n_steps": self.n_steps, "gamma": self.gamma}
         parts = [
-            take(buffer, draw.rows[part], draw.envs[part], env, **settings)
-            for take, part in ((gather, true), (gather_relabelled, relabelled))
+            gather(buffer, draw.rows[part], draw.envs[part], env, relabel=relabel, **settings)
+            for relabel, part in ((None, true), (partial(relabelled, buffer), hindsight))
             if len(order[part]) > 0
         ]
         return draw, parts[0] if len(parts) == 1 else _join(*parts)

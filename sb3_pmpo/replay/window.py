@@ -1,10 +1,11 @@
 """n-step returns as windows over what a buffer stores, whatever its class.
 
-Axes: T entries (a ring), E environments, B transitions, n steps.
+Axes: T entries (a ring), E environments, B transitions, n steps, G goal dimensions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,6 +70,10 @@ def n_step_window(buffer: ReplayBuffer, rows: np.ndarray, envs: np.ndarray, n_st
     return Window(steps, inside, last, terminations(buffer, last, envs))
 
 
+#: From windows and their environments ``[B]`` to goals ``[B, G]`` and rewards ``[B, n]``.
+Relabel = Callable[[Window, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
 class Transitions(NamedTuple):
     """What a batch is made of, in NumPy; observations and rewards normalised.
 
@@ -96,6 +101,7 @@ def gather(
     *,
     n_steps: int,
     gamma: float,
+    relabel: Relabel | None = None,
 ) -> Transitions:
     """Gather n-step transitions from a buffer's arrays.
 
@@ -105,10 +111,16 @@ def gather(
     :param env: normalises observations and rewards, if given.
     :param n_steps: n, at least 1.
     :param gamma: discount of one step.
+    :param relabel: chooses other goals, of a HER buffer; None for those that were stored.
     """
     window = n_step_window(buffer, rows, envs, n_steps)
     before, after = observations_around(buffer, rows, window.last, envs)
-    rewards = buffer._normalize_reward(buffer.rewards[window.rows, envs[:, None]], env)
+    if relabel is None:
+        raw_rewards = buffer.rewards[window.rows, envs[:, None]]
+    else:
+        goals, raw_rewards = relabel(window, envs)
+        before["desired_goal"] = after["desired_goal"] = goals
+    rewards = buffer._normalize_reward(raw_rewards, env)
     return Transitions(
         buffer._normalize_obs(before, env),
         buffer.actions[rows, envs],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import pydoc
 import re
@@ -16,7 +17,7 @@ from toys import Guess, Toy, small
 
 from sb3_pmpo import DPO, MPO, PMPO, bandit, objectives
 from sb3_pmpo.core import e_step, labels, samples
-from sb3_pmpo.critics import CriticLoss, QuantileCritic, StateActionCritic
+from sb3_pmpo.critics import CriticLoss, QuantileCritic, StateActionFeatures
 from sb3_pmpo.learner import Learner, Moves, Plan, policy_step
 from sb3_pmpo.online.arguments import DEFAULTS, WITH_A_BOX, SharedArguments
 from sb3_pmpo.policies import PMPOPolicy
@@ -109,7 +110,7 @@ DOCUMENTED = [
     samples.from_labels,
     samples.from_masks,
     CriticLoss,
-    StateActionCritic,
+    StateActionFeatures,
     Learner,
     Moves,
     Plan,
@@ -157,3 +158,17 @@ def test_policy_env_and_learning_rate_go_by_position_and_nothing_else() -> None:
     assert model.learning_rate == 0.125
     with pytest.raises(TypeError, match="positional"):
         PMPO("MlpPolicy", Toy(), 0.125, 0.5)
+
+
+@pytest.mark.parametrize("algorithm", CLASSES)
+@pytest.mark.parametrize("make_env", [Toy, lambda: Guess(spaces.Discrete(3))])
+def test_setting_up_reassigns_no_argument(algorithm: type, make_env: Any) -> None:
+    model = algorithm("MlpPolicy", make_env(), buffer_size=10, _init_setup_model=False)
+    names = arguments(algorithm).keys() & vars(model).keys() - {"policy", "env"}
+    assert {"n_steps", "tau", "policy_kwargs", "replay_buffer_class"} <= names
+    given = {name: copy.copy(vars(model)[name]) for name in names}
+    train_freq = given.pop("train_freq")
+    for _ in range(2):
+        model._setup_model()
+        assert {name: vars(model)[name] for name in given} == given
+        assert model.train_freq == (train_freq, TrainFrequencyUnit.STEP)  # SB3's form of it

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -199,30 +199,9 @@ def find_agent(args: argparse.Namespace) -> Agent:
         raise AgentError(
             f"{error}; -f names the folder that train wrote, now {args.folder!r}"
         ) from error
-    try:
-        settings, _ = saved_settings(str(Path(folder) / args.env), test_mode=True)
-        arguments = _saved_arguments(Path(folder) / args.env / "args.yml")
-        modules = check_modules(
-            arguments.get("gym_packages"),
-            str(Path(folder) / args.env / "args.yml"),
-            given=args.gym_packages,
-            is_own=are_own(Path(folder) / args.env),
-        )
-    except UntrustedFileError as error:
-        raise AgentError(str(error)) from error
-    except (TypeError, ValueError, yaml.YAMLError) as error:
-        raise AgentError(f"the settings in {folder} cannot be read: {error}") from error
+    settings, arguments, modules = _read_settings(Path(folder) / args.env, args.gym_packages)
     imported = tuple(dict.fromkeys((*modules, *args.gym_packages)))
-    for module in imported:
-        try:
-            importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            raise AgentError(f"--gym-packages {module}: {error}") from error
-    if args.env.gym_id.startswith("dm_control/"):
-        try:
-            check_registered(args.env.gym_id)
-        except ValueError as error:
-            raise AgentError(str(error)) from error
+    _import_environments(imported, args.env.gym_id)
     # As enjoy has it: what train was called with replaces the configuration's.
     saved = arguments.get("env_kwargs")
     env_kwargs = settings.pop("env_kwargs", {}) if saved is None else saved
@@ -239,8 +218,36 @@ def find_agent(args: argparse.Namespace) -> Agent:
     )
 
 
-def _saved_arguments(path: Path) -> dict[str, Any]:
-    return read(path) if path.is_file() else {}
+def _read_settings(
+    folder: Path, gym_packages: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Any], Sequence[str]]:
+    """Read the settings of a run, what ``train`` was called with, and the modules that it names."""
+    path = folder / "args.yml"
+    try:
+        settings, _ = saved_settings(str(folder), test_mode=True)
+        arguments: dict[str, Any] = read(path) if path.is_file() else {}
+        modules = check_modules(
+            arguments.get("gym_packages"), str(path), given=gym_packages, is_own=are_own(folder)
+        )
+    except UntrustedFileError as error:
+        raise AgentError(str(error)) from error
+    except (TypeError, ValueError, yaml.YAMLError) as error:
+        raise AgentError(f"the settings in {folder.parent} cannot be read: {error}") from error
+    return settings, arguments, modules
+
+
+def _import_environments(modules: Sequence[str], env_id: str) -> None:
+    """Import what registers environments, and see that a task of the Control Suite is there."""
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise AgentError(f"--gym-packages {module}: {error}") from error
+    if env_id.startswith("dm_control/"):
+        try:
+            check_registered(env_id)
+        except ValueError as error:
+            raise AgentError(str(error)) from error
 
 
 def acts_deterministically(args: argparse.Namespace) -> bool:

@@ -50,33 +50,28 @@ def push(arguments: Sequence[str], api: HfApi | None = None) -> int:
         env = agent.make_env(n_envs=1, seed=args.seed, render=not args.no_render)
         if not args.no_render:
             check_rendering(env, ", or pass --no-render")
-    except AgentError as error:
-        parser.error(str(error))
-    try:
         folder = _new_folder(agent.folder / "hub")
-    except OutputError as error:
+    except (AgentError, OutputError) as error:
         parser.error(str(error))
     repo_id = ModelRepoId(args.organization, args.repo_name or ModelName(args.algo, args.env))
     print(f"Loading {agent.model_path}")
     model = agent.load(env, seed=args.seed, device=args.device)
     scores = evaluate(model, env, args, folder)
     if not args.no_render:
-        replay = folder / "replay.mp4"
-        deterministic = acts_deterministically(args)
         video = film(
             model,
             env,
-            replay,
+            folder / "replay.mp4",
             n_decisions=args.n_timesteps,
             seed=args.seed,
-            deterministic=deterministic,
+            deterministic=acts_deterministically(args),
             edge=None if agent.has_own_size else EDGE,
         )
         print(f"Saved {video}")
     env.close()
     copy_run(agent, folder)
-    steps, video_made = model.num_timesteps, not args.no_render
-    card = make_card(agent, scores, repo_id, steps=steps, video=video_made)
+    steps = model.num_timesteps
+    card = make_card(agent, scores, repo_id, steps=steps, video=not args.no_render)
     (folder / "README.md").write_text(card)
     print(f"Wrote {folder}")
     if args.dry_run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Generator, Sequence
 from contextlib import closing
@@ -55,7 +56,7 @@ def record(arguments: Sequence[str]) -> int:
         return _record(chosen)
 
 
-def _record(arguments: Sequence[str]) -> int:
+def _parser() -> argparse.ArgumentParser:
     parser = make_parser(
         "record",
         "Record an mp4 of a trained agent: 480x480, 30 frames a second, at the speed of its world.",
@@ -78,6 +79,11 @@ def _record(arguments: Sequence[str]) -> int:
         "-o", "--output-folder", type=Path, help="default: the folder videos/ of the run; with "
         "--pretrained, videos/ here"
     )  # fmt: skip
+    return parser
+
+
+def _record(arguments: Sequence[str]) -> int:
+    parser = _parser()
     args = parser.parse_args(arguments)
     try:
         agent = find_agent(args)
