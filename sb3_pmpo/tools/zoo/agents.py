@@ -32,7 +32,7 @@ from sb3_pmpo.tools.loading import load_model
 from sb3_pmpo.tools.plain_yaml import read
 from sb3_pmpo.tools.settings import KeyValues, merge
 from sb3_pmpo.tools.zoo import register
-from sb3_pmpo.tools.zoo.found import find_model, saved_settings
+from sb3_pmpo.tools.zoo.found import NotSavedError, find_model, saved_settings
 from sb3_pmpo.tools.zoo.shipped import HELP, PRETRAINED
 from sb3_pmpo.tools.zoo.writing import statistics_of
 
@@ -195,6 +195,8 @@ def find_agent(args: argparse.Namespace) -> Agent:
             args.load_checkpoint,
             args.load_last_checkpoint,
         )
+    except NotSavedError as error:
+        raise AgentError(str(error)) from error
     except (AssertionError, ValueError) as error:
         raise AgentError(
             f"{error}; -f names the folder that train wrote, now {args.folder!r}"

@@ -19,6 +19,10 @@ from sb3_pmpo.tools.plain_yaml import read
 from sb3_pmpo.tools.zoo.writing import statistics_of
 
 
+class NotSavedError(ValueError):
+    """The run is there and does not hold the model; the message says what it holds."""
+
+
 def find_model(
     exp_id: int, folder: str, algo: str, env_name: EnvironmentName, *which: Any, **options: Any
 ) -> tuple[str, str, str]:
@@ -37,26 +41,30 @@ def find_model(
         try:
             found = get_model_path(exp_id, folder, algo, env_name, *which, **options)
         except ValueError as error:
-            raise ValueError(f"{error}{_instead(error)}") from error
+            if not (instead := _instead(error)):
+                raise
+            raise NotSavedError(f"{error}{instead}") from error
         check_whole(found[1], found[2], env_name)
         return found
-    reasons: list[str] = []
+    errors: dict[int, ValueError] = {}
     for number in _numbers(Path(folder, algo), env_name):
         try:
             found = find_model(number, folder, algo, env_name, *which, **options)
         except ValueError as error:
-            reasons.append(f"run {number} is left out: {error}")
+            errors[number] = error
             continue
-        for reason in reasons:
-            warnings.warn(reason, stacklevel=2)
+        for left_out, reason in errors.items():
+            warnings.warn(f"run {left_out} is left out: {reason}", stacklevel=2)
         print(f"The latest run is {number}: {found[2]}")
         return found
-    if reasons:
-        raise ValueError("; ".join(reasons))
+    if errors:
+        are_whole = all(isinstance(error, NotSavedError) for error in errors.values())
+        kind = NotSavedError if are_whole else ValueError
+        raise kind("; ".join(f"run {number} is left out: {e}" for number, e in errors.items()))
     of_sweep = next(Path(folder, algo).glob(f"*/{RUN_SETTINGS}"), None)
     if of_sweep is not None:
         run = of_sweep.parent
-        raise ValueError(
+        raise NotSavedError(
             f"the runs in {run.parent} are a sweep's: sb3-pmpo evaluate {run} measures one, and "
             f"{algo.upper()}.load('{run}/model.zip') loads its model"
         )
