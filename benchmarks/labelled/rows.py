@@ -169,7 +169,11 @@ def measure(
         if (log.name, name, str(seed)) in done:
             continue
         data = label(log, row["labels"], plan, seed)
-        model = learn(data, row, plan, domain.policy, seed)
+        try:
+            model = learn(data, row, plan, domain.policy, seed)
+        except ValueError as error:  # refused since the plan was fixed; its rows are there
+            print(f"{log.name}, {name}, seed {seed}: {error}", flush=True)
+            continue
         found = {"log": log.name, "row": name, "seed": seed}
         found |= evaluate(model, domain, seed, plan["evaluation_episodes"])
         found |= {"accepted": data.n_accepted, "rejected": data.n_rejected}

@@ -181,7 +181,7 @@ class FeedbackBuffer:
     def _add(
         self, seen: Any, actions: np.ndarray, label: int, weights: np.ndarray, source: str
     ) -> None:
-        if np.ndim(label) > 0:
+        if np.ndim(label) > 0 or np.asarray(label).dtype.kind not in "biuf":
             raise DatasetError(f"label must be one of 1, -1 and 0, got {label!r}: add each apart")
         if not isinstance(source, str):
             raise DatasetError(f"source must be a name, such as 'ann', got {source!r}")

@@ -24,6 +24,7 @@ class FeedbackWrapper(gym.Wrapper):
         info)`` returns 1 (accepted), -1 (rejected) or 0 (no opinion: the step counts for the KL).
     :param feedback: where answers go; several environments may share one.
     :param source: the annotator's name in the log.
+    :raises ValueError: if the annotator cannot be called, or the feedback is no buffer.
     """
 
     def __init__(
@@ -34,6 +35,16 @@ class FeedbackWrapper(gym.Wrapper):
         source: str = "annotator",
     ) -> None:
         super().__init__(env)
+        if not callable(annotator):
+            raise ValueError(
+                f"annotator must be called as annotator(observation, action, info), got "
+                f"{annotator!r}: it returns 1, 0 or -1"
+            )
+        if not isinstance(feedback, FeedbackBuffer):
+            raise ValueError(
+                f"feedback must be a FeedbackBuffer, got {feedback!r}: make it with "
+                "FeedbackBuffer(env.observation_space, env.action_space)"
+            )
         self.annotator, self.feedback, self.source = annotator, feedback, source
         self._seen: Any = None
 

@@ -77,6 +77,7 @@ def episode_starts(ids: np.ndarray | None, dones: np.ndarray | None) -> np.ndarr
     if ids is None:
         ended = np.zeros(0, np.int64) if dones is None else np.flatnonzero(dones[:-1]) + 1
         return np.concatenate(([0], ended))
+    check_rows(Column(ids, "episode_ids"), lambda part: part == np.trunc(part), "must be whole")
     starts = np.concatenate(([0], np.flatnonzero(np.diff(ids)) + 1))
     names, counts = np.unique(ids[starts], return_counts=True)
     if (counts > 1).any():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -231,4 +232,4 @@ def _shared_mapping(array: np.ndarray) -> mmap.mmap | None:
         if isinstance(base, np.memmap) and base.mode == "c":
             return None  # to give pages back would undo what was written to them
         base = base.base
-    return base if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED") else None
+    return base if isinstance(base, mmap.mmap) and sys.platform == "linux" else None

@@ -120,6 +120,9 @@ class LabelledDataset:
             check_lengths(flat(following), n)
         self.observation_space = observation_space or infer_observation_space(seen, following)
         self.action_space = action_space or infer_action_space(done)
+        given = {"observation_space": observation_space, "action_space": action_space}
+        #: The spaces that were inferred, which only bound what is here.
+        self.inferred = frozenset(name for name, space in given.items() if space is None)
         self.observations = fit_columns(seen, self.observation_space, "observations")
         fitted = fit_columns(done, self.action_space, "actions")
         if isinstance(fitted, dict):
@@ -231,6 +234,23 @@ class LabelledDataset:
             other.weights = read_numbers(weights, "weights", len(self))
             check_ranges(None, other.weights, None)
         other._totals = Labels.of(other.labels, other.weights)
+        return other
+
+    def with_space(self, name: str, space: spaces.Space) -> LabelledDataset:
+        """Return a data set in another space over the same columns; nothing is copied.
+
+        :param name: ``"observation_space"`` or ``"action_space"``.
+        :param space: that holds every row.
+        :raises DatasetError: naming how many rows it does not hold, and the first of them.
+        """
+        columns = {"action_space": ["actions"]}.get(name, ["observations", "next_observations"])
+        other = object.__new__(LabelledDataset)
+        other.__dict__.update(self.__dict__)
+        for column in columns:
+            if (rows := getattr(self, column)) is not None:
+                setattr(other, column, fit_columns(rows, space, column))
+        setattr(other, name, space)
+        other.inferred = self.inferred - {name}
         return other
 
     # ------------------------------------------------------------------ files and formats

@@ -165,6 +165,11 @@ def from_d4rl_like(
 
     :raises DatasetError: if observations or actions are missing.
     """
+    if not isinstance(arrays, Mapping):
+        raise DatasetError(
+            f"arrays must be a dictionary of arrays, got {type(arrays).__name__}: an .npz that "
+            "numpy.load has opened is one"
+        )
     if not {"observations", "actions"} <= arrays.keys():
         raise DatasetError(
             f"the arrays must have 'observations' and 'actions', got {sorted(arrays)}"

@@ -67,6 +67,7 @@ def save(dataset: LabelledDataset, folder: str | Path) -> Path:
             "rows": len(dataset),
             "observation_space": space_to_json(dataset.observation_space),
             "action_space": space_to_json(dataset.action_space),
+            "inferred": sorted(dataset.inferred),
             "columns": files,
         }
         (temporary / HEADER).write_text(json.dumps(header, indent=1) + "\n")
@@ -150,11 +151,13 @@ def load(folder: str | Path, *, in_memory: bool) -> LabelledDataset:
                 columns.setdefault(part, {})[key] = array
             else:
                 columns[part] = array
-    return LabelledDataset(
+    dataset = LabelledDataset(
         **columns,
         observation_space=space_from_json(header["observation_space"]),
         action_space=space_from_json(header["action_space"]),
     )
+    dataset.inferred = frozenset(header.get("inferred", ()))
+    return dataset
 
 
 def _read_header(source: Path) -> dict[str, Any]:

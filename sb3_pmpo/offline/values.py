@@ -24,6 +24,7 @@ from stable_baselines3.common.torch_layers import (
 from stable_baselines3.common.utils import get_device
 from torch import nn
 
+from sb3_pmpo.core.checks import written
 from sb3_pmpo.features import ObservationNormaliser, count_from_zero
 from sb3_pmpo.learn_checks import check_count
 from sb3_pmpo.offline.columns import Columns, DatasetError, take
@@ -165,6 +166,11 @@ class ValueFunction:
         counts = {"gradient_steps": gradient_steps, "rounds": rounds, "batch_size": batch_size}
         for name, value in counts.items():
             check_count(name, value, 1)
+        if not callable(targets) or targets in (monte_carlo, td, gae):
+            raise ValueError(
+                "targets must be what monte_carlo(), td() or gae() returns, got "
+                f"{written(targets)}: write td(), with the parentheses"
+            )
         self.dataset, self.targets, self.device = dataset, targets, get_device(device)
         self.episodes = _episodes(dataset, gamma)
         self._rng = np.random.default_rng(seed)

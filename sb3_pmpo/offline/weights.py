@@ -64,7 +64,8 @@ def choose_weights(
 
     :param labels: what there is.
     :param alpha: in [0, 1], or None.
-    :param beta: a number for all parts or a pair (mean, std), or None.
+    :param beta: the mean's, of which the std has :data:`STD_STIFFNESS` times as much; or a pair
+        (mean, std); or None.
     :param otherwise: alpha for labels of both kinds.
     :param normalise: how the sets of labels are averaged.
     :param n_parts: how many of the betas are used.
@@ -85,13 +86,12 @@ def choose_weights(
         beta = 2.0 * (1.0 - alpha)
         if normalise is not mean_over_samples and labels.rejected and not labels.accepted:
             beta = 2.0 * safe_beta(alpha, labels)
-        beta = (beta, STD_STIFFNESS * beta)
-    mean, *rest = beta if isinstance(beta, (tuple, list)) else (beta, beta)
-    if len(rest) != 1:
+    if isinstance(beta, (tuple, list)) and len(beta) != 2:
         raise ValueError(f"beta must be a number or a pair (mean, std), got {beta}")
-    for each in (mean, rest[0]):
+    for each in beta if isinstance(beta, (tuple, list)) else (beta,):
         check_number("beta", each, 0.0, HEAVIEST, float, "it is the weight of the KL")
-    chosen = LabelWeights(float(alpha), (float(mean), float(rest[0])))
+    pair = beta if isinstance(beta, (tuple, list)) else (beta, STD_STIFFNESS * float(beta))
+    chosen = LabelWeights(float(alpha), (float(pair[0]), float(pair[1])))
     _check(chosen.alpha, min(chosen.betas[:n_parts]), labels, normalise)
     return chosen
 
@@ -120,26 +120,29 @@ def divergence(alpha: float, beta: float, labels: Labels, normalise: Normalisati
     The weights of all rows sum to ``beta + alpha * a - (1 - alpha) * r``, with the shares a and r
     of accepted and rejected rows (``mean_over_samples``), or 1 for a kind that there is
     (``mean_per_set``). Where the sum is not positive, the loss of even one Gaussian for all states
-    has no minimum. From rejections alone each rejected row has to weigh more than 0, too.
+    has no minimum. From rejections alone each rejected row has to weigh more than 0, too: nothing
+    else says where a policy that tells it from the others should go.
 
     :return: the reason.
     """
     if not labels.rejected or alpha == 1.0:
         return None
+    alone = alpha == 0.0 or not labels.accepted
+    rejected, accepted = labels.rejected / labels.total, labels.accepted / labels.total
     if normalise is mean_over_samples:
-        alone = alpha == 0.0 or not labels.accepted
-        rejected, accepted = labels.rejected / labels.total, labels.accepted / labels.total
         means = "means over all rows"
-        total = "(1 - alpha) * (share of rejected rows) - alpha * (share of accepted rows)"
-        rule, share = ("1 - alpha", 1.0) if alone else (total, rejected)
+        rule = "(1 - alpha) * (share of rejected rows) - alpha * (share of accepted rows)"
+        least = (1.0 - alpha) * rejected - alpha * accepted
+        if alone:
+            rule, least = "1 - alpha", 1.0 - alpha
     else:
-        share, accepted = 1.0, float(labels.accepted > 0.0)
         means = "means over each set"
-        rule = "1 - 2 * alpha" if accepted or alpha == 0.0 else "1 - alpha"
-    least = (1.0 - alpha) * share - alpha * accepted
+        rule, least = "1 - 2 * alpha", 1.0 - 2.0 * alpha
+        if alone:
+            rule, least = "(1 - alpha) / (share of rejected rows)", safe_beta(alpha, labels)
     if beta > least and not math.isclose(beta, least, abs_tol=1e-9):
         return None
-    return _too_small(alpha, beta, f"not above {rule} = {least:.4g}, with {means}")
+    return _too_small(alpha, beta, f"not above {rule} = {least:.4g}, with {means}", least)
 
 
 def danger(alpha: float, beta: float, labels: Labels, normalise: Normalisation) -> str | None:
@@ -156,7 +159,7 @@ def danger(alpha: float, beta: float, labels: Labels, normalise: Normalisation) 
         if beta >= least or math.isclose(beta, least):
             return None
         bound = f"not above 1 - alpha = {least:.4g}, with means over all rows"
-        return _too_small(alpha, beta, bound)
+        return _too_small(alpha, beta, bound, least)
     least = safe_beta(alpha, labels)
     if beta >= 0.999 * least:
         return None
@@ -168,9 +171,10 @@ def danger(alpha: float, beta: float, labels: Labels, normalise: Normalisation) 
     )
 
 
-def _too_small(alpha: float, beta: float, bound: str) -> str:
+def _too_small(alpha: float, beta: float, bound: str, least: float) -> str:
+    usual = 2.0 * max(least, 1.0 - alpha)
     return (
         f"beta={beta:g} is {bound} (alpha={alpha:g}): the KL does not outweigh the push away from "
         "rejected rows, and the policy runs to the edge of the box and to its smallest std; raise "
-        f"beta, {2.0 * (1.0 - alpha):g} is usual"
+        f"beta, {usual:.3g} is usual"
     )

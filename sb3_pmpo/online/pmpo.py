@@ -248,8 +248,8 @@ class PMPO(OffPolicyMPO):
             ``"reference"`` first makes a reference, then takes the closed form.
         :param alpha: None for what the labels ask for: 1 where all are accepted, 0 where all are
             rejected, else the model's (App. A).
-        :param beta: weight of the KL, a number, or a pair for mean and std. None for
-            ``2 * (1 - alpha)``, and 20 times that for the std; from rejections alone with
+        :param beta: weight of the KL: a number for the mean, of which the std has 20 times as much,
+            or a pair for mean and std. None for ``2 * (1 - alpha)``; from rejections alone with
             ``mean_per_set`` it is that over the share of rejected rows.
         :param normalise: one of two functions of ``sb3_pmpo.core.samples``. With
             ``mean_over_samples`` a label that 1% of the rows have has 1% of the weight. With

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -180,7 +180,7 @@ def read_data(
 def _read_dataset(name: str, env: str | None, more: Sequence[str]) -> LabelledDataset:
     path = Path(name)
     if path.is_dir():
-        return LabelledDataset.load(path)
+        return _in_known_spaces(LabelledDataset.load(path), env, more)
     if path.suffix == ".npz":
         with reading(path) as file, np.load(file, allow_pickle=False) as found:
             # The others are named where one is missing, and never read: they may be of any kind.
@@ -202,6 +202,17 @@ def _read_dataset(name: str, env: str | None, more: Sequence[str]) -> LabelledDa
     if name not in minari.list_local_datasets():
         raise DatasetError(f"--dataset {name}: there is no such folder or local Minari data set")
     return LabelledDataset.from_minari(minari.load_dataset(name))
+
+
+def _in_known_spaces(
+    data: LabelledDataset, env: str | None, more: Sequence[str]
+) -> LabelledDataset:
+    """Put rows whose spaces were inferred into those of the environment, where they fit."""
+    found = _spaces(env, more, {}) if data.inferred else {}
+    for name in sorted(data.inferred & found.keys()):
+        with suppress(DatasetError):  # a wrapper of the settings may show something else
+            data = data.with_space(name, found[name])
+    return data
 
 
 def _spaces(

@@ -65,6 +65,7 @@ def test_answers_and_segments() -> None:
         ),
         (lambda b: b.add([0.0, 0.0], [0.0], 1, source=3), "source must be a name"),
         (lambda b: b.add([0.0, 0.0], [0.0], [1, -1]), "label must be one of 1, -1 and 0"),
+        (lambda b: b.add([0.0, 0.0], [0.0], None), "label must be one of 1, -1 and 0, got None"),
         (lambda b: b.add_segment(np.zeros((2, 2)), np.zeros((2, 1)), 1, delay=2), "leaves nothing"),
         (lambda b: b.add_segment(np.zeros((2, 2)), np.zeros((2, 1)), 1, delay=-1), "delay must be"),
         (lambda b: b.add_segment(np.zeros((2, 2)), np.zeros((2, 1)), 1, delay=0.5), "whole number"),
@@ -197,6 +198,10 @@ def test_a_program_labels_what_was_seen() -> None:
     np.testing.assert_array_equal(asked[0], first)
     assert everything(buffer).labels.tolist() == [1, 0, -1]
     assert buffer.shares() == {"rule": 1.0}
+    with pytest.raises(ValueError, match=r"annotator must be called .* got 3"):
+        FeedbackWrapper(env, 3, buffer)  # type: ignore[arg-type]  # on purpose
+    with pytest.raises(ValueError, match="feedback must be a FeedbackBuffer, got 3"):
+        FeedbackWrapper(env, rule, 3)  # type: ignore[arg-type]  # on purpose
     wrapped.annotator = lambda *_: 2
     with pytest.raises(ValueError, match="must return 1, 0 or -1, got 2"):
         wrapped.step(np.zeros(1, np.float32))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -21,7 +23,9 @@ from sb3_pmpo.offline import (
     label_by,
     label_by_advantage,
     label_by_return,
+    td,
 )
+from sb3_pmpo.tools.offline import read_data
 
 RNG = np.random.default_rng(0)
 BOX = spaces.Box(-9, 9, (1,)), spaces.Box(-2, 2, (1,))
@@ -186,3 +190,49 @@ def test_statistics_that_are_missing_and_held_are_warned_about() -> None:
     model = PMPO("MlpPolicy", env, seed=0, device="cpu", policy_kwargs={"net_arch": [8]})
     with pytest.warns(UserWarning, match="training=False and no statistics"):
         model.learn_offline(data, 1)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: LabelledDataset.from_minari("D4RL/door/human-v2"), "from_minari.minari.load_data"),
+        (lambda: LabelledDataset.from_minari(None), "must be a minari.MinariDataset, got None"),
+        (lambda: LabelledDataset.from_d4rl_like(None), "must be a dictionary of arrays, got None"),
+        (
+            lambda: LabelledDataset(np.zeros((2, 1)), np.zeros((2, 1)), episode_ids=[0.2, 0.7]),
+            "episode_ids must be whole",
+        ),
+        (lambda: label_by_advantage(rewarded(), targets=td), "got td: write td"),
+        (lambda: label_by_advantage(rewarded(), targets="td"), "got 'td': write td"),
+    ],
+)
+def test_first_mistakes_are_named(call: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def rewarded() -> LabelledDataset:
+    """Four rows with rewards."""
+    return LabelledDataset(np.zeros((4, 1)), np.zeros((4, 1)), rewards=np.arange(4.0))
+
+
+def test_an_inferred_space_gives_way_to_the_environments(tmp_path: Path) -> None:
+    env = gym.make("Pendulum-v1")
+    actions = np.linspace(-1.9, 1.9, 20)[:, None]
+    data = LabelledDataset(np.zeros((20, 3), np.float32), actions, np.ones(20))
+    data.save(tmp_path / "data")
+    again = LabelledDataset.load(tmp_path / "data")
+    assert again.action_space == data.action_space != env.action_space
+    assert again.inferred == {"action_space", "observation_space"}
+    fitted = again.with_space("action_space", env.action_space)
+    assert (fitted.action_space, fitted.inferred) == (env.action_space, {"observation_space"})
+    with pytest.raises(DatasetError, match="actions must be in"):
+        again.with_space("action_space", spaces.Box(-1, 1, (1,)))
+    read = read_data(str(tmp_path / "data"), None, gamma=0.9, seed=0, env="Pendulum-v1")
+    assert (read.observation_space, read.action_space) == (env.observation_space, env.action_space)
+    # A space that was given stays: other actions may be meant.
+    LabelledDataset(
+        np.zeros((20, 3), np.float32), actions, np.ones(20), action_space=data.action_space
+    ).save(tmp_path / "given")
+    kept = read_data(str(tmp_path / "given"), None, gamma=0.9, seed=0, env="Pendulum-v1")
+    assert kept.action_space == data.action_space

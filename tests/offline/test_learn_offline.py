@@ -181,7 +181,7 @@ def test_a_step_moves_the_policy_and_not_the_critics() -> None:
         (0, {}, "all labels are 0"),
         (-1, {"beta": 1.0}, r"beta=1 is not above 1 - alpha = 1.*this is refused"),
         (-1, {"beta": 0.5}, "this is refused"),
-        (-1, {"beta": 1.0, "normalise": mean_per_set}, r"1 - 2 \* alpha = 1.*this is refused"),
+        (-1, {"beta": 1.0, "normalise": mean_per_set}, r"rejected rows\) = 1.*this is refused"),
         (1, {"alpha": 0.0}, "learns from rejected rows alone, and there are none"),
         (-1, {"alpha": 1.0}, "learns from accepted rows alone, and there are none"),
         (1, {"kl": "prior"}, r"kl must be one of \['data', 'reference'\]"),
@@ -221,7 +221,7 @@ def test_unsafe_weights_of_both_kinds_are_warned_about() -> None:
         (0.2, {"normalise": mean_per_set, "alpha": 0.3, "beta": 0.4}, r"1 - 2 \* alpha = 0.4"),
         (0.5, {"beta": 0.0}, r"\(share of accepted rows\) = 0, with means over all rows"),
         (0.8, {"alpha": 0.3, "beta": 0.5}, r"\(share of accepted rows\) = 0.5"),
-        (1.0, {"normalise": mean_per_set, "alpha": 0.3, "beta": 0.7}, "not above 1 - alpha = 0.7"),
+        (1.0, {"normalise": mean_per_set, "alpha": 0.3, "beta": 0.7}, r"rejected rows\) = 0.7"),
     ],
 )
 def test_a_loss_that_one_gaussian_lowers_without_end_is_refused(
@@ -399,17 +399,27 @@ def test_a_kind_of_label_that_there_is_none_of_has_no_log_prob(kl: str) -> None:
 
 @pytest.mark.filterwarnings("error")
 def test_rare_rejections_with_means_per_set() -> None:
-    """By default a rejected row has half of the weight of others; a small beta is warned of."""
+    """By default a rejected row has half of the weight of others; a small beta is refused.
+
+    Beside acceptances it is warned of: they say where else to go.
+    """
     data = two_arms().with_labels(np.where(np.arange(400) < 8, -1, 0))  # 2%
     model = model_for(data)
     model.learn_offline(data, 1, normalise=mean_per_set)
     labels = Labels(0.0, 8.0, 400.0)
     chosen = choose_weights(labels, None, None, otherwise=0.5, normalise=mean_per_set)
     assert chosen.betas[0] == 2 * 400 / 8
-    with pytest.warns(UserWarning, match=r"share of rejected rows\) = 50"):
-        model.learn_offline(data, 1, beta=2.0, normalise=mean_per_set)
+    before = parameters(model.policy)
+    for kl in ("data", "reference"):
+        for beta in (2.0, 50.0):  # at 50 a rejected row weighs nothing
+            with pytest.raises(ValueError, match=r"rejected rows\) = 50.*100 is usual.*refused"):
+                model.learn_offline(data, 1, kl=kl, beta=beta, normalise=mean_per_set)
+    assert_equal(before, parameters(model.policy))
     with pytest.warns(UserWarning, match=r"share of rejected rows\) = 25"):
         choose_weights(Labels(8.0, 8.0, 400.0), None, None, otherwise=0.5, normalise=mean_per_set)
+    # A number is the mean's: the std has its 20 times, as by default.
+    assert choose_weights(Labels(0.0, 8.0, 8.0), None, 2.0, otherwise=0.5,
+                          normalise=mean_over_samples).betas == (2.0, 40.0)  # fmt: skip
     # Of a pair the data's KL uses the first alone.
     choose_weights(labels, 0.0, (2.0, 0.1), otherwise=0.5, normalise=mean_over_samples, n_parts=1)
 

@@ -48,12 +48,13 @@ def enjoy(arguments: Sequence[str]) -> int:
     :raises SystemExit: if there is no screen to show it on, which some viewers answer by an abort.
     """
     shows = not any(given in ("-h", "--help", "--no-render") for given in arguments)
-    if shows and sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
-        raise SystemExit(
-            "sb3-pmpo enjoy: error: there is no screen (DISPLAY is not set): pass --no-render for "
-            "the scores alone, or make a video with sb3-pmpo record"
-        )
+    has_screen = sys.platform != "linux" or {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ)
     with unpacked("enjoy", arguments) as chosen:
+        if shows and not has_screen:
+            raise SystemExit(
+                "sb3-pmpo enjoy: error: there is no screen (DISPLAY is not set): pass --no-render "
+                "for the scores alone, or make a video with sb3-pmpo record"
+            )
         _keep_monitors(chosen)
         _enjoy(chosen)
     return 0
