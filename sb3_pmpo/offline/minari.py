@@ -53,14 +53,13 @@ def from_minari(dataset: Any, *, keys: Keys, folder: str | Path | None) -> Label
         something else than labels, or nothing, under a key that was asked for.
     :raises FileExistsError: if the folder holds columns: another data set may be mapped from them.
     """
-    import minari  # an extra
-
-    if not isinstance(dataset, minari.MinariDataset):
+    try:
+        n = int(dataset.total_steps)
+    except AttributeError as error:
         raise DatasetError(
             f"dataset must be a minari.MinariDataset, got {dataset!r}: write "
             "from_minari(minari.load_dataset('the id'))"
-        )
-    n = int(dataset.total_steps)
+        ) from error
     if n == 0:
         raise DatasetError("the Minari data set has no steps: record some first")
     _check_space(dataset.observation_space, "observation")

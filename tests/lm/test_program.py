@@ -59,7 +59,7 @@ def test_labels_with_adapters(folder, capsys):
         (["--prompts", "prompts.jsonl"], "--prompts needs --reward"),
         (["--prompts", "prompts.jsonl", "--reward", "taste:none"], "module:function, got"),
         (["--labels", "taste.py"], "line 1 is no JSON"),
-        (["--labels", "missing.jsonl"], "No such file"),
+        (["--labels", "missing.jsonl"], "there is no such file"),
         (["--labels", "labels.jsonl", "--alpha", "0", "--beta", "1"], "rejected completions only"),
     ],
 )
