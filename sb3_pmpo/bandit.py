@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch as th
 
 from sb3_pmpo.core.checks import check_number, check_positive
 from sb3_pmpo.core.e_step import Duals
-from sb3_pmpo.core.labels import top_k
+from sb3_pmpo.core.labels import rejected_share, top_k
 from sb3_pmpo.core.samples import Candidates
 from sb3_pmpo.distributions import Categorical, DiagGaussian, FullGaussian, matvec
 from sb3_pmpo.learner import policy_step
@@ -96,7 +97,12 @@ class Bandit:
             std_init=std_init,
         )
         self.centre, self.half_width = (low + high) / 2, (high - low) / 2
-        self.objective, self.n_samples = objective, int(n_samples)
+        self.n_samples = int(n_samples)
+        if isinstance(objective, PMPOObjective):  # its bound depends on how many are rejected
+            share = rejected_share(objective.labeller, self.n_samples)
+            if share != objective.rejected:
+                objective = replace(objective, rejected=share)
+        self.objective = objective
         self.interval, self.learning_rate = int(reference_update_interval), learning_rate
         self.n_iterations = 0
         self._samples: th.Tensor | None = None  # those that were asked for

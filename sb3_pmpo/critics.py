@@ -211,6 +211,13 @@ class StateActionCritic(StateActionFeatures):
         """Score as the one critic that this is, ``[1, S, B]``."""
         return cast(Critic, self).score(observations, actions).unsqueeze(0)
 
+    def rate_scales(self) -> Sequence[th.Tensor | float]:
+        """Leave each group of parameters its learning rate."""
+        return [1.0] * len(cast(Critic, self).parameter_groups())
+
+    def compile_body(self) -> None:
+        """Compile nothing."""
+
 
 class QuantileCritic(StateActionFeatures):
     """An ensemble of Q functions whose mean is the value, each the mean of quantiles of the return.

@@ -24,7 +24,8 @@ def boltzmann_weights(
     :param weights: ``[S, *B]`` of the samples under the reference; they sum to 1 over S.
     :return: ``[S, *B]`` weights that sum to 1 over S, without gradient.
     """
-    return (scores.detach() / temperature + weights.log()).softmax(0).detach()
+    above = scores.detach() - scores.detach().amax(0)  # first: the quotient may overflow
+    return (above / temperature + weights.log()).softmax(0).detach()
 
 
 def weights_kl(posterior: th.Tensor, weights: th.Tensor) -> th.Tensor:
@@ -33,7 +34,7 @@ def weights_kl(posterior: th.Tensor, weights: th.Tensor) -> th.Tensor:
     :param posterior: ``[S, *B]`` the E-step's; they sum to 1 over S.
     :param weights: ``[S, *B]`` the samples'; they sum to 1 over S.
     """
-    return (posterior * (posterior / weights).log()).nan_to_num(0.0).sum(0)
+    return (th.xlogy(posterior, posterior) - th.xlogy(posterior, weights)).sum(0)
 
 
 def temperature_loss(
@@ -51,8 +52,11 @@ def temperature_loss(
     :param epsilon: > 0, in nats.
     :return: ``[*B]`` in units of the scores.
     """
-    log_mean = (scores.detach() / temperature + weights.log()).logsumexp(0)
-    return temperature * (epsilon + log_mean)
+    best = scores.detach().amax(0)
+    # Further below the weight is 0, and the quotient may overflow.
+    below = (scores.detach() - best).maximum(-104.0 * temperature.detach())
+    log_mean = (below / temperature + weights.log()).logsumexp(0)
+    return temperature * (epsilon + log_mean) + best
 
 
 def multiplier_loss(multipliers: th.Tensor, kl_per_dim: th.Tensor, *, epsilon: float) -> th.Tensor:

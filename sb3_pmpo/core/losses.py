@@ -133,10 +133,16 @@ def pmpo_loss(
     :param alpha: in [0, 1], the weight of the accepted; the rejected weigh ``1 - alpha``.
     :param beta: >= 0, the weight of the KL.
     :return: the loss and its terms, ``[*B]``.
-    :raises ValueError: for a weight out of its range, or if ``kl`` has not the batch shape of
-        ``log_prob``.
+    :raises ValueError: for a weight out of its range, or if ``preference`` has not the shape of
+        ``log_prob``, or ``kl`` its batch shape.
     """
     check_alpha_beta(alpha, beta)
+    if preference.accept.shape != log_prob.shape or preference.reject.shape != log_prob.shape:
+        raise ValueError(
+            f"preference must have the shape {tuple(log_prob.shape)} of log_prob [S, *B], got "
+            f"{tuple(preference.accept.shape)} and {tuple(preference.reject.shape)}: a weight for "
+            "each sample"
+        )
     if kl.shape != log_prob.shape[1:]:
         raise ValueError(
             f"kl must have the batch shape {tuple(log_prob.shape[1:])} of log_prob [S, *B], got "

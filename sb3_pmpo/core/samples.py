@@ -85,7 +85,8 @@ class Candidates:
 
 def uniform_weights(like: th.Tensor) -> th.Tensor:
     """Return the weights ``1 / S`` of drawn samples, of the shape ``[S, *B]`` of a tensor."""
-    dtype = like.dtype if like.is_floating_point() else th.get_default_dtype()
+    # In half precision sums of many of them would not be 1.
+    dtype = th.promote_types(like.dtype, th.float32)
     return th.full((), 1.0 / len(like), dtype=dtype, device=like.device).expand(like.shape)
 
 

@@ -6,9 +6,8 @@ import warnings
 from typing import Any
 
 from sb3_pmpo.core.checks import INFINITY, check_number
-from sb3_pmpo.core.labels import Labeller, top_k
+from sb3_pmpo.core.labels import Labeller, rejected_share
 from sb3_pmpo.core.losses import check_alpha_beta, instability
-from sb3_pmpo.core.samples import mean_per_set
 from sb3_pmpo.lm.labelling import AGGREGATIONS, TRUNCATED
 
 #: Options of GRPO that change the loss, and the value that leaves it alone.
@@ -79,13 +78,6 @@ def steps_between_generations(args: Any) -> int:
             "otherwise one optimizer step uses completions of two references"
         )
     return max(1, micro_steps // accumulation)
-
-
-def rejected_share(labeller: Labeller, n_generations: int) -> float:
-    """Return the share of the completions that is rejected, a half where scores decide about it."""
-    if isinstance(labeller, top_k) and labeller.normalise is mean_per_set:
-        return min(0.5, labeller.k / n_generations)
-    return 0.5
 
 
 def check_online(args: Any, labeller: Labeller) -> None:

@@ -95,12 +95,13 @@ class Prioritized(Chooses):
         :param errors: ``[B]`` TD errors; their sign does not count.
         :raises ValueError: if an error is not finite.
         """
+        errors = np.asarray(errors, np.float64)
         if not np.isfinite(errors).all():
             raise ValueError(
                 f"TD errors must be finite, got {errors[~np.isfinite(errors)][0]}: the critics "
                 "have diverged; a smaller learning_rate or rewards of a smaller scale may help"
             )
-        values = (np.abs(errors.astype(np.float64)) + self.epsilon) ** self.alpha
+        values = (np.abs(errors) + self.epsilon) ** self.alpha
         self._greatest = max(self._greatest, float(values.max(initial=0.0)))
         known = self._tree.values[indices] > 0.0  # still there to be replayed
         self._tree.set(indices[known], values[known])
