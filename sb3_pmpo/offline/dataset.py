@@ -6,6 +6,7 @@ Axes: N rows, A action dimensions.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -227,8 +228,7 @@ class LabelledDataset:
         :param labels: ``[N]`` of -1, 0 and 1.
         :param weights: ``[N]``; None keeps those that there are.
         """
-        other = object.__new__(LabelledDataset)
-        other.__dict__.update(self.__dict__)
+        other = copy(self)
         other.labels = read_labels(labels, len(self))
         if weights is not None:
             other.weights = read_numbers(weights, "weights", len(self))
@@ -244,8 +244,7 @@ class LabelledDataset:
         :raises DatasetError: naming how many rows it does not hold, and the first of them.
         """
         columns = {"action_space": ["actions"]}.get(name, ["observations", "next_observations"])
-        other = object.__new__(LabelledDataset)
-        other.__dict__.update(self.__dict__)
+        other = copy(self)
         for column in columns:
             if (rows := getattr(self, column)) is not None:
                 setattr(other, column, fit_columns(rows, space, column))

@@ -127,19 +127,15 @@ def divergence(alpha: float, beta: float, labels: Labels, normalise: Normalisati
     """
     if not labels.rejected or alpha == 1.0:
         return None
-    alone = alpha == 0.0 or not labels.accepted
-    rejected, accepted = labels.rejected / labels.total, labels.accepted / labels.total
-    if normalise is mean_over_samples:
-        means = "means over all rows"
+    means = "means over all rows" if normalise is mean_over_samples else "means over each set"
+    if alpha == 0.0 or not labels.accepted:
+        rule, least = _bound_of_a_row(alpha, labels, normalise)
+    elif normalise is mean_over_samples:
         rule = "(1 - alpha) * (share of rejected rows) - alpha * (share of accepted rows)"
+        rejected, accepted = labels.rejected / labels.total, labels.accepted / labels.total
         least = (1.0 - alpha) * rejected - alpha * accepted
-        if alone:
-            rule, least = "1 - alpha", 1.0 - alpha
     else:
-        means = "means over each set"
         rule, least = "1 - 2 * alpha", 1.0 - 2.0 * alpha
-        if alone:
-            rule, least = "(1 - alpha) / (share of rejected rows)", safe_beta(alpha, labels)
     if beta > least and not math.isclose(beta, least, abs_tol=1e-9):
         return None
     return _too_small(alpha, beta, f"not above {rule} = {least:.4g}, with {means}", least)
@@ -154,21 +150,27 @@ def danger(alpha: float, beta: float, labels: Labels, normalise: Normalisation) 
     """
     if not labels.rejected or alpha == 1.0:
         return None
+    rule, least = _bound_of_a_row(alpha, labels, normalise)
     if normalise is mean_over_samples:
-        least = 1.0 - alpha
         if beta >= least or math.isclose(beta, least):
             return None
-        bound = f"not above 1 - alpha = {least:.4g}, with means over all rows"
+        bound = f"not above {rule} = {least:.4g}, with means over all rows"
         return _too_small(alpha, beta, bound, least)
-    least = safe_beta(alpha, labels)
     if beta >= 0.999 * least:
         return None
     return (
-        f"beta={beta:g} is below (1 - alpha) / (share of rejected rows) = {least:.3g}, "
+        f"beta={beta:g} is below {rule} = {least:.3g}, "
         "with means over each set: a policy that tells rejected rows from others may run to the "
         f"edge of the box there, for nothing outweighs the push; raise beta, {2.0 * least:.3g} is "
         "safe, or average over all rows"
     )
+
+
+def _bound_of_a_row(alpha: float, labels: Labels, normalise: Normalisation) -> tuple[str, float]:
+    """Return the rule for, and the beta at which a rejected row weighs nothing."""
+    if normalise is mean_over_samples:
+        return "1 - alpha", 1.0 - alpha
+    return "(1 - alpha) / (share of rejected rows)", safe_beta(alpha, labels)
 
 
 def _too_small(alpha: float, beta: float, bound: str, least: float) -> str:

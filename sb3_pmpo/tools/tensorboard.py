@@ -87,10 +87,9 @@ class TensorBoardLayout(BaseCallback):
         folder = self.logger.get_dir()
         if folder is None or not any(Path(folder).glob("events.out.tfevents.*")):
             return
-        repeats = 1  # without ActionRepeat among the wrappers
-        if not self._offline and self.training_env.has_attr(
-            "n_repeats"
-        ):  # a worker would die of asking for it
+        repeats = 1  # without ActionRepeat among the wrappers, or where nothing acts
+        # A worker would die of being asked for what it has not.
+        if not self._offline and self.training_env.has_attr("n_repeats"):
             repeats = self.training_env.get_attr("n_repeats")[0]
         about: dict[str, int | str] = {"action_repeat": int(repeats), "offline": self._offline}
         if self._run is not None:

@@ -106,6 +106,7 @@ def make_card(agent: Agent, scores: Scores, repo_id: str, *, steps: int, video: 
     :param video: whether there is a ``replay.mp4``.
     :return: the text of ``README.md``, with its metadata.
     """
+    repeat = action_repeat_of(agent.settings.get("env_wrapper"))
     return _CARD.format(
         metadata=card_data(agent, scores).to_yaml(),
         name=agent.algorithm_class.__name__,
@@ -115,7 +116,8 @@ def make_card(agent: Agent, scores: Scores, repo_id: str, *, steps: int, video: 
         how=f"{counted(scores.n_eval_episodes, 'episode')}, seed {scores.seed}, "
         + ("without" if scores.is_deterministic else "with"),
         model=agent.model_path.name,
-        trained=_trained(agent, steps),
+        trained=_trained(agent, steps, repeat),
+        repeated=f" Each decision is applied {repeat} times." if repeat > 1 else "",
         snippet=_snippet(agent, scores, repo_id),
         training=_training(agent, training_settings(agent), steps),
         versions="\n".join(f"| {key} | {value} |" for key, value in versions().items()),
@@ -135,7 +137,8 @@ A {name} agent of sb3_pmpo, an add-on of
 ## Score
 
 **{scores}** (mean and standard deviation of the return over {how} action noise;
-`{model}` of the run, after {trained}
+`{model}` of the run, after {trained}). Returns are the environment's own, not
+normalised.{repeated}
 
 ## Use
 
@@ -168,10 +171,8 @@ _VIDEO = """
 """
 
 
-def _trained(agent: Agent, steps: int) -> str:
-    """Say how long an agent was trained, and what its returns are."""
-    repeat = action_repeat_of(agent.settings.get("env_wrapper"))
-    repeated = f" Each decision is applied {repeat} times." if repeat > 1 else ""
+def _trained(agent: Agent, steps: int, repeat: int) -> str:
+    """Say how long an agent was trained, and what it began with."""
     told = agent.arguments
     if told.get(OFFLINE):
         length = f"{steps:,} gradient steps on data"
@@ -179,7 +180,7 @@ def _trained(agent: Agent, steps: int) -> str:
         length = f"{steps:,} decisions, {steps * repeat:,} environment steps"
     if told.get("from_pretrained"):
         length += f", begun with the policy {told['from_pretrained']}"
-    return f"{length}). Returns are the environment's own, not\nnormalised.{repeated}"
+    return length
 
 
 def _training(agent: Agent, settings: str | None, steps: int) -> str:

@@ -85,9 +85,14 @@ def run_of(checkpoint: Checkpoint, env_name: str) -> Path | None:
     return folder if is_run else None
 
 
+def _saved_arguments(run: Path) -> Path | None:
+    """Find what a run was called with; None where no run is."""
+    return next(iter(sorted(run.glob("*/args.yml"))), None)
+
+
 def learned_offline(folder: Path) -> bool:
     """Say whether ``sb3-pmpo offline`` made a run; no, where its settings cannot be read."""
-    saved = next(iter(sorted(folder.glob("*/args.yml"))), None)
+    saved = _saved_arguments(folder)
     if saved is None:
         return False
     try:
@@ -104,7 +109,7 @@ def check_kind(run: Path, *, offline: bool) -> None:
     :raises CannotResumeError: if not: one of them counts gradient steps, the other decisions.
     """
     is_offline = learned_offline(run)
-    if is_offline == offline or not any(run.glob("*/args.yml")):
+    if is_offline == offline or _saved_arguments(run) is None:
         return
     models = (path for path in sorted(run.glob("*.zip")) if path.name != "best_model.zip")
     model = next(models, run / "MODEL.zip")
@@ -185,7 +190,7 @@ def filled_in(arguments: Sequence[str]) -> list[str]:
         return list(arguments)
     found = find_unit(Path(agent))
     before: list[str] = []
-    saved = next(iter(sorted(found.folder.parent.glob("*/args.yml"))), None)
+    saved = _saved_arguments(found.folder.parent)
     if found.folder.name == UNIT and saved is not None:
         try:
             before = _as_given(saved, asked.gym_packages)
