@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium import spaces
 
+from sb3_pmpo.offline import formats, minari, storage
 from sb3_pmpo.offline.checks import (
     ACCEPTED,
     REJECTED,
@@ -32,6 +33,7 @@ from sb3_pmpo.offline.columns import (
 )
 from sb3_pmpo.offline.spaces import (
     fit_columns,
+    form,
     infer_action_space,
     infer_observation_space,
 )
@@ -256,19 +258,19 @@ class LabelledDataset:
 
     def save(self, folder: str | Path) -> Path:
         """Write a folder of ``.npy`` files and a JSON header; nothing is pickled."""
-        from sb3_pmpo.offline.storage import save
-
-        return save(self, folder)
+        return storage.save(self, folder)
 
     @classmethod
     def load(cls, folder: str | Path, *, in_memory: bool = False) -> LabelledDataset:
         """Open what :meth:`save` wrote, mapped from its files or read into memory.
 
-        Another process gets the paths of mapped files by a pickle, and none of their rows.
+        Every row is checked again, for files can be edited. Another process gets the paths of
+        mapped files by a pickle, and none of their rows.
         """
-        from sb3_pmpo.offline.storage import load
-
-        return load(folder, in_memory=in_memory)
+        opened = storage.open_columns(folder, in_memory=in_memory)
+        dataset = cls(**opened.arguments)
+        dataset.inferred = opened.inferred
+        return dataset
 
     @classmethod
     def from_minari(
@@ -291,9 +293,9 @@ class LabelledDataset:
             a weight.
         :param folder: map the columns from files made there, instead of memory.
         """
-        from sb3_pmpo.offline.minari import Keys, from_minari
-
-        return from_minari(dataset, keys=Keys(label_key, weight_key), folder=folder)
+        keys = minari.Keys(label_key, weight_key)
+        with storage.kept_if_whole(folder):
+            return cls(**minari.read_minari(dataset, keys=keys, folder=folder))
 
     def to_minari(self, dataset_id: str, **metadata: Any) -> Any:
         """Make a local Minari data set with the labels in its infos; returns it.
@@ -303,9 +305,7 @@ class LabelledDataset:
         :param dataset_id: such as ``"walker/labelled-v0"``.
         :param metadata: passed on to ``minari.create_dataset_from_buffers``.
         """
-        from sb3_pmpo.offline.minari import to_minari
-
-        return to_minari(self, dataset_id, **metadata)
+        return minari.to_minari(self, dataset_id, **metadata)
 
     @classmethod
     def from_replay_buffer(cls, buffer: Any, labels: Any = None) -> LabelledDataset:
@@ -317,12 +317,16 @@ class LabelledDataset:
             actions lie in it as SB3's algorithms store them, scaled to [-1, 1].
         :param labels: ``[N]`` in the same order; None for 0 everywhere.
         """
-        from sb3_pmpo.offline.formats import from_replay_buffer
-
-        return from_replay_buffer(buffer, labels)
+        return cls(**formats.read_replay_buffer(buffer, labels))
 
     @classmethod
-    def from_d4rl_like(cls, arrays: Mapping[str, Any], **spaces_: spaces.Space) -> LabelledDataset:
+    def from_d4rl_like(
+        cls,
+        arrays: Mapping[str, Any],
+        *,
+        observation_space: spaces.Space | None = None,
+        action_space: spaces.Space | None = None,
+    ) -> LabelledDataset:
         """Take over arrays with D4RL's names: observations, actions, rewards, terminals, timeouts.
 
         Rows behind the last end are marked as a fragment.
@@ -330,8 +334,37 @@ class LabelledDataset:
         :param arrays: also ``next_observations``, ``episode_ids``, ``labels`` and ``weights``, if
             they are there. ``terminations`` is another name of ``terminals``, as is ``dones``, and
             ``truncations`` of ``timeouts``. Other arrays are ignored.
-        :param spaces_: ``observation_space`` and ``action_space``.
+        :param observation_space: inferred if None.
+        :param action_space: inferred if None.
         """
-        from sb3_pmpo.offline.formats import from_d4rl_like
+        columns = formats.read_d4rl_like(arrays)
+        return cls(**columns, observation_space=observation_space, action_space=action_space)
 
-        return from_d4rl_like(arrays, **spaces_)
+
+def concatenate(datasets: list[LabelledDataset]) -> LabelledDataset:
+    """Put data sets of the same spaces behind each other, in memory: what was seen, done and said.
+
+    Rewards and episodes are left out.
+
+    :raises DatasetError: if the spaces differ.
+    """
+    first = datasets[0]
+    for other in datasets[1:]:
+        for name in ("observation_space", "action_space"):
+            one, two = getattr(first, name), getattr(other, name)
+            if form(one) != form(two):
+                raise DatasetError(f"the data sets must have one {name}, got {one} and {two}")
+    rows = [part.rows(np.arange(len(part))) for part in datasets]
+    seen: Any = [part.observations for part in rows]
+    if isinstance(seen[0], dict):
+        joined: Any = {key: np.concatenate([part[key] for part in seen]) for key in seen[0]}
+    else:
+        joined = np.concatenate(seen)
+    return LabelledDataset(
+        joined,
+        np.concatenate([part.actions for part in rows]),
+        np.concatenate([part.labels for part in rows]),
+        weights=np.concatenate([part.weights for part in rows]),
+        observation_space=first.observation_space,
+        action_space=first.action_space,
+    )

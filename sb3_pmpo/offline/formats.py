@@ -1,4 +1,7 @@
-"""Data sets from SB3's replay buffers and from arrays with D4RL's names."""
+"""Columns of data sets from SB3's replay buffers and from arrays with D4RL's names.
+
+A reader returns the arguments of :class:`sb3_pmpo.offline.LabelledDataset`, by name.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +15,16 @@ from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_pmpo.offline.checks import read_numbers
 from sb3_pmpo.offline.columns import CHUNK, Column, DatasetError, flat
-from sb3_pmpo.offline.dataset import LabelledDataset
-from sb3_pmpo.offline.spaces import form
 
 #: What arrays with D4RL's names may be called: the first that is there counts.
 _TERMINALS, _TIMEOUTS = ("terminals", "terminations", "dones"), ("timeouts", "truncations")
 _AS_THEY_ARE = ("observations", "actions", "labels", "rewards", "next_observations", "weights")
 
-#: All names that :func:`from_d4rl_like` reads.
+#: All names that :func:`read_d4rl_like` reads.
 NAMES = frozenset((*_AS_THEY_ARE, *_TERMINALS, *_TIMEOUTS, "episode_ids"))
 
 
-def from_replay_buffer(buffer: ReplayBuffer, labels: Any = None) -> LabelledDataset:
+def read_replay_buffer(buffer: ReplayBuffer, labels: Any = None) -> dict[str, Any]:
     """Copy the transitions of a buffer: one environment after the other, in order of time.
 
     An episode ends where the buffer says so, and where the next observation that is stored is not
@@ -62,10 +63,10 @@ def from_replay_buffer(buffer: ReplayBuffer, labels: Any = None) -> LabelledData
     following = None if buffer.optimize_memory_usage else _values(buffer.next_observations, order)
     if following is not None:
         starts[1:] |= _differ(following, seen)
-    return LabelledDataset(
-        seen,
-        actions,
-        labels,
+    return dict(
+        observations=seen,
+        actions=actions,
+        labels=labels,
         rewards=_by_env(buffer.rewards, order),
         next_observations=following,
         dones=(ended & ~timeouts).astype(np.float32),
@@ -152,12 +153,7 @@ def _values(arrays: Any, order: np.ndarray) -> Any:
     return _by_env(arrays, order)
 
 
-def from_d4rl_like(
-    arrays: Mapping[str, Any],
-    *,
-    observation_space: spaces.Space | None = None,
-    action_space: spaces.Space | None = None,
-) -> LabelledDataset:
+def read_d4rl_like(arrays: Mapping[str, Any]) -> dict[str, Any]:
     """Read ``observations, actions, rewards, terminals, timeouts``, and what else is known.
 
     An episode ends at a terminal and at a timeout; ``episode_ids`` may say it better. Where no end
@@ -187,14 +183,8 @@ def from_d4rl_like(
             whole = _whole(np.diff(ids, prepend=-1) != 0, ended)
         elif timeouts is not None and np.shape(ids) == (n,):  # else an end may be a timeout
             whole = _whole(np.concatenate(([True], np.diff(ids) != 0)), ended)
-    return LabelledDataset(
-        **{name: arrays.get(name) for name in _AS_THEY_ARE},
-        dones=terminals,
-        episode_ids=ids,
-        whole=whole,
-        observation_space=observation_space,
-        action_space=action_space,
-    )
+    columns = {name: arrays.get(name) for name in _AS_THEY_ARE}
+    return columns | {"dones": terminals, "episode_ids": ids, "whole": whole}
 
 
 def _flags(arrays: Mapping[str, Any], names: tuple[str, ...], n: int) -> np.ndarray | None:
@@ -208,32 +198,3 @@ def _flags(arrays: Mapping[str, Any], names: tuple[str, ...], n: int) -> np.ndar
     found = read_numbers(arrays[name], name, n)
     assert found is not None  # it is there
     return found.astype(np.float32)
-
-
-def concatenate(datasets: list[LabelledDataset]) -> LabelledDataset:
-    """Put data sets of the same spaces behind each other, in memory: what was seen, done and said.
-
-    Rewards and episodes are left out.
-
-    :raises DatasetError: if the spaces differ.
-    """
-    first = datasets[0]
-    for other in datasets[1:]:
-        for name in ("observation_space", "action_space"):
-            one, two = getattr(first, name), getattr(other, name)
-            if form(one) != form(two):
-                raise DatasetError(f"the data sets must have one {name}, got {one} and {two}")
-    rows = [part.rows(np.arange(len(part))) for part in datasets]
-    seen: Any = [part.observations for part in rows]
-    if isinstance(seen[0], dict):
-        joined: Any = {key: np.concatenate([part[key] for part in seen]) for key in seen[0]}
-    else:
-        joined = np.concatenate(seen)
-    return LabelledDataset(
-        joined,
-        np.concatenate([part.actions for part in rows]),
-        np.concatenate([part.labels for part in rows]),
-        weights=np.concatenate([part.weights for part in rows]),
-        observation_space=first.observation_space,
-        action_space=first.action_space,
-    )

@@ -129,6 +129,7 @@ class LabelLearner:
             return
         try:
             weights = self._choose(labels)
+            objective = make_objective(self.model, weights, labels, self.kl, self.normalise)
         except ValueError as error:
             if not known:
                 raise
@@ -137,7 +138,7 @@ class LabelLearner:
                 f"labels of another kind have come, and are left out: {error}", stacklevel=2
             )
             return
-        self.objective = make_objective(self.model, weights, kl=self.kl, normalise=self.normalise)
+        self.objective = objective
         if kinds != self._kinds:
             self.steps = self._make_steps(weights, fades=weights.alpha < 1.0 and kinds[1])
         self._kinds = kinds
@@ -148,12 +149,9 @@ class LabelLearner:
         return self._given[1] is None and by_set and not labels.accepted
 
     def _choose(self, labels: Labels) -> LabelWeights:
-        model = self.model
-        has_parts = self.kl == "reference" and model.decoupled and model.actor.has_parts
         weights = choose_weights(
-            labels, *self._given, otherwise=model.alpha, normalise=self.normalise,
-            n_parts=2 if has_parts else 1,
-        )  # fmt: skip
+            labels, *self._given, otherwise=self.model.alpha, normalise=self.normalise
+        )
         check_refresh(weights.alpha, self._interval)
         return weights
 
@@ -188,9 +186,12 @@ def _check(source: Labelled, loop: Loop, kl: str, normalise: Normalisation) -> N
 
 
 def make_objective(
-    model: Any, weights: LabelWeights, *, kl: str, normalise: Normalisation
+    model: Any, weights: LabelWeights, labels: Labels, kl: str, normalise: Normalisation
 ) -> LabelObjective:
-    """Make the objective that a model's arguments and these weights ask for."""
+    """Make the objective that a model's arguments and these weights ask for.
+
+    :raises ValueError: for weights that learn nothing from the labels, or that diverge on them.
+    """
     has_parts = model.actor.has_parts
     return LabelObjective(
         weights.alpha,
@@ -199,6 +200,7 @@ def make_objective(
         normalise,
         # A barrier would pull a clone away from what was done at the box's edge.
         model.edge_barrier if has_parts and kl == "reference" else 0.0,
+        labels,
     )
 
 

@@ -9,15 +9,17 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
 
 from sb3_pmpo.core.checks import written
 from sb3_pmpo.offline.columns import CHUNK, DatasetError, flat, refuse_masked, take
-from sb3_pmpo.offline.dataset import LabelledDataset
 from sb3_pmpo.offline.storage import make_array
+
+if TYPE_CHECKING:  # it is the floor above
+    from sb3_pmpo.offline.dataset import LabelledDataset
 
 #: Where the infos hold the rows' labels and weights. Others call many things a weight, such as a
 #: load that is carried, so that of a row has a name which nobody else writes.
@@ -41,8 +43,8 @@ class Keys(NamedTuple):
     weight: str | None = WEIGHT_KEY
 
 
-def from_minari(dataset: Any, *, keys: Keys, folder: str | Path | None) -> LabelledDataset:
-    """Copy all episodes, one after the other.
+def read_minari(dataset: Any, *, keys: Keys, folder: str | Path | None) -> dict[str, Any]:
+    """Copy all episodes, one after the other, into the arguments of a ``LabelledDataset``.
 
     :param dataset: a ``minari.MinariDataset``.
     :param keys: of the infos; rows of episodes without them are unlabelled, or weigh 1.
@@ -64,16 +66,6 @@ def from_minari(dataset: Any, *, keys: Keys, folder: str | Path | None) -> Label
         raise DatasetError("the Minari data set has no steps: record some first")
     _check_space(dataset.observation_space, "observation")
     _check_space(dataset.action_space, "action")
-    before = set(Path(folder).glob("*")) if folder is not None else set()
-    try:
-        return _copied(dataset, n, keys, folder)
-    except BaseException:
-        for path in set(Path(folder).glob("*.npy")) - before if folder is not None else ():
-            path.unlink()  # half-written
-        raise
-
-
-def _copied(dataset: Any, n: int, keys: Keys, folder: str | Path | None) -> LabelledDataset:
     seen = _allocate(dataset.observation_space, n, "observations", folder)
     following = _allocate(dataset.observation_space, n, "next_observations", folder)
     actions = _allocate(dataset.action_space, n, "actions", folder)
@@ -102,10 +94,10 @@ def _copied(dataset: Any, n: int, keys: Keys, folder: str | Path | None) -> Labe
     for key, default in zip(keys, Keys(), strict=True):
         if key not in {default, None, *found}:  # it was asked for
             raise DatasetError(f"no episode's infos have {written(key)}, they have {sorted(held)}")
-    return LabelledDataset(
-        seen,
-        actions,
-        labels,
+    return dict(
+        observations=seen,
+        actions=actions,
+        labels=labels,
         rewards=rewards,
         next_observations=following,
         dones=dones,

@@ -20,6 +20,7 @@ from sb3_pmpo.core.samples import (
     mean_over_samples,
 )
 from sb3_pmpo.objectives import PolicyLoss
+from sb3_pmpo.offline.weights import Labels, check_weights
 
 
 class Part(NamedTuple):
@@ -90,6 +91,10 @@ class LabelObjective:
     :param normalise: ``mean_per_set``, the means of Eq. 10 over accepted and over rejected, or
         ``mean_over_samples``, over all the data.
     :param edge_barrier: >= 0, weight of what keeps a Gaussian's mean from the box's edge.
+    :param labels: those of all the data; None for no labels, or for labels that nobody has counted.
+    :raises ValueError: for a number out of its range, or weights that learn nothing from these
+        labels, or that diverge on them.
+    :warns UserWarning: if a policy may run away from rejected rows.
     """
 
     alpha: float
@@ -97,12 +102,17 @@ class LabelObjective:
     kl: KL = data_kl
     normalise: Normalisation = mean_over_samples
     edge_barrier: float = 0.0
+    labels: Labels | None = None
     duals: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         for beta in self.betas:
             check_alpha_beta(self.alpha, beta)
         check_barrier(self.edge_barrier)
+        if self.labels is not None:
+            has_parts = isinstance(self.kl, reference_kl) and self.kl.decoupled
+            beta = min(self.betas) if has_parts else self.betas[0]
+            check_weights(self.alpha, beta, self.labels, self.normalise)
 
     def __call__(self, online: Any, reference: Any, candidates: Candidates) -> PolicyLoss:
         """Compute the loss, a scalar.

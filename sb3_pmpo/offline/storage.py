@@ -8,15 +8,18 @@ import re
 import shutil
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from sb3_pmpo.files import writer
 from sb3_pmpo.offline.columns import Column, Columns, DatasetError, map_columns
-from sb3_pmpo.offline.dataset import LabelledDataset
 from sb3_pmpo.offline.spaces import space_from_json, space_to_json
+
+if TYPE_CHECKING:  # it is the floor above
+    from sb3_pmpo.offline.dataset import LabelledDataset
 
 HEADER = "dataset.json"
 FORMAT = "sb3_pmpo labelled data set"
@@ -134,8 +137,19 @@ def write_column(path: Path, column: Column) -> None:
         os.fsync(file.fileno())
 
 
-def load(folder: str | Path, *, in_memory: bool) -> LabelledDataset:
-    """Open a folder; every row is checked again, for files can be edited.
+class Opened(NamedTuple):
+    """What a folder holds.
+
+    :param arguments: of a ``LabelledDataset``, by name.
+    :param inferred: which of the spaces were inferred when it was made.
+    """
+
+    arguments: dict[str, Any]
+    inferred: frozenset[str]
+
+
+def open_columns(folder: str | Path, *, in_memory: bool) -> Opened:
+    """Open a folder's columns.
 
     :raises DatasetError: if it is not whole, or not of this format.
     """
@@ -151,13 +165,9 @@ def load(folder: str | Path, *, in_memory: bool) -> LabelledDataset:
                 columns.setdefault(part, {})[key] = array
             else:
                 columns[part] = array
-    dataset = LabelledDataset(
-        **columns,
-        observation_space=space_from_json(header["observation_space"]),
-        action_space=space_from_json(header["action_space"]),
-    )
-    dataset.inferred = frozenset(header.get("inferred", ()))
-    return dataset
+    for name in ("observation_space", "action_space"):
+        columns[name] = space_from_json(header[name])
+    return Opened(columns, frozenset(header.get("inferred", ())))
 
 
 def _read_header(source: Path) -> dict[str, Any]:
@@ -211,6 +221,18 @@ def make_array(
     if (path / f"{safe}.npy").exists():
         raise FileExistsError(f"{path / safe}.npy exists: name a folder that is new")
     return np.lib.format.open_memmap(path / f"{safe}.npy", mode="w+", dtype=dtype, shape=shape)
+
+
+@contextmanager
+def kept_if_whole(folder: str | Path | None) -> Iterator[None]:
+    """Delete the columns that :func:`make_array` made inside, if what fills them fails."""
+    before = set(Path(folder).glob("*.npy")) if folder is not None else set()
+    try:
+        yield
+    except BaseException:
+        for path in set(Path(folder).glob("*.npy")) - before if folder is not None else ():
+            path.unlink()
+        raise
 
 
 def in_memory(columns: Columns) -> Any:

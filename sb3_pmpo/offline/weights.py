@@ -51,7 +51,6 @@ def choose_weights(
     *,
     otherwise: float,
     normalise: Normalisation,
-    n_parts: int = 2,
 ) -> LabelWeights:
     """Choose alpha and beta where they are not given.
 
@@ -68,9 +67,8 @@ def choose_weights(
         (mean, std); or None.
     :param otherwise: alpha for labels of both kinds.
     :param normalise: how the sets of labels are averaged.
-    :param n_parts: how many of the betas are used.
     :raises DatasetError: if there are no labels.
-    :raises ValueError: for a pair that learns nothing, or that would diverge.
+    :raises ValueError: for a number out of its range.
     """
     if not labels.accepted and not labels.rejected:
         raise DatasetError(
@@ -91,9 +89,7 @@ def choose_weights(
     for each in beta if isinstance(beta, (tuple, list)) else (beta,):
         check_number("beta", each, 0.0, HEAVIEST, float, "it is the weight of the KL")
     pair = beta if isinstance(beta, (tuple, list)) else (beta, STD_STIFFNESS * float(beta))
-    chosen = LabelWeights(float(alpha), (float(pair[0]), float(pair[1])))
-    _check(chosen.alpha, min(chosen.betas[:n_parts]), labels, normalise)
-    return chosen
+    return LabelWeights(float(alpha), (float(pair[0]), float(pair[1])))
 
 
 def safe_beta(alpha: float, labels: Labels) -> float:
@@ -101,7 +97,12 @@ def safe_beta(alpha: float, labels: Labels) -> float:
     return (1.0 - alpha) * labels.total / max(labels.rejected, 1e-12)
 
 
-def _check(alpha: float, beta: float, labels: Labels, normalise: Normalisation) -> None:
+def check_weights(alpha: float, beta: float, labels: Labels, normalise: Normalisation) -> None:
+    """Refuse weights that learn nothing from these labels, or that diverge on them.
+
+    :raises ValueError: for such weights.
+    :warns UserWarning: if a policy may run away from rejected rows.
+    """
     learns = alpha * labels.accepted + (1.0 - alpha) * labels.rejected
     if not learns:
         kind = "accepted" if alpha == 1.0 else "rejected"
@@ -111,7 +112,7 @@ def _check(alpha: float, beta: float, labels: Labels, normalise: Normalisation) 
     if (reason := divergence(alpha, beta, labels, normalise)) is not None:
         raise ValueError(f"{reason}. Nothing else holds the policy, so this is refused")
     if (reason := danger(alpha, beta, labels, normalise)) is not None:
-        warnings.warn(reason, stacklevel=5)
+        warnings.warn(reason, stacklevel=4)
 
 
 def divergence(alpha: float, beta: float, labels: Labels, normalise: Normalisation) -> str | None:

@@ -19,8 +19,8 @@ from sb3_pmpo.core.samples import mean_over_samples, mean_per_set
 from sb3_pmpo.feedback.buffer import FeedbackBuffer
 from sb3_pmpo.feedback.clips import INDEX, read_clips
 from sb3_pmpo.offline.columns import DatasetError, make_columns
-from sb3_pmpo.offline.dataset import LabelledDataset
-from sb3_pmpo.offline.formats import NAMES, concatenate
+from sb3_pmpo.offline.dataset import LabelledDataset, concatenate
+from sb3_pmpo.offline.formats import NAMES
 from sb3_pmpo.offline.labelling import label_by_advantage, label_by_return
 from sb3_pmpo.offline.spaces import fit_columns
 from sb3_pmpo.tools.settings import KeyValues

@@ -254,7 +254,12 @@ def test_replay_buffers_of_dictionaries() -> None:
 def test_d4rl_like() -> None:
     arrays = {key: value for key, value in columns().items() if key not in ("episode_ids", "dones")}
     arrays |= {"terminals": np.eye(12)[5], "timeouts": np.eye(12)[2]}
-    data = LabelledDataset.from_d4rl_like(arrays, action_space=spaces.Box(-2, 2, (2,)))
+
+    class Mine(LabelledDataset):
+        pass
+
+    data = Mine.from_d4rl_like(arrays, action_space=spaces.Box(-2, 2, (2,)))
+    assert type(data) is Mine
     assert data.episodes() == [slice(0, 3), slice(3, 6), slice(6, 12)]
     assert data.n_accepted == 4
     with pytest.raises(DatasetError, match="'observations' and 'actions'"):

@@ -22,7 +22,7 @@ from sb3_pmpo.core.samples import Candidates, mean_over_samples, mean_per_set
 from sb3_pmpo.distributions import DiagGaussian
 from sb3_pmpo.learner import policy_step
 from sb3_pmpo.offline import DatasetError, LabelledDataset
-from sb3_pmpo.offline.objective import LabelObjective
+from sb3_pmpo.offline.objective import LabelObjective, reference_kl
 from sb3_pmpo.offline.run import StepBar
 from sb3_pmpo.offline.sampling import LabelSampler
 from sb3_pmpo.offline.weights import Labels, choose_weights
@@ -416,12 +416,16 @@ def test_rare_rejections_with_means_per_set() -> None:
                 model.learn_offline(data, 1, kl=kl, beta=beta, normalise=mean_per_set)
     assert_equal(before, parameters(model.policy))
     with pytest.warns(UserWarning, match=r"share of rejected rows\) = 25"):
-        choose_weights(Labels(8.0, 8.0, 400.0), None, None, otherwise=0.5, normalise=mean_per_set)
+        LabelObjective(0.5, (1.0, 20.0), normalise=mean_per_set, labels=Labels(8.0, 8.0, 400.0))
     # A number is the mean's: the std has its 20 times, as by default.
     assert choose_weights(Labels(0.0, 8.0, 8.0), None, 2.0, otherwise=0.5,
                           normalise=mean_over_samples).betas == (2.0, 40.0)  # fmt: skip
     # Of a pair the data's KL uses the first alone.
-    choose_weights(labels, 0.0, (2.0, 0.1), otherwise=0.5, normalise=mean_over_samples, n_parts=1)
+    LabelObjective(0.0, (2.0, 0.1), labels=labels)
+    with pytest.raises(ValueError, match=r"beta=0\.1 is not above"):
+        LabelObjective(0.0, (2.0, 0.1), reference_kl(), labels=labels)
+    with pytest.raises(ValueError, match="beta=0 is not above"):
+        LabelObjective(0.5, (0.0, 0.0), labels=Labels(0.0, 8.0, 8.0))
 
 
 def test_data_of_other_types_and_starts_are_refused() -> None:
