@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_pmpo.core.batch import Batch
-from sb3_pmpo.core.td import quantile_critic_gradient
+from sb3_pmpo.core.td import quantile_critic_gradient, td_target
 from sb3_pmpo.features import NormalisedFeatures, n_choices
 from sb3_pmpo.networks import EnsembleQ, RunningMoments, fastest_dtype
 
@@ -100,6 +100,30 @@ class Critic(Protocol):
     def compile_body(self) -> None:
         """Compile what is worth it in place, for ``compile=True`` on a CPU."""
         ...
+
+
+def try_critic(critic: Any, observations: PyTorchObs, actions: th.Tensor) -> None:
+    """Compute the loss of two made-up transitions, so that a fault shows before training.
+
+    :param critic: of a class that the user gives.
+    :param observations: two, which the transitions lead back to.
+    :param actions: ``[2, A]``.
+    :raises TypeError: if what it returns is no :class:`CriticLoss` of two transitions.
+    """
+    zeros = th.zeros(len(actions), device=actions.device)
+    batch = Batch(observations, actions, observations, zeros, zeros, 0.0)
+    weights = th.ones(1, len(actions), device=actions.device)
+    with th.no_grad():
+        target = critic.bootstrap(observations, actions.unsqueeze(0), weights, 0.5)
+    with th.enable_grad():
+        loss = critic.loss(batch, td_target(zeros, zeros, 0.0, target))
+    if not isinstance(loss, CriticLoss):
+        raise TypeError(f"loss() returned a {type(loss).__name__}, not a CriticLoss")
+    if loss.errors.shape != zeros.shape:
+        raise TypeError(
+            f"the errors of CriticLoss have the shape {tuple(loss.errors.shape)} for a batch of "
+            f"{len(zeros)}, not [B]"
+        )
 
 
 class AuxiliaryLoss(Protocol):

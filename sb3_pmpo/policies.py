@@ -23,7 +23,7 @@ from torch import nn
 
 from sb3_pmpo.actor import Actor, BoundedPolicy
 from sb3_pmpo.core.checks import LARGEST, blaming
-from sb3_pmpo.critics import QuantileCritic, StateActionFeatures
+from sb3_pmpo.critics import QuantileCritic, StateActionFeatures, try_critic
 from sb3_pmpo.features import ObservationNormaliser
 from sb3_pmpo.networks import ABSURD, RunningMoments
 from sb3_pmpo.policy_checks import (
@@ -188,6 +188,8 @@ class PMPOPolicy(SavesAlone, BoundedPolicy):
             observations = self.obs_to_tensor(first_observations(self.observation_space, 2))[0]
             actions = self.actor(observations, deterministic=True)
             self.critic.score(observations, actions.unsqueeze(0))
+            if type(self.critic) is not QuantileCritic or self._arguments["critic_kwargs"]:
+                try_critic(self.critic, observations, actions)
         self.set_training_mode(was_training)
 
     def make_features_extractor(self) -> BaseFeaturesExtractor:

@@ -267,3 +267,27 @@ def test_an_ensemble_in_bfloat16_is_that_in_float32_but_for_rounding(
     for exact, rounded in (values, gradients):
         assert not exact.equal(rounded)
         assert (rounded - exact).norm() < 0.02 * exact.norm()
+
+
+class Pairs(MeanSquaredCritic):
+    """Returns its loss as a plain tuple."""
+
+    def loss(self, batch: Batch, target: th.Tensor, weights: th.Tensor | None = None) -> Any:
+        return tuple(super().loss(batch, target, weights))[:3]
+
+
+class OneError(MeanSquaredCritic):
+    """Returns one error for all the transitions."""
+
+    def loss(self, batch: Batch, target: th.Tensor, weights: th.Tensor | None = None) -> Any:
+        loss = super().loss(batch, target, weights)
+        return loss._replace(errors=loss.errors.mean())
+
+
+@pytest.mark.parametrize(
+    ("critic", "reason"),
+    [(Pairs, r"a tuple, not a CriticLoss"), (OneError, r"shape \(\) for a batch of 2, not \[B\]")],
+)
+def test_a_loss_that_is_none_is_refused_when_the_model_is_made(critic: Any, reason: str) -> None:
+    with pytest.raises(ValueError, match=rf"critic_class={critic.__name__}.*{reason}"):
+        PMPO("MlpPolicy", Toy(), policy_kwargs=PLAIN | {"critic_class": critic}, device="cpu")

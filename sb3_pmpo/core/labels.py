@@ -29,6 +29,7 @@ from sb3_pmpo.core.samples import (
     Preference,
     check_preference,
     from_labels,
+    mean_over_samples,
     mean_per_set,
 )
 
@@ -58,9 +59,11 @@ def is_balanced(labeller: Labeller) -> bool:
 
 
 def rejected_share(labeller: Labeller, n_samples: int) -> float:
-    """Say which share of the samples a labeller rejects, with means per set; a half if unknown.
+    """Say which share of the samples a labeller rejects; a half if it does not say.
 
-    Such a labeller has a method ``rejected_share``.
+    Such a labeller has a method ``rejected_share``. The share is what the bound of beta is made of,
+    see :func:`~sb3_pmpo.core.losses.instability`, so it is 1 with means over all samples, and less
+    where a rejected sample may weigh more than a mean gives it.
     """
     share = getattr(labeller, "rejected_share", None)
     return 0.5 if share is None else float(share(n_samples))
@@ -106,8 +109,8 @@ class top_k:  # noqa: N801  # made like a function call
         object.__setattr__(self, "k", int(self.k))
 
     def rejected_share(self, n_samples: int) -> float:
-        """Return ``k / n_samples``; a half with other means, whose bound is a lower one."""
-        return self.k / n_samples if self.normalise is mean_per_set else 0.5
+        """Return ``k / n_samples``; 1 with a mean over all samples, where ``1 - alpha`` is safe."""
+        return _share(self.k / n_samples, self.normalise)
 
     def __call__(self, candidates: Candidates) -> Preference:
         """Label the samples by their rank.
@@ -129,6 +132,11 @@ class top_k:  # noqa: N801  # made like a function call
             self.normalise(best / n_samples, n_samples),
             self.normalise(worst / n_samples, n_samples),
         )
+
+
+def _share(of_sets: float, normalise: Normalisation) -> float:
+    """Return the share that the bound is made of; a half for means that nobody knows."""
+    return {mean_per_set: of_sets, mean_over_samples: 1.0}.get(normalise, 0.5)
 
 
 def _within(room: th.Tensor, draws: th.Tensor) -> th.Tensor:
@@ -174,6 +182,10 @@ class advantage:  # noqa: N801  # made like a function call
         check_flag("reliable", self.reliable, "whether the critics' disagreement counts")
         if self.limit is not None:
             check_positive("limit", self.limit, "None is no limit", INFINITY)
+
+    def rejected_share(self, n_samples: int) -> float:
+        """Return ``1 / (2 * limit)``, whose bound is ``2 * (1 - alpha) * limit``; else a half."""
+        return 0.5 if self.limit is None else min(0.5 / self.limit, 1.0)
 
     def __call__(self, candidates: Candidates) -> Preference:
         """Weigh the samples; the only action that there is weighs nothing.
@@ -280,6 +292,10 @@ class threshold:  # noqa: N801  # made like a function call
         if not callable(self.baseline):
             hint = "give a number, or a callable such as mean_score"
             check_number("baseline", self.baseline, -INFINITY, INFINITY, float, hint)
+
+    def rejected_share(self, n_samples: int) -> float:
+        """Return a half; 1 with a mean over all samples, where ``1 - alpha`` is safe."""
+        return _share(0.5, self.normalise)
 
     def __call__(self, candidates: Candidates) -> Preference:
         """Label the samples; either set may be empty."""

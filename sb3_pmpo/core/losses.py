@@ -81,6 +81,7 @@ def instability(
     :param alpha: in [0, 1], the weight of the accepted.
     :param beta: >= 0, the weight of the KL.
     :param rejected: p, in [0, 1]; samples that are neither accepted nor rejected count as others.
+        With one mean over all samples the bound is ``1 - alpha``, as if all were rejected.
     :param fixed_variance: only the mean of a Gaussian is fitted, and accepted and rejected weigh
         the same in each state, 1 at most; then all that counts is that ``beta > 1 - 2 * alpha``.
         From ``alpha=0.5`` on they may weigh any number.
@@ -92,11 +93,12 @@ def instability(
     else:
         least = least_beta(alpha, rejected)
         safe = beta >= least or math.isclose(beta, least)
-        rule = "2 * (1 - alpha)" if rejected == 0.5 else f"(1 - alpha) / {rejected:.3g}"
+        rules = {0.5: "2 * (1 - alpha)", 1.0: "1 - alpha"}
+        rule = rules.get(rejected, f"(1 - alpha) / {rejected:.3g}")
         bound = f"below {rule} = {least:.4g}"
     if safe:
         return None
-    split = "" if rejected == 0.5 else f", {rejected:.1%} of the samples rejected"
+    split = "" if rejected in {0.5, 1.0} else f", as with {rejected:.1%} of the samples rejected"
     return (
         f"{whose}beta={beta} is {bound} (alpha={alpha}{split}): the KL does not outweigh the push "
         f"away from rejected samples, and the policy may collapse; raise {whose}beta or alpha"

@@ -77,6 +77,8 @@ class Candidates:
         if n_critics < 2:
             return each.new_ones(())
         deviations = each - (self.weights * each).sum(1, keepdim=True)
+        size = deviations.abs().amax()  # the squares of large scores are not finite
+        deviations = deviations / th.where(size > 0.0, size, 1.0)
         apart = (self.weights * deviations.square()).sum()
         together = (self.weights * deviations.sum(0).square()).sum()
         alpha = n_critics / (n_critics - 1) * (1.0 - apart / together)
@@ -150,8 +152,14 @@ def from_masks(
     :param candidates: whose masks these are; None for samples that all weigh the same.
     :param normalise: how a set becomes weights.
     :return: the weights of both sets.
-    :raises ValueError: if the shapes differ or a sample is in both sets.
+    :raises ValueError: if they are not boolean, the shapes differ or a sample is in both sets.
     """
+    for name, mask in (("accept", accept), ("reject", reject)):
+        if mask.dtype != th.bool:
+            raise ValueError(
+                f"{name} must be boolean, got {mask.dtype}: write {name} > 0, or call from_labels "
+                "with labels above and below 0"
+            )
     if accept.shape != reject.shape:
         raise ValueError(
             f"accept and reject must have one shape, got {tuple(accept.shape)} and "

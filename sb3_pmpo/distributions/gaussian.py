@@ -232,12 +232,13 @@ def _orthogonal_noise(n_samples: int, like: th.Tensor) -> th.Tensor:
     """
     dim = like.shape[-1]
     size, groups = min(n_samples, dim), math.ceil(n_samples / dim)
-    noise = th.randn(groups, *like.shape, size, dtype=like.dtype, device=like.device)
+    wide = th.promote_types(like.dtype, th.float32)  # no factorisation in half precision
+    noise = th.randn(groups, *like.shape, size, dtype=wide, device=like.device)
     if size > 1:
         # QR factorises one matrix after the other on a GPU, hundreds of launches.
         directions = _gram_schmidt(noise) if noise.is_cuda else _unique_qr(noise)
         noise = directions * noise.square().sum(-2, keepdim=True).sqrt()
-    return noise.movedim(-1, 1).flatten(0, 1)[:n_samples]
+    return noise.movedim(-1, 1).flatten(0, 1)[:n_samples].to(like.dtype)
 
 
 def _unique_qr(matrices: th.Tensor) -> th.Tensor:

@@ -238,10 +238,11 @@ class TestSample:
         assert actions.isfinite().all()
         assert not actions.requires_grad
 
-    @pytest.mark.parametrize("dtype", [th.bfloat16, th.float32, th.float64])
+    @pytest.mark.parametrize("dtype", [th.float16, th.bfloat16, th.float32, th.float64])
     def test_keeps_the_dtype(self, dtype):
         policy = DiagGaussian(th.zeros(3, 2, dtype=dtype), th.ones(3, 2, dtype=dtype))
         assert policy.sample(4).dtype == dtype
+        assert policy.propose(4).actions.dtype == dtype
 
     def test_moments(self):
         """Mean and variance of each dimension within five standard errors."""

@@ -7,9 +7,9 @@ import torch as th
 
 from sb3_pmpo import bandit
 from sb3_pmpo.core.e_step import boltzmann_weights, temperature_loss, weights_kl
-from sb3_pmpo.core.labels import top_k
+from sb3_pmpo.core.labels import advantage, top_k
 from sb3_pmpo.core.losses import pmpo_loss
-from sb3_pmpo.core.samples import Candidates, Preference, uniform_weights
+from sb3_pmpo.core.samples import Candidates, Preference, from_masks, uniform_weights
 from sb3_pmpo.objectives import PMPOObjective
 
 
@@ -60,3 +60,23 @@ def test_the_bandit_asks_the_labeller_how_many_it_rejects() -> None:
     with pytest.warns(UserWarning, match=r"below \(1 - alpha\) / 0.25 = 2"):
         search = bandit.Bandit(-th.ones(2), th.ones(2), th.zeros(2), objective=objective)
     assert search.objective.rejected == 0.25  # type: ignore[union-attr]  # as it was given
+
+
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
+def test_the_reliability_has_no_unit(size: float) -> None:
+    """Two critics that agree on half of the variance: ``2 r / (1 + r)`` at any size of a return."""
+    each = size * th.tensor([[1.0, 0.0, -1.0, 0.0], [1.0, 0.0, -1.0, 0.0]])
+    candidates = Candidates(each.mean(0), each=lambda: each)
+    assert candidates.reliability().item() == pytest.approx(1.0)
+    apart = size * th.tensor([[1.0, -1.0, 0.0, 0.0], [0.0, 0.0, 1.0, -1.0]])
+    assert Candidates(apart.mean(0), each=lambda: apart).reliability().item() == 0.0
+    labels = advantage(reliable=True)(candidates)
+    assert labels.accept.isfinite().all()
+    assert labels.accept.sum() > 0.0
+
+
+def test_masks_that_are_no_masks_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"accept must be boolean, got torch\.float32: write accept"
+    ):
+        from_masks(th.ones(3), th.zeros(3))

@@ -14,7 +14,7 @@ import torch as th
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sb3_pmpo.core.labels import top_k
+from sb3_pmpo.core.labels import advantage, rejected_share, top_k
 from sb3_pmpo.core.losses import (
     PMPOLoss,
     check_alpha_beta,
@@ -353,7 +353,8 @@ class TestStability:
         """
         beta = factor * threshold * (1 - alpha)
         scores = th.randn(8, generator=seeded(0), dtype=th.float64)
-        preference = top_k(4, normalise=normalise)(Candidates(scores))
+        labeller = top_k(4, normalise=normalise)
+        preference = labeller(Candidates(scores))
         log_prob = th.randn(8, generator=seeded(1), dtype=th.float64, requires_grad=True)
         sampled_kl = -log_prob.mean(0)  # up to the reference's entropy, a constant
         loss = pmpo_loss(log_prob, preference, sampled_kl, alpha=alpha, beta=beta).loss
@@ -362,8 +363,22 @@ class TestStability:
         assert weight == pytest.approx(own - beta / 2, abs=1e-7)
         if factor != 1.0:
             assert (weight <= 0) == (factor > 1.0)
-        if normalise is mean_per_set and factor != 1.0:
-            assert (instability(alpha, beta) is None) == (weight <= 0)
+            share = rejected_share(labeller, 8)
+            assert (instability(alpha, beta, rejected=share) is None) == (weight <= 0)
+
+    @pytest.mark.parametrize("limit", [0.5, 2.0, 10.0])
+    def test_the_weight_of_a_rejection_that_is_limited(self, limit):
+        """The worst action of a state in which much is at stake weighs ``2 * limit`` times its
+        probability, and the KL holds it by beta times its probability."""
+        labeller, alpha = advantage(limit), 0.25
+        scores, probabilities = th.zeros(2, 1000), th.tensor([[0.9], [0.1]]).expand(2, 1000)
+        scores[1, 0] = -1.0
+        preference = labeller(Candidates(scores, weights=probabilities))
+        heaviest = (preference.reject / probabilities).max().item()
+        assert heaviest == pytest.approx(2.0 * limit)
+        for beta in (0.95 * (1 - alpha) * heaviest, 1.05 * (1 - alpha) * heaviest):
+            reason = instability(alpha, beta, rejected=rejected_share(labeller, 2))
+            assert (reason is None) == (beta > (1 - alpha) * heaviest)
 
     @pytest.mark.parametrize("alpha", [0.0, 0.5])
     @pytest.mark.parametrize("rejected", [1, 2, 5, 6])
