@@ -297,6 +297,35 @@ def test_environments_that_somebody_has_moved_begin_new_episodes(wrapped: Any, h
     assert ends.tolist() == [i == 4 and how != "leave" for i in range(10)]
 
 
+@pytest.mark.parametrize("kind", ["plain", "memory-efficient", "hindsight", "normalised"])
+@pytest.mark.parametrize("how", ["assigned", "loaded", "its own"])
+def test_a_buffer_of_elsewhere_ends_there(kind: str, how: str, tmp_path: Path) -> None:
+    """A model goes on in the middle of an episode, with a buffer whose last one is open too."""
+    kwargs: dict[str, Any] = {"learning_starts": 100}
+    if kind == "memory-efficient":
+        only = {"handle_timeout_termination": False}
+        kwargs |= {"optimize_memory_usage": True, "replay_buffer_kwargs": only}
+    if kind == "hindsight":
+        kwargs |= {"policy": "MultiInputPolicy", "replay_buffer_class": HerReplayBuffer}
+
+    def make() -> Any:
+        env = DummyVecEnv([lambda: Diary(kind == "hindsight")])
+        normal = VecNormalize(env, norm_obs=False) if kind == "normalised" else env
+        return small(normal, **kwargs).learn(5)
+
+    model, other = make(), make()
+    if how == "assigned":
+        model.replay_buffer = other.replay_buffer
+    else:
+        (model if how == "its own" else other).save_replay_buffer(tmp_path / "buffer.pkl")
+        model.load_replay_buffer(tmp_path / "buffer.pkl", truncate_last_traj=False)
+    model.learn(3, reset_num_timesteps=False)
+    buffer = model.replay_buffer
+    assert buffer.pos == 8
+    ends = [i for i in range(8) if buffer.dones[i, 0] > 0]
+    assert ends == ([] if how == "its own" else [4])
+
+
 def test_new_episodes_have_returns_of_their_own() -> None:
     model = small(Diary(), learning_starts=1000).learn(25)
     model.learn(1)

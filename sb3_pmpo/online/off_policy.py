@@ -311,6 +311,8 @@ class OffPolicyMPO(WatchedCollecting):
         goes_on = not reset_num_timesteps and self._last_obs is not None and self.is_between_steps
         if not goes_on:  # the environment will be reset
             self.begin_new_episodes()
+        else:
+            self.end_other_episodes()
         noise = for_environments(self.action_noise, self.n_envs)
         check_vec_normalize(self._vec_normalize_env)
         kept = KeptStatistics(self._vec_normalize_env)

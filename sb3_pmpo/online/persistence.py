@@ -23,7 +23,7 @@ from sb3_pmpo.online.arguments import check_names, chosen_by_space
 from sb3_pmpo.online.env_checks import was_moved
 from sb3_pmpo.online.statistics import complete_statistics
 from sb3_pmpo.policies import PMPOPolicy
-from sb3_pmpo.replay import adopt_replay_buffer, close_open_episodes
+from sb3_pmpo.replay import adopt_replay_buffer, close_open_episodes, close_other_episodes
 from sb3_pmpo.replay.checks import check_loaded_buffer
 from sb3_pmpo.storage.buffers import load_buffer, save_buffer
 from sb3_pmpo.storage.checkpoints import read_checkpoint
@@ -178,6 +178,14 @@ class Persistent(OffPolicyAlgorithm):
         if self._last_obs is not None:
             self._last_obs = None
             self.forget_episodes()
+
+    def end_other_episodes(self) -> None:
+        """End what is open in the buffer, if it is not what the environments are in the middle of.
+
+        So it is in a buffer that was assigned, or loaded with ``truncate_last_traj=False``.
+        """
+        raw: Any = self._last_obs if self._vec_normalize_env is None else self._last_original_obs
+        close_other_episodes(self.replay_buffer, raw)
 
     def forget_episodes(self) -> None:
         """Begin returns and noise anew, as the environments do."""

@@ -10,6 +10,7 @@ Axes: T entries (a ring), E environments, B transitions.
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 from stable_baselines3.common.buffers import ReplayBuffer
@@ -59,6 +60,29 @@ def close_open_episodes(buffer: ReplayBuffer) -> None:
         buffer.timeouts[newest, opened] = 1.0
     else:
         buffer.dones[newest, opened] = CUT
+
+
+def close_other_episodes(buffer: ReplayBuffer, observations: Any) -> None:
+    """Mark the open episodes as ended, if they do not lead to where the environments are.
+
+    A buffer that was assigned, or loaded with ``truncate_last_traj=False``, may be of elsewhere.
+
+    :param observations: ``[E, ...]`` that the next transitions begin with, or a dict of such.
+    """
+    if buffer.size() == 0 or not is_gathered(buffer):
+        return
+    newest = (buffer.pos - 1) % buffer.buffer_size
+    opened = np.flatnonzero(buffer.dones[newest] == 0)
+    efficient = buffer.optimize_memory_usage
+    following: Any = buffer.observations if efficient else buffer.next_observations
+    row_of = buffer.pos if efficient else newest
+    parts = isinstance(following, dict)
+    pairs = [(following[key], observations[key]) for key in following] if parts else []
+    for stored, seen in pairs or [(following, observations)]:
+        row = stored[row_of, opened]
+        if not np.array_equal(row, np.asarray(seen)[opened].astype(row.dtype).reshape(row.shape)):
+            close_open_episodes(buffer)
+            return
 
 
 def terminations(buffer: ReplayBuffer, rows: np.ndarray, envs: np.ndarray) -> np.ndarray:
