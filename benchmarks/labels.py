@@ -227,6 +227,7 @@ def main() -> None:
     parser.add_argument("--value-decisions", type=int, default=60_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--arguments", type=json.loads, default={}, help="PMPO's, as JSON")
+    parser.add_argument("--fresh", type=json.loads, help="those of the fresh ones; default: same")
     options = parser.parse_args()
     th.set_num_threads(1)
     rng = np.random.default_rng(options.seed)
@@ -242,7 +243,8 @@ def main() -> None:
     between_halves = correlation_within(one, other)
     critics = {"the agent's": model.critic_target}
     for name, grow in (("fresh", False), ("fresh, growing buffer", True)):
-        fresh = make_model("PMPO", options.task, env, options.seed + 1, options.arguments)
+        arguments = options.arguments if options.fresh is None else options.fresh
+        fresh = make_model("PMPO", options.task, env, options.seed + 1, arguments)
         fresh_critic(model, fresh, grow=grow)
         critics[name] = fresh.critic_target
     settings = {key: value for key, value in vars(options).items() if key != "task"}

@@ -32,6 +32,8 @@ CLASSES = {
     "SBX-SAC": "sbx:SAC",
     "SBX-CrossQ": "sbx:CrossQ",
 }
+#: Critics of trials, by the name that ``policy_kwargs`` of a variant has.
+CRITICS = {"ActionEmbeddingCritic": "benchmarks.action_embedding:ActionEmbeddingCritic"}
 #: Those that take no MultiDiscrete actions.
 FLAT = ("DQN", "QR-DQN")
 
@@ -46,7 +48,11 @@ def base_of(algorithm: str) -> str:
 
 def algorithm_class(algorithm: str) -> Any:
     """Return the class that an algorithm's name starts with."""
-    module, _, name = CLASSES[base_of(algorithm)].partition(":")
+    return _imported(CLASSES[base_of(algorithm)])
+
+
+def _imported(place: str) -> Any:
+    module, _, name = place.partition(":")
     return getattr(importlib.import_module(module), name)
 
 
@@ -100,6 +106,10 @@ def make_model(algorithm: str, task: str, env: Any, seed: int, arguments: Argume
     merged = merge(shipped, {"policy": "MlpPolicy"}, arguments)
     policy = merged["policy"]
     settings = to_arguments({key: merged[key] for key in merged.keys() - set(SETTINGS)})
+    told = settings.get("policy_kwargs") or {}
+    if told.get("critic_class") in CRITICS:
+        critic = _imported(CRITICS[told["critic_class"]])
+        settings["policy_kwargs"] = told | {"critic_class": critic}
     return algorithm_class(algorithm)(policy, env, seed=seed, device="cpu", **settings)
 
 
