@@ -73,14 +73,14 @@ def close_other_episodes(buffer: ReplayBuffer, observations: Any) -> None:
         return
     newest = (buffer.pos - 1) % buffer.buffer_size
     opened = np.flatnonzero(buffer.dones[newest] == 0)
-    efficient = buffer.optimize_memory_usage
-    following: Any = buffer.observations if efficient else buffer.next_observations
-    row_of = buffer.pos if efficient else newest
-    parts = isinstance(following, dict)
-    pairs = [(following[key], observations[key]) for key in following] if parts else []
-    for stored, seen in pairs or [(following, observations)]:
-        row = stored[row_of, opened]
-        if not np.array_equal(row, np.asarray(seen)[opened].astype(row.dtype).reshape(row.shape)):
+    if isinstance(observations, dict):
+        pairs = [(buffer.next_observations[key][newest, opened], observations[key])
+                 for key in observations]  # fmt: skip
+    else:
+        pairs = [(next_observations(buffer, np.full_like(opened, newest), opened), observations)]
+    for stored, seen in pairs:
+        now = np.asarray(seen)[opened].astype(stored.dtype).reshape(stored.shape)
+        if not np.array_equal(stored, now):
             close_open_episodes(buffer)
             return
 

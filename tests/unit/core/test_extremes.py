@@ -64,7 +64,7 @@ def test_the_bandit_asks_the_labeller_how_many_it_rejects() -> None:
 
 @pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
 def test_the_reliability_has_no_unit(size: float) -> None:
-    """Two critics that agree on half of the variance: ``2 r / (1 + r)`` at any size of a return."""
+    """Critics that agree have 1, those with nothing in common 0, at any size of a return."""
     each = size * th.tensor([[1.0, 0.0, -1.0, 0.0], [1.0, 0.0, -1.0, 0.0]])
     candidates = Candidates(each.mean(0), each=lambda: each)
     assert candidates.reliability().item() == pytest.approx(1.0)
