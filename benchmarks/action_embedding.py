@@ -19,7 +19,8 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_pmpo.core.batch import Batch
-from sb3_pmpo.critics import QuantileCritic
+from sb3_pmpo.core.td import quantile_critic_gradient
+from sb3_pmpo.critics import CriticLoss, QuantileCritic
 from sb3_pmpo.networks import EnsembleQ, fastest_dtype
 
 WIDTH = 128  # of the hidden layers, and Z
@@ -66,17 +67,38 @@ class ActionEmbeddingCritic(QuantileCritic):
         return embedded
 
     def _evaluate(self, features: th.Tensor, actions: th.Tensor, quantiles: bool) -> th.Tensor:
-        dtype = fastest_dtype(features.device)
-        values: th.Tensor = self.ensemble(features, self.embed(features, actions), dtype, quantiles)
+        return self._values(features, self.embed(features, actions), quantiles)
+
+    def _values(self, features: th.Tensor, embedded: th.Tensor, quantiles: bool) -> th.Tensor:
+        values: th.Tensor = self.ensemble(
+            features, embedded, fastest_dtype(features.device), quantiles
+        )
         return values
 
-    def auxiliary_loss(
-        self, batch: Batch, features: th.Tensor, weights: th.Tensor | None
-    ) -> th.Tensor:
-        """Predict the next embedding and the reward."""
+    def loss(self, batch: Batch, target: th.Tensor, weights: th.Tensor | None = None) -> CriticLoss:
+        """Regress the quantiles, and predict the next embedding and the reward.
+
+        Not by ``auxiliary_loss``: that would embed the actions once more.
+        """
+        features, scale = self.state_features(batch.observations), self.scale
+        embedded = self.embed(features, batch.actions.unsqueeze(0))
+        quantiles = self._values(features, embedded, quantiles=True)[:, 0]
+        q_values = quantiles.detach().mean(-1)  # [N, B]
+        errors = (q_values - target.mean(-1)) / scale
         with th.no_grad():
             following = self.state_features(batch.next_observations)
-        predicted = self.predict(self.embed(features, batch.actions.unsqueeze(0))[0])
+        predicted = self.predict(embedded[0])
         of_state = (predicted[:, :-1] - following).square().mean(-1) * (1.0 - batch.dones)
-        loss: th.Tensor = of_state + (predicted[:, -1] - batch.rewards).square()
-        return (loss if weights is None else weights * loss).mean()
+        predicting = of_state + (predicted[:, -1] - batch.rewards).square()
+        metrics = {
+            "critic_loss": 0.5 * errors.square().mean(-1).sum(),
+            "q_value": q_values.mean(),
+            "return_scale": scale.mean(),
+        }
+        return CriticLoss(
+            quantiles,
+            quantile_critic_gradient(quantiles, target, scale, weights),
+            errors.abs().mean(0),
+            metrics,
+            (predicting if weights is None else weights * predicting).mean(),
+        )
