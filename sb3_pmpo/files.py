@@ -22,6 +22,24 @@ def writer() -> str:
 
 
 @contextmanager
+def interrupts_pass() -> Iterator[None]:
+    """Raise Ctrl-C where a writer of files hides it.
+
+    torch's raises a RuntimeError in its place. ``zipfile`` raises a ValueError, of an entry that
+    Ctrl-C has left open.
+    """
+    try:
+        yield
+    except Exception as error:
+        hidden = error.__context__
+        while hidden is not None and not isinstance(hidden, KeyboardInterrupt):
+            hidden = hidden.__context__
+        if hidden is None:
+            raise
+        raise hidden from None
+
+
+@contextmanager
 def whole(target: Path) -> Iterator[Path]:
     """Write beside a place, then put the result in it in one step: a crash leaves the old one.
 
@@ -35,7 +53,8 @@ def whole(target: Path) -> Iterator[Path]:
     temporary = target.with_name(f"{WRITING}{writer()}-{target.name}")
     _remove(temporary)
     try:
-        yield temporary
+        with interrupts_pass():
+            yield temporary
         for path in temporary.rglob("*") if temporary.is_dir() else [temporary]:
             with path.open("rb") as file:
                 os.fsync(file.fileno())
@@ -110,17 +129,6 @@ def whole_file(
         target = aside
     with whole(Path(os.path.realpath(target))) as temporary:
         yield temporary
-
-
-@contextmanager
-def interrupts_pass() -> Iterator[None]:
-    """Raise Ctrl-C where torch hides it: its writer of files raises a RuntimeError in its place."""
-    try:
-        yield
-    except RuntimeError as error:
-        if isinstance(error.__context__, KeyboardInterrupt):
-            raise error.__context__ from None
-        raise
 
 
 @contextmanager

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import io
+import itertools
 import json
+import math
 import stat
+import sys
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import gymnasium as gym
@@ -30,6 +36,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from toys import DictToy, Toy, small, toys
 
 from sb3_pmpo import DPO, MPO, PMPO, boltzmann, ipo_loss, quantile, threshold, top_k
+from sb3_pmpo.files import whole
 from sb3_pmpo.policies import MlpPolicy
 from sb3_pmpo.replay import (
     PrioritizedDictReplayBuffer,
@@ -412,3 +419,59 @@ def test_ctrl_c_while_a_model_is_written_is_no_error_of_torchs(share: float) -> 
     with pytest.raises(KeyboardInterrupt):
         model.save(file)
     assert file.came
+
+
+class PressedInZipfile:
+    """Presses Ctrl-C at one line of the standard library's ``zipfile``.
+
+    :param at: the number of the line, in the order in which they run.
+    """
+
+    def __init__(self, at: float) -> None:
+        self.at, self.lines = at, 0
+
+    def __call__(self, frame: FrameType, event: str, _: Any) -> Any:
+        if frame.f_code.co_filename != zipfile.__file__:
+            return None
+        self.lines += event == "line"
+        if self.lines == self.at:
+            self.lines += 1  # once
+            raise KeyboardInterrupt
+        return self
+
+    def during(self, job: Callable[[], Any]) -> None:
+        before = sys.gettrace()
+        sys.settrace(self)
+        try:
+            job()
+        finally:
+            sys.settrace(before)
+
+
+def save_arrays(folder: Path) -> None:
+    with whole(folder / "arrays") as writing, writing.open("wb") as file:
+        np.savez(file, one=np.ones(3))
+
+
+# A file that zipfile has opened, when Ctrl-C comes before the archive can be closed.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("what", ["buffer", "checkpoint", "arrays"])
+def test_ctrl_c_is_no_error_of_zipfiles(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(zipfile.ZipFile, "__del__")  # Python raises nothing from there
+    model, number = small(Toy()), itertools.count()
+    job = {
+        "buffer": lambda: model.save_replay_buffer(tmp_path / "buffer"),
+        "checkpoint": lambda: model.save_checkpoint(tmp_path / f"{next(number)}"),
+        "arrays": lambda: save_arrays(tmp_path),
+    }[what]
+    counting = PressedInZipfile(math.inf)
+    counting.during(job)
+    assert counting.lines > 100
+    for line in range(1, counting.lines, max(1, counting.lines // 100)):
+        pressed = PressedInZipfile(line)
+        with pytest.raises(KeyboardInterrupt):
+            pressed.during(job)
+        assert pressed.lines > line
+    gc.collect()

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sb3_pmpo.files import interrupts_pass
 from sb3_pmpo.storage import pickles
 from sb3_pmpo.storage.models import decode_items, encode_items
 from sb3_pmpo.storage.pickles import Pickled
@@ -70,6 +71,7 @@ def unpack(container: Container, where: str, *, trust: bool = False) -> dict[str
     return decode_items(container.items, where, trust=trust, columns=container.columns)
 
 
+@interrupts_pass()
 def write(file: Any, container: Container) -> None:
     """Write a container.
 
@@ -83,6 +85,7 @@ def write(file: Any, container: Container) -> None:
                 np.lib.format.write_array(entry, array, allow_pickle=False)
 
 
+@interrupts_pass()
 def write_pickle(file: Any, kind: str, value: Any) -> None:
     """Write what only a pickle can hold, with a digest under the user's key."""
     pickled = pickles.dump(value)

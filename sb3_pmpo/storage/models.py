@@ -161,6 +161,7 @@ def signed(content: bytes) -> bytes:
     return _changed(content, sign)
 
 
+@interrupts_pass()
 def _changed(content: bytes, change: Callable[[dict[str, Any]], dict[str, Any]]) -> bytes:
     """Return a model with other items."""
     result = io.BytesIO()
