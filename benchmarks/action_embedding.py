@@ -71,7 +71,7 @@ class ActionEmbeddingCritic(QuantileCritic):
 
     def _values(self, features: th.Tensor, embedded: th.Tensor, quantiles: bool) -> th.Tensor:
         values: th.Tensor = self.ensemble(
-            features, embedded, fastest_dtype(features.device), quantiles
+            features, embedded, fastest_dtype(features.device, self.net_arch), quantiles
         )
         return values
 

@@ -107,7 +107,7 @@ def pmpo_floor_ms(model: Any) -> dict[str, float]:
     critics, delay = 2, model.policy_delay
     actor = mlp_flops(OBSERVATIONS, 2 * ACTIONS, BATCH)
     critic = critics * mlp_flops(OBSERVATIONS + ACTIONS, 1, BATCH)
-    fast = fastest_dtype(model.device)
+    fast = fastest_dtype(model.device, WIDTHS)
     rate = {dtype: gemm_rate(dtype) for dtype in (th.float32, fast)}
     scoring = (BOOTSTRAP_SAMPLES + model.n_samples / delay) * critic
     training = 3 * critic + actor + (3 + 1) * actor / delay

@@ -19,7 +19,7 @@ from torch import nn
 
 from sb3_pmpo.distributions import Distribution
 from sb3_pmpo.features import NormalisedFeatures, n_choices
-from sb3_pmpo.networks import CategoricalHead, GaussianHead
+from sb3_pmpo.networks import CategoricalHead, GaussianHead, fastest_dtype
 from sb3_pmpo.space_checks import check_observation
 
 
@@ -83,7 +83,7 @@ class Actor(NormalisedFeatures, BoundedPolicy):
             normalize_images=normalize_images,
             squash_output=True,  # predict() then unscales from [-1, 1] to the Box's bounds
         )
-        self.features_dim = features_dim
+        self.features_dim, self.net_arch = features_dim, net_arch
         self.normaliser = normaliser
         self._arguments = {
             "net_arch": net_arch,
@@ -121,13 +121,15 @@ class Actor(NormalisedFeatures, BoundedPolicy):
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | self._arguments
 
-    def distribution(self, observations: PyTorchObs, dtype: th.dtype = th.float32) -> Distribution:
+    def distribution(self, observations: PyTorchObs, *, exact: bool = True) -> Distribution:
         """Compute the action distribution of each state, over ``[B, A]``.
 
         :param observations: a batch of B.
-        :param dtype: of the body; features and head are float32.
+        :param exact: compute the body in float32, not in what is fastest. Features and head always
+            are float32.
         """
         features = self.features(observations)
+        dtype = th.float32 if exact else fastest_dtype(features.device, self.net_arch)
         with th.autocast(features.device.type, dtype, enabled=dtype != th.float32):
             latent = self.latent_pi(features)
         return cast(Distribution, self.head(latent.float()))

@@ -279,7 +279,7 @@ class QuantileCritic(StateActionFeatures):
         return self._evaluate(self.state_features(observations), actions, quantiles=True)
 
     def _evaluate(self, features: th.Tensor, actions: th.Tensor, quantiles: bool) -> th.Tensor:
-        dtype = fastest_dtype(features.device)
+        dtype = fastest_dtype(features.device, self.net_arch)
         return cast(th.Tensor, self.ensemble(features, self.encode(actions), dtype, quantiles))
 
     def score(self, observations: PyTorchObs, actions: th.Tensor) -> th.Tensor:

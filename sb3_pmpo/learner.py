@@ -28,7 +28,7 @@ from sb3_pmpo.graphs import (
     set_capturable,
     set_learning_rate,
 )
-from sb3_pmpo.networks import LaggedCopy, fastest_dtype
+from sb3_pmpo.networks import LaggedCopy
 from sb3_pmpo.objectives import Objective
 
 D = TypeVar("D", bound=Distribution)
@@ -182,7 +182,7 @@ class Updated(NamedTuple):
 class Networks(NamedTuple):
     """A policy's parts; ``actor`` and ``critic`` hold their optimisers.
 
-    An actor computes ``distribution(observations, dtype)``; a critic is a
+    An actor computes ``distribution(observations, exact=)``; a critic is a
     :class:`sb3_pmpo.critics.Critic`.
     """
 
@@ -289,7 +289,7 @@ class Learner:
 
         :return: the reference's distribution and its scored samples.
         """
-        reference, actions, weights, scores = self._score(observations, n_samples, th.float32)
+        reference, actions, weights, scores = self._score(observations, n_samples, exact=True)
         return reference, Candidates(
             scores,
             actions,
@@ -302,9 +302,9 @@ class Learner:
         )
 
     @th.no_grad()
-    def _score(self, observations: Observations, n_samples: int, dtype: th.dtype) -> Any:
+    def _score(self, observations: Observations, n_samples: int, *, exact: bool) -> Any:
         # The reference's body is float32 where a KL to it follows.
-        reference = self.reference_actor.distribution(observations, dtype)
+        reference = self.reference_actor.distribution(observations, exact=exact)
         actions, weights = reference.propose(n_samples)
         return reference, actions, weights, self.critic_target.score(observations, actions)
 
@@ -314,15 +314,14 @@ class Learner:
 
     def value(self, observations: Observations) -> th.Tensor:
         """Estimate the reference's expected value ``[B]`` from fresh samples."""
-        dtype = fastest_dtype(self.device)
-        _, _, weights, scores = self._score(observations, BASELINE_SAMPLES, dtype)
+        _, _, weights, scores = self._score(observations, BASELINE_SAMPLES, exact=False)
         return (weights * scores).sum(0)
 
     @th.no_grad()
     def td_target(self, batch: Batch, pessimism: float) -> th.Tensor:
         """Bootstrap from what the reference does next; ``[B, K]`` in units of the reward."""
         observations = batch.next_observations
-        reference = self.reference_actor.distribution(observations, fastest_dtype(self.device))
+        reference = self.reference_actor.distribution(observations, exact=False)
         actions, weights = reference.propose(BOOTSTRAP_SAMPLES)
         following = self.critic_target.bootstrap(observations, actions, weights, pessimism)
         return td_target(batch.rewards, batch.dones, batch.discounts, following)

@@ -346,12 +346,19 @@ MULTIPLIES_BFLOAT16 = bool(_CPU.get("avx512_bf16") or _CPU.get("amx_bf16"))
 NORMALISES_BFLOAT16 = bool(_CPU.get("amx_bf16"))
 
 
-def fastest_dtype(device: th.device) -> th.dtype:
-    """Return bfloat16 on a CPU whose matrix products are fast in it, else float32.
+#: Narrower layers gain less by products in bfloat16 than the casts take (benchmarks/trials.md).
+WIDE = 256
+
+
+def fastest_dtype(device: th.device, widths: Iterable[int]) -> th.dtype:
+    """Return bfloat16 for wide layers on a CPU whose products are fast in it, else float32.
 
     On a GPU the casts cost more launches than the products of such networks gain.
+
+    :param widths: of the hidden layers.
     """
-    return th.bfloat16 if device.type == "cpu" and MULTIPLIES_BFLOAT16 else th.float32
+    gains = MULTIPLIES_BFLOAT16 and min(widths, default=0) >= WIDE
+    return th.bfloat16 if device.type == "cpu" and gains else th.float32
 
 
 class LaggedCopy:

@@ -124,8 +124,8 @@ def test_the_discretised_policy_learns_the_identity() -> None:
 def test_labels_take_the_critics_mean_and_td_targets_less(
     pessimism: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("critics", "learner"):
-        monkeypatch.setattr(f"sb3_pmpo.{module}.fastest_dtype", lambda _: th.float32)
+    for module in ("critics", "actor"):
+        monkeypatch.setattr(f"sb3_pmpo.{module}.fastest_dtype", lambda *_: th.float32)
     seen: list[Candidates] = []
 
     def labeller(candidates: Candidates) -> Preference:
