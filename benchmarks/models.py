@@ -32,8 +32,8 @@ CLASSES = {
     "SBX-SAC": "sbx:SAC",
     "SBX-CrossQ": "sbx:CrossQ",
 }
-#: Critics of trials, by the name that ``policy_kwargs`` of a variant has.
-CRITICS = {"ActionEmbeddingCritic": "benchmarks.action_embedding:ActionEmbeddingCritic"}
+#: Critics, by the name that ``policy_kwargs`` of a variant has.
+CRITICS = {"EmbeddingCritic": "sb3_pmpo.embeddings:EmbeddingCritic"}
 #: Those that take no MultiDiscrete actions.
 FLAT = ("DQN", "QR-DQN")
 

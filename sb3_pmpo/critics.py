@@ -211,9 +211,16 @@ class StateActionFeatures(NormalisedFeatures):
         return th.cat([F.one_hot(index, n) for index, n in by_dim], dim=-1).float()
 
     def auxiliary_loss(
-        self, batch: Batch, features: th.Tensor, weights: th.Tensor | None
+        self,
+        batch: Batch,
+        features: th.Tensor,
+        weights: th.Tensor | None,
+        inputs: tuple[th.Tensor, th.Tensor] | None = None,
     ) -> th.Tensor | None:
-        """Compute the auxiliary loss of the transitions, a scalar; None where there is none."""
+        """Compute the auxiliary loss of the transitions, a scalar; None where there is none.
+
+        :param inputs: what an ensemble sees of them, where it has been computed; unused here.
+        """
         if self.auxiliary is None:
             return None
         with th.no_grad():
@@ -249,15 +256,24 @@ class QuantileCritic(StateActionFeatures):
     :param n_critics: N.
     :param n_quantiles: K.
     :param layer_norm: layer norm in the body.
+    :param embedding_dim: how many inputs :meth:`inputs` adds to features and to codes.
     :param parts: the arguments of :class:`StateActionFeatures`.
     """
 
-    def __init__(self, *, n_critics: int, n_quantiles: int, layer_norm: bool, **parts: Any) -> None:
+    def __init__(
+        self,
+        *,
+        n_critics: int,
+        n_quantiles: int,
+        layer_norm: bool,
+        embedding_dim: int = 0,
+        **parts: Any,
+    ) -> None:
         super().__init__(**parts)
-        self.n_critics = n_critics
+        self.n_critics, self.embedding_dim = n_critics, embedding_dim
         self.ensemble = EnsembleQ(
-            self.features_dim,
-            self.code_dim,
+            self.features_dim + embedding_dim,
+            self.code_dim + embedding_dim,
             self.net_arch,
             n_critics,
             self.activation_fn,
@@ -279,8 +295,19 @@ class QuantileCritic(StateActionFeatures):
         return self._evaluate(self.state_features(observations), actions, quantiles=True)
 
     def _evaluate(self, features: th.Tensor, actions: th.Tensor, quantiles: bool) -> th.Tensor:
-        dtype = fastest_dtype(features.device, self.net_arch)
-        return cast(th.Tensor, self.ensemble(features, self.encode(actions), dtype, quantiles))
+        return self._values(*self.inputs(features, actions), quantiles)
+
+    def inputs(self, features: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """Compute what the ensemble sees: ``[B, ...]`` of states, ``[S, B, ...]`` of actions.
+
+        :param features: ``[B, F]``.
+        :param actions: ``[S, B, A]``.
+        """
+        return features, self.encode(actions)
+
+    def _values(self, of_state: th.Tensor, of_action: th.Tensor, quantiles: bool) -> th.Tensor:
+        dtype = fastest_dtype(of_state.device, self.net_arch)
+        return cast(th.Tensor, self.ensemble(of_state, of_action, dtype, quantiles))
 
     def score(self, observations: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         """Average the critics; ``[S, B]``."""
@@ -308,7 +335,8 @@ class QuantileCritic(StateActionFeatures):
     def loss(self, batch: Batch, target: th.Tensor, weights: th.Tensor | None = None) -> CriticLoss:
         """Regress the quantiles to the target's; see :func:`quantile_critic_gradient`."""
         features, scale = self.state_features(batch.observations), self.scale
-        quantiles = self._evaluate(features, batch.actions.unsqueeze(0), quantiles=True)[:, 0]
+        inputs = self.inputs(features, batch.actions.unsqueeze(0))
+        quantiles = self._values(*inputs, quantiles=True)[:, 0]
         q_values = quantiles.detach().mean(-1)  # [N, B]
         errors = (q_values - target.mean(-1)) / scale
         return CriticLoss(
@@ -320,7 +348,7 @@ class QuantileCritic(StateActionFeatures):
                 "q_value": q_values.mean(),
                 "return_scale": scale.mean(),
             },
-            self.auxiliary_loss(batch, features, weights),
+            self.auxiliary_loss(batch, features, weights, inputs),
         )
 
     def parameter_groups(self) -> list[dict[str, Any]]:
