@@ -32,8 +32,6 @@ CLASSES = {
     "SBX-SAC": "sbx:SAC",
     "SBX-CrossQ": "sbx:CrossQ",
 }
-#: Critics, by the name that ``policy_kwargs`` of a variant has.
-CRITICS = {"EmbeddingCritic": "sb3_pmpo.embeddings:EmbeddingCritic"}
 #: Those that take no MultiDiscrete actions.
 FLAT = ("DQN", "QR-DQN")
 
@@ -48,11 +46,7 @@ def base_of(algorithm: str) -> str:
 
 def algorithm_class(algorithm: str) -> Any:
     """Return the class that an algorithm's name starts with."""
-    return _imported(CLASSES[base_of(algorithm)])
-
-
-def _imported(place: str) -> Any:
-    module, _, name = place.partition(":")
+    module, _, name = CLASSES[base_of(algorithm)].partition(":")
     return getattr(importlib.import_module(module), name)
 
 
@@ -106,10 +100,6 @@ def make_model(algorithm: str, task: str, env: Any, seed: int, arguments: Argume
     merged = merge(shipped, {"policy": "MlpPolicy"}, arguments)
     policy = merged["policy"]
     settings = to_arguments({key: merged[key] for key in merged.keys() - set(SETTINGS)})
-    told = settings.get("policy_kwargs") or {}
-    if told.get("critic_class") in CRITICS:
-        critic = _imported(CRITICS[told["critic_class"]])
-        settings["policy_kwargs"] = told | {"critic_class": critic}
     return algorithm_class(algorithm)(policy, env, seed=seed, device="cpu", **settings)
 
 

@@ -29,7 +29,8 @@ class EmbeddingCritic(QuantileCritic):
     """An ensemble of quantile critics on learned embeddings, which predict the next state's.
 
     The loss of the prediction is the auxiliary loss ``mean((W e(z(s), a) + b - z(s'))^2)`` over Z
-    and B, without the transitions that end an episode. No gradient reaches ``z(s')``.
+    and B, without the transitions that end an episode. No gradient reaches ``z(s')``. With n-step
+    returns ``s'`` is the state n steps later.
 
     :param embedding_dim: Z, also the width of the embeddings' hidden layers; at least 1.
     :param parts: the arguments of :class:`sb3_pmpo.critics.QuantileCritic`.

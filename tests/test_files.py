@@ -36,6 +36,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from toys import DictToy, Toy, small, toys
 
 from sb3_pmpo import DPO, MPO, PMPO, boltzmann, ipo_loss, quantile, threshold, top_k
+from sb3_pmpo.embeddings import EmbeddingCritic
 from sb3_pmpo.files import whole
 from sb3_pmpo.policies import MlpPolicy
 from sb3_pmpo.replay import (
@@ -153,6 +154,7 @@ def test_what_is_not_plain_says_so(value: Any) -> None:
         (MPO, {"policy_kwargs": {"activation_fn": th.nn.Tanh, "optimizer_class": th.optim.SGD}}),
         (DPO, {"loss": ipo_loss, "action_noise": NormalActionNoise(np.zeros(1), np.ones(1))}),
         (PMPO, {"replay_buffer_class": PrioritizedReplayBuffer, "train_freq": (1, "episode")}),
+        (PMPO, {"policy_kwargs": {"critic_class": EmbeddingCritic}}),
     ],
 )
 def test_arguments_of_ours_and_of_sb3_need_no_pickle(

@@ -48,6 +48,7 @@ _NAMED = {
     "sb3_contrib.tqc.policies": "CnnPolicy MultiInputPolicy TQCPolicy",
     "sb3_pmpo.policies": "CnnPolicy MultiInputPolicy PMPOPolicy",
     "sb3_pmpo.critics": "QuantileCritic",
+    "sb3_pmpo.embeddings": "EmbeddingCritic",
     "sb3_pmpo.core.losses": "dpo_loss ipo_loss",
     "sb3_pmpo.core.samples": "mean_over_samples mean_per_set",
     "sb3_pmpo.core.labels": "mean_score state_value",

@@ -21,6 +21,8 @@ from stable_baselines3.common.utils import LinearSchedule
 from torch import nn
 
 from sb3_pmpo import DPO, MPO, PMPO
+from sb3_pmpo.critics import QuantileCritic
+from sb3_pmpo.embeddings import EmbeddingCritic
 from sb3_pmpo.online.written import OBJECTS, Vocabulary, parse
 
 #: What the Zoo's ``--algo`` calls ours.
@@ -110,7 +112,9 @@ def _classes(module: ModuleType, *prefixes: str) -> dict[str, type]:
 _KWARGS = Vocabulary(
     "dict(net_arch=[64, 64], activation_fn=nn.ReLU)",
     {"dict": dict},
-    _classes(nn, "nn", "th.nn") | _classes(th.optim, "th.optim") | {"RMSpropTFLike": RMSpropTFLike},
+    _classes(nn, "nn", "th.nn")
+    | _classes(th.optim, "th.optim")
+    | {each.__name__: each for each in (EmbeddingCritic, QuantileCritic, RMSpropTFLike)},
 )
 
 

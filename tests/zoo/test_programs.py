@@ -41,6 +41,7 @@ from sb3_pmpo import (
     top_k,
 )
 from sb3_pmpo.core.preference import mean_over_samples
+from sb3_pmpo.embeddings import EmbeddingCritic
 from sb3_pmpo.envs import wrap
 from sb3_pmpo.replay import PrioritizedReplayBuffer
 from sb3_pmpo.tools.cli import main
@@ -312,7 +313,12 @@ def test_policy_kwargs_are_merged_from_strings_and_dictionaries() -> None:
 
 
 def test_what_yaml_cannot_hold_is_written_as_text() -> None:
-    kwargs = {"net_arch": (8, 8), "activation_fn": th.nn.ELU, "optimizer_class": th.optim.AdamW}
+    kwargs = {
+        "net_arch": (8, 8),
+        "activation_fn": th.nn.ELU,
+        "optimizer_class": th.optim.AdamW,
+        "critic_class": EmbeddingCritic,
+    }
     text = to_yaml({"tau": 0.1, "policy_kwargs": kwargs}, "Pendulum-v1")
     entry = yaml.safe_load(text)["Pendulum-v1"]
     assert entry["tau"] == 0.1
