@@ -1,9 +1,9 @@
-r"""Quantile critics that see learned embeddings of the states and of the actions in them.
+"""Quantile critics that see learned embeddings of the states and of the actions in them.
 
 An embedding ``z(s)`` of the state and one of state and action, ``e(z(s), a)``, learn so that a
 linear layer predicts ``z(s')`` from ``e``, as in TD7 (Fujimoto et al., 2023) and MR.Q (Fujimoto et
-al., 2025). The critics see ``[s, z]`` and ``[a, e]``, as those of TD7 do; as in neither of the two,
-the gradient of the values reaches the embeddings, too.
+al., 2025). The critics see ``[s, z]`` and ``[a, e]``, as those of TD7 do. Other than there, the
+gradient of the values reaches the embeddings, too.
 
 Axes: N critics, S actions, B states, F features, C an action's code, Z an embedding.
 """
