@@ -194,6 +194,20 @@ SUITES: dict[str, Suite] = {
             "PMPO-white-noise": {"exploration_noise": None},
         }
     ),
+    # The critic on learned embeddings, with half of the default's updates.
+    "embedding": Suite(
+        DEVELOPMENT,
+        {
+            "PMPO-embedding": {
+                "policy_kwargs": {"critic_class": "EmbeddingCritic"},
+                "gradient_steps": 2,
+                "policy_delay": 2,
+                "tau": 0.01,
+                "reference_tau": 0.01,
+            }
+        },
+        baseline="PMPO-embedding",
+    ),
     "figure2": Suite(
         (*DEVELOPMENT, "humanoid-stand", "manipulator-bring_ball"),
         FIGURE2_GROUPS["Gaussian"] | FIGURE2_GROUPS["discretised"],

@@ -121,13 +121,19 @@ _KWARGS = Vocabulary(
 def as_dict(name: str, kwargs: str | Mapping[str, Any] | None) -> dict[str, Any]:
     """Read arguments that a configuration may write as text, ``"dict(n_bins=11)"``.
 
+    In a dictionary, too, a text that names a class is that class: ``{"activation_fn": "nn.ReLU"}``.
+
     :raises ValueError: if it is no dictionary of literals and of torch's classes.
     """
     if isinstance(kwargs, str):
         kwargs = parse(name, kwargs, _KWARGS)
     if not isinstance(kwargs, Mapping | None):
         raise ValueError(f"{name} must be a dictionary of arguments, got {kwargs!r}")
-    return dict(kwargs or {})
+    known = _KWARGS.values
+    return {
+        key: known.get(value, value) if isinstance(value, str) else value
+        for key, value in (kwargs or {}).items()
+    }
 
 
 def to_arguments(config: Mapping[str, Any]) -> dict[str, Any]:

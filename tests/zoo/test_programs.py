@@ -312,6 +312,17 @@ def test_policy_kwargs_are_merged_from_strings_and_dictionaries() -> None:
     assert merged == {"policy_kwargs": {"net_arch": [8], "n_bins": 5}, "tau": 1, "gamma": 0.9}
 
 
+def test_a_class_in_policy_kwargs_goes_by_its_name() -> None:
+    for written in (
+        "dict(critic_class=EmbeddingCritic, activation_fn=nn.ELU)",
+        {"critic_class": "EmbeddingCritic", "activation_fn": "nn.ELU"},
+    ):
+        assert to_arguments({"policy_kwargs": written}) == {
+            "policy_kwargs": {"critic_class": EmbeddingCritic, "activation_fn": th.nn.ELU}
+        }
+    assert as_dict("env_kwargs", {"mode": "dict"}) == {"mode": "dict"}
+
+
 def test_what_yaml_cannot_hold_is_written_as_text() -> None:
     kwargs = {
         "net_arch": (8, 8),
