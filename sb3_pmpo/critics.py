@@ -9,7 +9,7 @@ Axes: N critics, K quantiles, S actions, B states, F features, A action dimensio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, cast
 
 import torch as th
@@ -211,16 +211,9 @@ class StateActionFeatures(NormalisedFeatures):
         return th.cat([F.one_hot(index, n) for index, n in by_dim], dim=-1).float()
 
     def auxiliary_loss(
-        self,
-        batch: Batch,
-        features: th.Tensor,
-        weights: th.Tensor | None,
-        inputs: tuple[th.Tensor, th.Tensor] | None = None,
+        self, batch: Batch, features: th.Tensor, weights: th.Tensor | None
     ) -> th.Tensor | None:
-        """Compute the auxiliary loss of the transitions, a scalar; None where there is none.
-
-        :param inputs: what an ensemble sees of them, where it has been computed; unused here.
-        """
+        """Compute the auxiliary loss of the transitions, a scalar; None where there is none."""
         if self.auxiliary is None:
             return None
         with th.no_grad():
@@ -256,7 +249,8 @@ class QuantileCritic(StateActionFeatures):
     :param n_critics: N.
     :param n_quantiles: K.
     :param layer_norm: layer norm in the body.
-    :param embedding_dim: how many inputs :meth:`inputs` adds to features and to codes.
+    :param embedding_class: makes a :class:`sb3_pmpo.embeddings.Embedding` from F and the width of
+        an action's code; None for none.
     :param parts: the arguments of :class:`StateActionFeatures`.
     """
 
@@ -266,14 +260,18 @@ class QuantileCritic(StateActionFeatures):
         n_critics: int,
         n_quantiles: int,
         layer_norm: bool,
-        embedding_dim: int = 0,
+        embedding_class: Callable[[int, int], Any] | None = None,
         **parts: Any,
     ) -> None:
         super().__init__(**parts)
-        self.n_critics, self.embedding_dim = n_critics, embedding_dim
+        self.n_critics = n_critics
+        self.embedding = (
+            None if embedding_class is None else embedding_class(self.features_dim, self.code_dim)
+        )
+        added = 0 if self.embedding is None else self.embedding.width
         self.ensemble = EnsembleQ(
-            self.features_dim + embedding_dim,
-            self.code_dim + embedding_dim,
+            self.features_dim + added,
+            self.code_dim + added,
             self.net_arch,
             n_critics,
             self.activation_fn,
@@ -303,7 +301,24 @@ class QuantileCritic(StateActionFeatures):
         :param features: ``[B, F]``.
         :param actions: ``[S, B, A]``.
         """
-        return features, self.encode(actions)
+        codes = self.encode(actions)
+        return (features, codes) if self.embedding is None else self.embedding(features, codes)
+
+    def _further_loss(
+        self,
+        batch: Batch,
+        features: th.Tensor,
+        of_action: th.Tensor,
+        weights: th.Tensor | None,
+    ) -> th.Tensor | None:
+        auxiliary = self.auxiliary_loss(batch, features, weights)
+        if self.embedding is None:
+            return auxiliary
+        with th.no_grad():
+            following = self.features(batch.next_observations)
+        entries = self.embedding.loss(of_action, following) * (1.0 - batch.dones)
+        loss = cast(th.Tensor, (entries if weights is None else weights * entries).mean())
+        return loss if auxiliary is None else loss + auxiliary
 
     def _values(self, of_state: th.Tensor, of_action: th.Tensor, quantiles: bool) -> th.Tensor:
         dtype = fastest_dtype(of_state.device, self.net_arch)
@@ -348,7 +363,7 @@ class QuantileCritic(StateActionFeatures):
                 "q_value": q_values.mean(),
                 "return_scale": scale.mean(),
             },
-            self.auxiliary_loss(batch, features, weights, inputs),
+            self._further_loss(batch, features, inputs[1][0], weights),
         )
 
     def parameter_groups(self) -> list[dict[str, Any]]:

@@ -10,12 +10,12 @@ Axes: N critics, S actions, B states, F features, C an action's code, Z an embed
 
 from __future__ import annotations
 
-from typing import Any, cast
+from functools import partial
+from typing import Any, Protocol, cast
 
 import torch as th
 from torch import nn
 
-from sb3_pmpo.core.batch import Batch
 from sb3_pmpo.critics import QuantileCritic
 from sb3_pmpo.learn_checks import check_count
 
@@ -25,47 +25,66 @@ def _embedding(n_inputs: int, width: int) -> nn.Sequential:
     return nn.Sequential(*first, nn.Linear(width, width), nn.LayerNorm(width), nn.ELU(inplace=True))
 
 
+class Embedding(Protocol):
+    """A module that adds learned inputs, which predict the next state, to what an ensemble sees."""
+
+    width: int  # how many it adds to the features, and to the codes of the actions
+
+    def __call__(self, features: th.Tensor, codes: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """Add to the features ``[B, F]`` and to the codes ``[S, B, C]``."""
+        ...
+
+    def loss(self, of_action: th.Tensor, next_features: th.Tensor) -> th.Tensor:
+        """Compute the loss of the prediction.
+
+        :param of_action: ``[B, C + width]`` as it made them, with gradient.
+        :param next_features: ``[B, F]`` of the next states; no gradient is to reach what is made
+            of them.
+        :return: ``[B]``; transitions that end an episode do not count.
+        """
+        ...
+
+
+class NextEmbedding(nn.Module):
+    """Embeddings of states and of actions in them, of which the latter predict the next state's.
+
+    :param features_dim: F.
+    :param code_dim: C.
+    :param width: Z, also the width of the embeddings' hidden layers.
+    """
+
+    def __init__(self, features_dim: int, code_dim: int, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.of_state = _embedding(features_dim, width)
+        self.of_action = _embedding(width + code_dim, width)
+        self.predict = nn.Linear(width, width)
+
+    def forward(self, features: th.Tensor, codes: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """Return ``[s, z]`` of shape ``[B, F + Z]`` and ``[a, e]`` of ``[S, B, C + Z]``."""
+        of_state = self.of_state(features)
+        given = th.cat((of_state.expand(*codes.shape[:-1], -1), codes), -1)
+        return th.cat((features, of_state), -1), th.cat((codes, self.of_action(given)), -1)
+
+    def loss(self, of_action: th.Tensor, next_features: th.Tensor) -> th.Tensor:
+        """Compute ``mean((W e + b - z(s'))^2)`` over Z, ``[B]``, without gradient of ``z(s')``."""
+        with th.no_grad():
+            following = self.of_state(next_features)
+        predicted = self.predict(of_action[..., -self.width :])
+        return cast(th.Tensor, (predicted - following).square().mean(-1))
+
+
 class EmbeddingCritic(QuantileCritic):
     """An ensemble of quantile critics on learned embeddings, which predict the next state's.
 
-    The loss of the prediction is the auxiliary loss ``mean((W e(z(s), a) + b - z(s'))^2)`` over Z
-    and B, without the transitions that end an episode. No gradient reaches ``z(s')``. With n-step
-    returns ``s'`` is the state n steps later.
+    The loss of the prediction is its auxiliary loss. With n-step returns the next state is the one
+    n steps later.
 
-    :param embedding_dim: Z, also the width of the embeddings' hidden layers; at least 1.
+    :param embedding_dim: Z, at least 1.
     :param parts: the arguments of :class:`sb3_pmpo.critics.QuantileCritic`.
     :raises ValueError: for an ``embedding_dim`` that is out of range.
     """
 
     def __init__(self, *, embedding_dim: int = 128, **parts: Any) -> None:
         check_count("embedding_dim", embedding_dim, 1)
-        super().__init__(**parts, embedding_dim=int(embedding_dim))
-        self.of_state = _embedding(self.features_dim, self.embedding_dim)
-        self.of_action = _embedding(self.embedding_dim + self.code_dim, self.embedding_dim)
-        self.predict = nn.Linear(self.embedding_dim, self.embedding_dim)
-
-    def inputs(self, features: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        """Add the embeddings: ``[B, F + Z]`` of the states, ``[S, B, C + Z]`` of the actions."""
-        codes, of_state = self.encode(actions), self.of_state(features)
-        given = th.cat((of_state.expand(*codes.shape[:-1], -1), codes), -1)
-        return th.cat((features, of_state), -1), th.cat((codes, self.of_action(given)), -1)
-
-    def auxiliary_loss(
-        self,
-        batch: Batch,
-        features: th.Tensor,
-        weights: th.Tensor | None,
-        inputs: tuple[th.Tensor, th.Tensor] | None = None,
-    ) -> th.Tensor:
-        """Compute how far the next states' embeddings are from what is predicted, a scalar.
-
-        :param inputs: of the transitions, as :meth:`inputs` returns them; None to compute them.
-        """
-        _, of_action = inputs or self.inputs(features, batch.actions.unsqueeze(0))
-        with th.no_grad():
-            following = self.of_state(self.features(batch.next_observations))
-        predicted = self.predict(of_action[0, :, self.code_dim :])
-        entries = (predicted - following).square().mean(-1) * (1.0 - batch.dones)
-        loss = cast(th.Tensor, (entries if weights is None else weights * entries).mean())
-        further = super().auxiliary_loss(batch, features, weights)
-        return loss if further is None else loss + further
+        super().__init__(**parts, embedding_class=partial(NextEmbedding, width=int(embedding_dim)))

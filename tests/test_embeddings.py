@@ -40,9 +40,9 @@ def adding_critic() -> EmbeddingCritic:
         critic_class=EmbeddingCritic,
         critic_kwargs={"embedding_dim": 2},
     )
-    critic = policy.critic
-    critic.of_state, critic.of_action, critic.predict = nn.Identity(), Sum(), nn.Identity()
-    return critic
+    made = policy.critic.embedding
+    made.of_state, made.of_action, made.predict = nn.Identity(), Sum(), nn.Identity()
+    return policy.critic
 
 
 def made_up(n: int) -> Batch:
@@ -54,15 +54,19 @@ def made_up(n: int) -> Batch:
 def test_the_loss_is_how_far_the_next_embedding_is_from_what_is_predicted() -> None:
     critic, batch = adding_critic(), made_up(5)
     each = (batch.observations + batch.actions - batch.next_observations).square().mean(-1)
-    features, weights = critic.state_features(batch.observations), th.rand(5)
-    th.testing.assert_close(critic.auxiliary_loss(batch, features, None), each.mean())
-    th.testing.assert_close(
-        critic.auxiliary_loss(batch, features, weights), (weights * each).mean()
-    )
+
+    def loss(batch: Batch, weights: th.Tensor | None = None) -> th.Tensor:
+        found = critic.loss(batch, th.zeros(5, 1), weights).auxiliary
+        assert found is not None
+        return found
+
+    weights = th.rand(5)
+    th.testing.assert_close(loss(batch), each.mean())
+    th.testing.assert_close(loss(batch, weights), (weights * each).mean())
     exact = batch._replace(next_observations=batch.observations + batch.actions)
-    assert critic.auxiliary_loss(exact, features, None) == 0.0
+    assert loss(exact) == 0.0
     over = batch._replace(dones=th.tensor([1.0, 0.0, 1.0, 1.0, 1.0]))  # no state follows
-    th.testing.assert_close(critic.auxiliary_loss(over, features, None), each[1] / 5)
+    th.testing.assert_close(loss(over), each[1] / 5)
 
 
 def test_the_ensemble_sees_what_is_raw_and_what_is_embedded() -> None:
@@ -94,7 +98,8 @@ def test_values_and_predictions_shape_the_embeddings_and_no_target_does(share: b
             outputs, list(named.values()), gradient, retain_graph=True, allow_unused=True
         )
         moved = [each is not None and bool(each.abs().sum() > 0.0) for each in found]
-        return {name.split(".")[0] for name, each in zip(named, moved, strict=True) if each}
+        parts = [name.removeprefix("embedding.").split(".")[0] for name in named]
+        return {part for part, each in zip(parts, moved, strict=True) if each}
 
     assert reached(loss.outputs, loss.gradient) == {"of_state", "of_action", "ensemble"}
     assert reached(loss.auxiliary, None) == {"of_state", "of_action", "predict"}
@@ -119,8 +124,9 @@ def test_it_trains_saves_loads_and_goes_on(make: Any, policy: str, tmp_path: Pat
     assert model.metrics.means()["auxiliary_loss"] > 0.0
     after = parameters(model.policy)
     for part in ("of_state.0.weight", "of_action.0.weight", "predict.weight"):
-        assert not after[f"critic.{part}"].equal(before[f"critic.{part}"])
-    assert not after["critic_target.predict.weight"].equal(before["critic_target.predict.weight"])
+        assert not after[f"critic.embedding.{part}"].equal(before[f"critic.embedding.{part}"])
+    lagged = "critic_target.embedding.predict.weight"
+    assert not after[lagged].equal(before[lagged])
     model.save(tmp_path / "model")
     loaded = PMPO.load(tmp_path / "model", env=make(), device="cpu")
     assert_equal(after, parameters(loaded.policy))

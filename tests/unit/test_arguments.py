@@ -126,7 +126,7 @@ def test_the_documented_arguments_are_the_real_ones(thing: Any) -> None:
 
 
 def test_the_quantile_critic_documents_what_it_adds() -> None:
-    added = {"n_critics", "n_quantiles", "layer_norm", "parts"}
+    added = {"n_critics", "n_quantiles", "layer_norm", "embedding_class", "parts"}
     assert arguments(QuantileCritic).keys() == added
     assert set(re.findall(r":param (\w+):", QuantileCritic.__doc__ or "")) == added
 
