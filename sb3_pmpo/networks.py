@@ -346,7 +346,7 @@ MULTIPLIES_BFLOAT16 = bool(_CPU.get("avx512_bf16") or _CPU.get("amx_bf16"))
 NORMALISES_BFLOAT16 = bool(_CPU.get("amx_bf16"))
 
 
-#: Narrower layers gain less by products in bfloat16 than the casts take (benchmarks/trials.md).
+#: Narrower layers gain less by products in bfloat16 than the casts take (benchmarks/README.md).
 WIDE = 256
 
 

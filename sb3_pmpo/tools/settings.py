@@ -123,7 +123,7 @@ def as_dict(name: str, kwargs: str | Mapping[str, Any] | None) -> dict[str, Any]
 
     In a dictionary, too, a text that names a class is that class: ``{"activation_fn": "nn.ReLU"}``.
 
-    :raises ValueError: if it is no dictionary of literals and of torch's classes.
+    :raises ValueError: if it is no dictionary of literals and of the classes of torch and critics.
     """
     if isinstance(kwargs, str):
         kwargs = parse(name, kwargs, _KWARGS)
