@@ -105,11 +105,14 @@ class Critic(Protocol):
 def try_critic(critic: Any, observations: PyTorchObs, actions: th.Tensor) -> None:
     """Compute the loss of two made-up transitions, so that a fault shows before training.
 
+    The critic is as before afterwards, with the statistics that it keeps.
+
     :param critic: of a class that the user gives.
     :param observations: two, which the transitions lead back to.
     :param actions: ``[2, A]``.
     :raises TypeError: if what it returns is no :class:`CriticLoss` of two transitions.
     """
+    before = {name: value.clone() for name, value in critic.state_dict().items()}
     zeros = th.zeros(len(actions), device=actions.device)
     batch = Batch(observations, actions, observations, zeros, zeros, 0.0)
     weights = th.ones(1, len(actions), device=actions.device)
@@ -117,6 +120,7 @@ def try_critic(critic: Any, observations: PyTorchObs, actions: th.Tensor) -> Non
         target = critic.bootstrap(observations, actions.unsqueeze(0), weights, 0.5)
     with th.enable_grad():
         loss = critic.loss(batch, td_target(zeros, zeros, 0.0, target))
+    critic.load_state_dict(before)
     if not isinstance(loss, CriticLoss):
         raise TypeError(f"loss() returned a {type(loss).__name__}, not a CriticLoss")
     if loss.errors.shape != zeros.shape:
@@ -316,7 +320,7 @@ class QuantileCritic(StateActionFeatures):
             return auxiliary
         with th.no_grad():
             following = self.features(batch.next_observations)
-        entries = self.embedding.loss(of_action, following) * (1.0 - batch.dones)
+        entries = self.embedding.loss(of_action, following, batch)
         loss = cast(th.Tensor, (entries if weights is None else weights * entries).mean())
         return loss if auxiliary is None else loss + auxiliary
 
