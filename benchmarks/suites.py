@@ -124,8 +124,21 @@ class Suite:
 
 
 def _ablation(variants: dict[str, Arguments]) -> Suite:
-    """Each variant alone against the default, on three tasks at 50k."""
+    """Each variant alone against what PMPO is without it, on three tasks at 50k."""
     return Suite(THREE, {"PMPO": {}} | variants, baseline="PMPO", steps=50_000)
+
+
+def _without_embeddings(algorithms: dict[str, Arguments]) -> dict[str, Arguments]:
+    """Give each the critics and the updates that were the default when its suite was run."""
+    before: Arguments = {
+        "gradient_steps": 4, "policy_delay": 4, "tau": 0.005, "reference_tau": 0.005
+    }  # fmt: skip
+    return {
+        name: before
+        | given
+        | {"policy_kwargs": {"critic_class": "QuantileCritic"} | given.get("policy_kwargs", {})}
+        for name, given in algorithms.items()
+    }
 
 
 #: The KL weights of accept-and-reject in figure 2, for the mean and for what spreads. On an even
@@ -143,11 +156,13 @@ _FIGURE2: dict[str, Arguments] = {
     "DPO": {"n_samples": 6},
 }
 FIGURE2_GROUPS = {
-    "Gaussian": _FIGURE2,
-    "discretised": {
-        f"{name}-D": {"policy_kwargs": {"n_bins": 11}} | arguments
-        for name, arguments in _FIGURE2.items()
-    },
+    "Gaussian": _without_embeddings(_FIGURE2),
+    "discretised": _without_embeddings(
+        {
+            f"{name}-D": {"policy_kwargs": {"n_bins": 11}} | arguments
+            for name, arguments in _FIGURE2.items()
+        }
+    ),
 }
 
 #: The variants of figure 3 by their alpha, and the KL weights that it sweeps.
@@ -167,46 +182,35 @@ SUITES: dict[str, Suite] = {
     ),
     # For variants of the command line.
     "ablation": _ablation({}),
-    # Each part of the default alone: without it, or the other choice. More of a part than the
-    # default has (trials.md) is left to --variant.
+    # Each part alone: without it, or the other choice. More of a part than the default has
+    # (trials.md) is left to --variant.
     "levers": _ablation(
-        {
-            # critics and their targets
-            "PMPO-raw-observations": {"policy_kwargs": {"normalize_observations": False}},
-            "PMPO-no-layer-norm": {"policy_kwargs": {"layer_norm": False}},
-            "PMPO-one-quantile": {"policy_kwargs": {"n_quantiles": 1}},
-            "PMPO-three-steps": {"n_steps": 3},
-            "PMPO-mean-target": {"pessimism": 0},
-            # updates of a decision, and their size
-            "PMPO-one-update": {"gradient_steps": 1, "policy_delay": 1},
-            "PMPO-delay1": {"policy_delay": 1},
-            # labels
-            "PMPO-S4": {"n_samples": 4},
-            "PMPO-halves": {"labeller": "top_k(3)"},
-            "PMPO-accept-only": {"alpha": 1.0},
-            # the policy's step and its reference
-            "PMPO-slow-mean": {"beta": [1, 100]},
-            "PMPO-fast-std": {"beta": [0.2, 20]},
-            "PMPO-joint-kl": {"decoupled": False},
-            "PMPO-no-barrier": {"edge_barrier": 0},
-            "PMPO-hard-reference": {"reference_tau": 1.0, "reference_update_interval": 100},
-            # exploration
-            "PMPO-white-noise": {"exploration_noise": None},
-        }
-    ),
-    # The critic on learned embeddings, with half of the default's updates.
-    "embedding": Suite(
-        DEVELOPMENT,
-        {
-            "PMPO-embedding": {
-                "policy_kwargs": {"critic_class": "EmbeddingCritic"},
-                "gradient_steps": 2,
-                "policy_delay": 2,
-                "tau": 0.01,
-                "reference_tau": 0.01,
+        _without_embeddings(
+            {
+                "PMPO": {},
+                # critics and their targets
+                "PMPO-raw-observations": {"policy_kwargs": {"normalize_observations": False}},
+                "PMPO-no-layer-norm": {"policy_kwargs": {"layer_norm": False}},
+                "PMPO-one-quantile": {"policy_kwargs": {"n_quantiles": 1}},
+                "PMPO-three-steps": {"n_steps": 3},
+                "PMPO-mean-target": {"pessimism": 0},
+                # updates of a decision, and their size
+                "PMPO-one-update": {"gradient_steps": 1, "policy_delay": 1},
+                "PMPO-delay1": {"policy_delay": 1},
+                # labels
+                "PMPO-S4": {"n_samples": 4},
+                "PMPO-halves": {"labeller": "top_k(3)"},
+                "PMPO-accept-only": {"alpha": 1.0},
+                # the policy's step and its reference
+                "PMPO-slow-mean": {"beta": [1, 100]},
+                "PMPO-fast-std": {"beta": [0.2, 20]},
+                "PMPO-joint-kl": {"decoupled": False},
+                "PMPO-no-barrier": {"edge_barrier": 0},
+                "PMPO-hard-reference": {"reference_tau": 1.0, "reference_update_interval": 100},
+                # exploration
+                "PMPO-white-noise": {"exploration_noise": None},
             }
-        },
-        baseline="PMPO-embedding",
+        )
     ),
     "figure2": Suite(
         (*DEVELOPMENT, "humanoid-stand", "manipulator-bring_ball"),
@@ -217,10 +221,13 @@ SUITES: dict[str, Suite] = {
     # The joint KL, with one weight, is what the paper sweeps.
     "figure3": Suite(
         THREE,
-        {
-            figure3_name(name, beta): _HALVES | {"alpha": alpha, "beta": beta, "decoupled": False}
-            for (name, alpha), beta in product(FIGURE3_ALPHAS.items(), FIGURE3_BETAS)
-        },
+        _without_embeddings(
+            {
+                figure3_name(name, beta): _HALVES
+                | {"alpha": alpha, "beta": beta, "decoupled": False}
+                for (name, alpha), beta in product(FIGURE3_ALPHAS.items(), FIGURE3_BETAS)
+            }
+        ),
         baseline="PMPO-AR-beta1",
         steps=30_000,
     ),

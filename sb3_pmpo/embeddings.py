@@ -104,11 +104,14 @@ class EmbeddingCritic(QuantileCritic):
     The loss of the prediction is its auxiliary loss. With n-step returns the next state is the one
     n steps later, and the reward the discounted sum of those between.
 
-    :param embedding_dim: Z, at least 1.
+    :param embedding_dim: Z, at least 1; None for the width of the critics' first layer, 128 where
+        they have no hidden one.
     :param parts: the arguments of :class:`sb3_pmpo.critics.QuantileCritic`.
     :raises ValueError: for an ``embedding_dim`` that is out of range.
     """
 
-    def __init__(self, *, embedding_dim: int = 128, **parts: Any) -> None:
+    def __init__(self, *, embedding_dim: int | None = None, **parts: Any) -> None:
+        if embedding_dim is None:
+            embedding_dim = (parts["net_arch"] or [128])[0]
         check_count("embedding_dim", embedding_dim, 1)
         super().__init__(**parts, embedding_class=partial(NextEmbedding, width=int(embedding_dim)))

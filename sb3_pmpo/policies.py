@@ -24,6 +24,7 @@ from torch import nn
 from sb3_pmpo.actor import Actor, BoundedPolicy
 from sb3_pmpo.core.checks import LARGEST, blaming
 from sb3_pmpo.critics import QuantileCritic, StateActionFeatures, try_critic
+from sb3_pmpo.embeddings import EmbeddingCritic
 from sb3_pmpo.features import ObservationNormaliser
 from sb3_pmpo.networks import ABSURD, RunningMoments
 from sb3_pmpo.policy_checks import (
@@ -34,6 +35,9 @@ from sb3_pmpo.policy_checks import (
 from sb3_pmpo.space_checks import first_observations
 from sb3_pmpo.storage.models import SavesAlone
 from sb3_pmpo.summary import describe_policy
+
+#: Critics that need no trial.
+_OWN = (EmbeddingCritic, QuantileCritic)
 
 
 class PMPOPolicy(SavesAlone, BoundedPolicy):
@@ -63,6 +67,8 @@ class PMPOPolicy(SavesAlone, BoundedPolicy):
     :param n_bins: discretise a Box: each dimension has this many equally likely actions at the
         start, from bound to bound, and a categorical distribution over them; None for a Gaussian.
     :param critic_class: makes the critics; see :mod:`sb3_pmpo.critics` for what one has to answer.
+        None for :class:`sb3_pmpo.embeddings.EmbeddingCritic` with a Box and
+        :class:`sb3_pmpo.critics.QuantileCritic` with discrete actions.
     :param critic_kwargs: its arguments, besides ``n_critics``, ``n_quantiles`` and ``layer_norm``.
     :param use_sde: refused; SB3's SAC writes ``use_sde=False`` into the dict it is given, which
         then serves here too.
@@ -94,11 +100,13 @@ class PMPOPolicy(SavesAlone, BoundedPolicy):
         std_min: float = 0.1,
         std_max: float = 1.0,
         n_bins: int | None = None,
-        critic_class: type[StateActionFeatures] = QuantileCritic,
+        critic_class: type[StateActionFeatures] | None = None,
         critic_kwargs: dict[str, Any] | None = None,
         use_sde: bool = False,
     ) -> None:
         refuse_sde(use_sde)
+        if critic_class is None:
+            critic_class = EmbeddingCritic if isinstance(action_space, spaces.Box) else QuantileCritic
         given: dict[str, Any] = {
             "net_arch": net_arch,
             "activation_fn": activation_fn,
@@ -188,7 +196,7 @@ class PMPOPolicy(SavesAlone, BoundedPolicy):
             observations = self.obs_to_tensor(first_observations(self.observation_space, 2))[0]
             actions = self.actor(observations, deterministic=True)
             self.critic.score(observations, actions.unsqueeze(0))
-            if type(self.critic) is not QuantileCritic or self._arguments["critic_kwargs"]:
+            if type(self.critic) not in _OWN or self._arguments["critic_kwargs"]:
                 try_critic(self.critic, observations, actions)
         self.set_training_mode(was_training)
 
@@ -235,7 +243,7 @@ class PMPOPolicy(SavesAlone, BoundedPolicy):
                 **named | (given or {}),
             ).to(self.device)
 
-        if not given and critic_class is QuantileCritic:
+        if not given and critic_class in _OWN:
             return make()  # nothing that could be blamed
         with blaming(
             f"critic_class={critic_class.__name__} with critic_kwargs={given}",

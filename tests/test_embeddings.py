@@ -13,6 +13,7 @@ from toys import DictToy, Guess, Toy, assert_equal, parameters, sample, small
 
 from sb3_pmpo import PMPO
 from sb3_pmpo.core.batch import Batch
+from sb3_pmpo.critics import QuantileCritic
 from sb3_pmpo.embeddings import EmbeddingCritic
 from sb3_pmpo.policies import MlpPolicy
 
@@ -165,6 +166,64 @@ def test_it_trains_saves_loads_and_goes_on(make: Any, policy: str, tmp_path: Pat
     assert_equal(after, parameters(loaded.policy))
     loaded.learn(20)
     assert all(value.isfinite().all() for value in parameters(loaded.policy).values())
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "expected"),
+    [
+        (Toy, EmbeddingCritic, (2, 2, 0.01, 0.01)),
+        (lambda: Guess(spaces.Discrete(3)), QuantileCritic, (4, 4, 0.005, 0.005)),
+    ],
+)
+def test_the_action_space_chooses_the_critics_and_their_updates(
+    make: Any, kind: type, expected: tuple[float, ...]
+) -> None:
+    model = PMPO("MlpPolicy", make(), buffer_size=10, device="cpu")
+    assert type(model.critic) is type(model.critic_target) is kind
+    names = ("gradient_steps", "policy_delay", "tau", "reference_tau")
+    assert tuple(getattr(model, name) for name in names) == expected
+    given = PMPO("MlpPolicy", make(), buffer_size=10, device="cpu", gradient_steps=3, tau=0.5)
+    assert (given.gradient_steps, given.policy_delay, given.tau) == (3, expected[1], 0.5)
+
+
+@pytest.mark.parametrize(("net_arch", "width"), [([24, 16], 24), ([], 128), (None, 128)])
+def test_an_embedding_is_as_wide_as_the_critics(net_arch: Any, width: int) -> None:
+    policy_kwargs = {"net_arch": {"pi": [8], "qf": net_arch}} if net_arch is not None else None
+    model = PMPO("MlpPolicy", Toy(), buffer_size=10, device="cpu", policy_kwargs=policy_kwargs)
+    assert model.critic.embedding.width == width
+
+
+def test_a_model_that_was_saved_before_there_were_embeddings_keeps_its_critics(
+    tmp_path: Path,
+) -> None:
+    named = {"net_arch": [16], "critic_class": QuantileCritic}
+    model = small(Toy(), policy_kwargs=named).learn(40)
+    del model.policy_kwargs["critic_class"]  # as its file had it
+    model.save(tmp_path / "model")
+    for kwargs in ({}, {"policy_kwargs": {"net_arch": [16]}}, {"policy_kwargs": named}):
+        loaded = PMPO.load(tmp_path / "model", env=Toy(), device="cpu", **kwargs)
+        assert type(loaded.critic) is QuantileCritic
+        assert_equal(parameters(model.policy), parameters(loaded.policy))
+    loaded.learn(20)
+    loaded.save(tmp_path / "again")
+    again = PMPO.load(tmp_path / "again", device="cpu")
+    assert_equal(parameters(loaded.policy), parameters(again.policy))
+
+
+class Chooses(MlpPolicy):
+    """Takes no critics from the user."""
+
+    def __init__(self, observation_space: Any, action_space: Any, lr_schedule: Any) -> None:
+        super().__init__(
+            observation_space, action_space, lr_schedule, [8], critic_class=QuantileCritic
+        )
+
+
+def test_a_policy_that_chooses_its_critics_is_asked_for_none(tmp_path: Path) -> None:
+    model = small(Toy(), Chooses, policy_kwargs={})
+    model.save(tmp_path / "model")
+    loaded = PMPO.load(tmp_path / "model", device="cpu", custom_objects={"policy_class": Chooses})
+    assert_equal(parameters(model.policy), parameters(loaded.policy))
 
 
 @pytest.mark.parametrize("width", [0, -3, 2.5, "wide"])

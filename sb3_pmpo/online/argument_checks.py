@@ -36,7 +36,7 @@ _RANGES: tuple[tuple[str, float, float, type, str], ...] = (
     ("buffer_size", 1, 2**48, int, "it counts transitions; 1_000_000 is usual"),
     ("learning_starts", 0, INFINITY, int, "it counts environment steps before the first update"),
     ("batch_size", 1, INFINITY, int, "it counts transitions; 128 is usual"),
-    ("tau", 0.0, 1.0, float, "it is the share by which the critic target moves; 0.005 is usual"),
+    ("tau", 0.0, 1.0, float, "it is the share by which the critic target moves; 0.01 is usual"),
     ("gamma", 0.0, 1.0, float, "it is the discount factor; 0.99 is usual"),
     ("n_steps", 1, 10_000, int, "it counts the rewards summed before the critic takes over"),
     ("pessimism", 0.0, 1.0, float, "0 takes the critics' mean, 1 the lowest; 0.5 is usual"),
@@ -51,7 +51,7 @@ _RANGES: tuple[tuple[str, float, float, type, str], ...] = (
         int,
         "it counts updates; the paper's bandits use 100",
     ),
-    ("reference_tau", 0.0, 1.0, float, "1 copies the actor, 0.005 averages"),
+    ("reference_tau", 0.0, 1.0, float, "1 copies the actor, 0.01 averages"),
 )
 
 _FLAGS = {
@@ -196,7 +196,7 @@ def _check_size_of_update(model: Any) -> None:
         raise ValueError(
             f"batch_size={model.batch_size} with n_samples={model.n_samples}, n_steps="
             f"{model.n_steps} and policy_delay={model.policy_delay} must be at most "
-            f"{_LARGEST_UPDATE} numbers at once, got {rows} rows: 128, 6, 1 and 4 are usual"
+            f"{_LARGEST_UPDATE} numbers at once, got {rows} rows: 128, 6, 1 and 2 are usual"
         )
 
 
@@ -249,7 +249,7 @@ def _check_reference(tau: Any, interval: int, policy_delay: int) -> None:
         raise ValueError(
             f"reference_tau=1.0 with reference_update_interval={interval} is refused: a reference "
             f"refreshed at every policy update (policy_delay={policy_delay}) equals the policy, "
-            "so its KL has no gradient and nothing holds the policy; use reference_tau=0.005, or "
+            "so its KL has no gradient and nothing holds the policy; use reference_tau=0.01, or "
             "an interval such as 100"
         )
     if tau == 1.0 and interval < 2 * policy_delay:

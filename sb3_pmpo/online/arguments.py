@@ -29,12 +29,13 @@ class SharedArguments(TypedDict, total=False):
     :param buffer_size: transitions kept for replay.
     :param learning_starts: steps of uniformly random actions before the first update.
     :param batch_size: B, transitions an update.
-    :param tau: share by which the critic target moves at each update, in [0, 1].
+    :param tau: share by which the critic target moves at each update, in [0, 1]; None for 0.01 with
+        a Box and 0.005 with discrete actions, which have twice the updates.
     :param gamma: discount factor, in [0, 1].
     :param train_freq: collect this many steps between updates, or ``(n, "episode")``; None for the
         measured best, 1 with a Box and 8 with discrete actions.
     :param gradient_steps: updates of the critics after each collection; -1 for as many as steps
-        were collected.
+        were collected; None for 2 with a Box and 4 with discrete actions.
     :param action_noise: added to the policy's own exploration.
     :param replay_buffer_class: such as ``HerReplayBuffer`` or
         :class:`sb3_pmpo.replay.PrioritizedReplayBuffer`; None for SB3's, by the observation space.
@@ -50,9 +51,11 @@ class SharedArguments(TypedDict, total=False):
         [0, 1]. 0 is their mean, 1 their minimum, as SAC's. Raise it if ``train/q_value`` is far
         above the returns. Lower it if the policy stops exploring.
     :param actor_learning_rate: the actor's; None for ``learning_rate``.
-    :param policy_delay: updates of the critics for each of the policy. With ``gradient_steps=1``
-        the policy moves at every ``policy_delay``-th step.
-    :param reference_tau: share by which the reference moves to the actor at a refresh, in (0, 1].
+    :param policy_delay: updates of the critics for each of the policy; None for 2 with a Box and 4
+        with discrete actions. With ``gradient_steps=1`` the policy moves at every
+        ``policy_delay``-th step.
+    :param reference_tau: share by which the reference moves to the actor at a refresh, in (0, 1];
+        None for 0.01 with a Box and 0.005 with discrete actions.
     :param reference_update_interval: updates between refreshes; with ``reference_tau=1`` the
         reference is a hard copy, made anew every so many updates.
     :param exploration_noise: makes the noise that collecting acts with, scaled by the policy's
@@ -75,10 +78,10 @@ class SharedArguments(TypedDict, total=False):
     buffer_size: int
     learning_starts: int
     batch_size: int
-    tau: float
+    tau: float | None
     gamma: float
     train_freq: int | tuple[int, str] | None
-    gradient_steps: int
+    gradient_steps: int | None
     action_noise: ActionNoise | None
     replay_buffer_class: type[ReplayBuffer] | None
     replay_buffer_kwargs: dict[str, Any] | None
@@ -86,8 +89,8 @@ class SharedArguments(TypedDict, total=False):
     n_steps: int | None
     pessimism: float
     actor_learning_rate: float | Schedule | None
-    policy_delay: int
-    reference_tau: float
+    policy_delay: int | None
+    reference_tau: float | None
     reference_update_interval: int
     exploration_noise: NoiseFactory | None
     compile: bool
@@ -105,10 +108,10 @@ DEFAULTS: SharedArguments = {
     "buffer_size": 1_000_000,
     "learning_starts": 100,
     "batch_size": 128,
-    "tau": 0.005,
+    "tau": None,
     "gamma": 0.99,
     "train_freq": None,
-    "gradient_steps": 4,
+    "gradient_steps": None,
     "action_noise": None,
     "replay_buffer_class": None,
     "replay_buffer_kwargs": None,
@@ -116,8 +119,8 @@ DEFAULTS: SharedArguments = {
     "n_steps": None,
     "pessimism": 0.5,
     "actor_learning_rate": None,
-    "policy_delay": 4,
-    "reference_tau": 0.005,
+    "policy_delay": None,
+    "reference_tau": None,
     "reference_update_interval": 1,
     "exploration_noise": pink_or_white_noise,
     "compile": False,
@@ -130,10 +133,24 @@ DEFAULTS: SharedArguments = {
     "device": "auto",
 }
 
-#: What None stands for, with a Box and with discrete actions (benchmarks/trials.md, "Discrete
-#: actions").
-WITH_A_BOX = {"train_freq": 1, "n_steps": 1}
-WITH_CHOICES = {"train_freq": 8, "n_steps": 5}
+#: What None stands for, with a Box (benchmarks/trials.md, "Embeddings of states and actions") and
+#: with discrete actions ("Discrete actions").
+WITH_A_BOX = {
+    "train_freq": 1,
+    "n_steps": 1,
+    "gradient_steps": 2,
+    "policy_delay": 2,
+    "tau": 0.01,
+    "reference_tau": 0.01,
+}
+WITH_CHOICES = {
+    "train_freq": 8,
+    "n_steps": 5,
+    "gradient_steps": 4,
+    "policy_delay": 4,
+    "tau": 0.005,
+    "reference_tau": 0.005,
+}
 
 #: Arguments of the family that SB3's base class does not take.
 OWN = (

@@ -86,12 +86,12 @@ class OffPolicyMPO(WatchedCollecting):
         **shared: Any,
     ) -> None:
         arguments = with_defaults(shared, type(self))
-        own = {name: arguments.pop(name) for name in OWN}
         check_first(policy, arguments, self.policy_aliases)
         checked = checked_env(env, arguments["verbose"])
         check_policy_fits(policy, checked)
         if checked is not None:  # load() chooses by the space in the file
             arguments |= chosen_by_space(arguments, checked.action_space)
+        own = {name: arguments.pop(name) for name in OWN}
         super().__init__(
             policy,
             cast(GymEnv, checked),  # None for load()

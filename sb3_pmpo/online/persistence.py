@@ -17,12 +17,13 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_pmpo.core.e_step import Duals
+from sb3_pmpo.critics import QuantileCritic
 from sb3_pmpo.files import whole_stream
 from sb3_pmpo.online import checkpoints
 from sb3_pmpo.online.arguments import check_names, chosen_by_space
 from sb3_pmpo.online.env_checks import was_moved
 from sb3_pmpo.online.statistics import complete_statistics
-from sb3_pmpo.policies import PMPOPolicy
+from sb3_pmpo.policies import CnnPolicy, MultiInputPolicy, PMPOPolicy
 from sb3_pmpo.replay import adopt_replay_buffer, close_open_episodes, close_other_episodes
 from sb3_pmpo.replay.checks import check_loaded_buffer
 from sb3_pmpo.storage.buffers import load_buffer, save_buffer
@@ -48,8 +49,26 @@ _MADE = (
     "actor_lr_schedule",
 )
 
+#: Of the package's policies.
+_CONSTRUCTORS = {kind.__init__ for kind in (PMPOPolicy, CnnPolicy, MultiInputPolicy)}
+
 #: In a file, the name of the class that saved it.
 _ALGORITHM = "algorithm"
+
+
+def _keep_critics(file: ModelFile, kwargs: dict[str, Any]) -> None:
+    """Name the critics of a model that was saved when :class:`QuantileCritic` was the default."""
+    told, policy = file.items.get("policy_kwargs"), file.items.get("policy_class")
+    if not isinstance(told, dict) or told.get("critic_class") is not None:
+        return
+    if getattr(policy, "__init__", None) not in _CONSTRUCTORS:  # it may choose them itself
+        return
+    names = file.parameter_names()
+    if names and not any(name.startswith("critic.embedding.") for name in names):
+        named = {"critic_class": QuantileCritic}
+        file.items["policy_kwargs"] = told | named
+        if kwargs.get("policy_kwargs") == told:
+            kwargs["policy_kwargs"] = told | named
 
 
 class Persistent(OffPolicyAlgorithm):
@@ -114,6 +133,7 @@ class Persistent(OffPolicyAlgorithm):
         cls._check_algorithm(path, file.items.pop(_ALGORITHM, None))
         check_names(kwargs, cls, known=file.items)
         kwargs |= chosen_by_space(file.items | kwargs, file.items.get("action_space"))
+        _keep_critics(file, kwargs)
         if "stats_window_size" in kwargs:  # the attribute that SB3 makes of it
             kwargs["_stats_window_size"] = kwargs.pop("stats_window_size")
         try:

@@ -141,6 +141,15 @@ class ModelFile:
             )
         self.content = io.BytesIO(_without(content, told.keys() - self.items.keys()))
 
+    def parameter_names(self) -> set[str]:
+        """Name the policy's parameters; none where they cannot be read, which SB3 will say."""
+        with zipfile.ZipFile(self.content) as archive:
+            try:
+                with archive.open("policy.pth") as file:
+                    return set(th.load(file, map_location="meta", weights_only=True))
+            except (KeyError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile):
+                return set()
+
 
 def _without(content: bytes, names: set[str]) -> bytes:
     """Leave out items that could not be loaded: SB3 would try again."""
