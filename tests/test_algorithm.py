@@ -93,7 +93,7 @@ def test_nothing_is_learned_from_zeros_and_the_identity_from_the_first_reward_on
     model.learn(200)
     states = np.linspace(-1.0, 1.0, 9, dtype=np.float32)[:, None]
     assert np.ptp(model.predict(states, deterministic=True)[0]) < 0.8  # 1.5 if noise were labelled
-    model.learn(300, reset_num_timesteps=False)
+    model.learn(600, reset_num_timesteps=False)
     mean_return, _ = evaluate_policy(model, env, n_eval_episodes=3, warn=False)
     assert mean_return > 90.0  # of 100
 
@@ -259,7 +259,7 @@ def test_a_held_policy_waits_for_its_step_also_where_a_checkpoint_goes_on(tmp_pa
     model.policy_held_until = 40
     model.learn(20)
     assert model.n_updates == 20
-    assert model.policy_delay == 4
+    assert model.policy_delay == 2
     assert_equal(parameters(model.actor.head), given)
     model.save_checkpoint(tmp_path)
     resumed = PMPO.load_checkpoint(tmp_path, Toy())

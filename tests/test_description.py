@@ -35,7 +35,8 @@ def test_print_says_what_is_in_a_model() -> None:
     assert "labeller=top_k(2)," in text  # no default, no address
     assert "PMPOPolicy: Box(3,) -> Box(1,)" in text
     assert "3 features -> 8 -> 4 -> Gaussian of 1 (std from 0.1 to 1)" in text
-    assert "2 x QuantileCritic: 8 -> 4 -> 8 quantiles" in text
+    assert "2 x EmbeddingCritic: 8 -> 4 -> 8 quantiles" in text
+    assert "2 x QuantileCritic: 8 -> 4 -> 8 quantiles" in str(make(env="CartPole-v1"))
     assert "objective: MPOObjective(epsilon=0.1" in str(make(MPO))
     assert "categorical of 1 with 2 choices" in str(make(DPO, "CartPole-v1"))
     # What a categorical policy has no use for is not said of it, nor what is no datum.

@@ -42,6 +42,7 @@ DOCUMENTED = {
     "std_max",
     "reference_age",
     "critic_loss",
+    "auxiliary_loss",
     "q_value",
     "return_scale",
     "actor_grad_norm",
@@ -115,9 +116,9 @@ def test_a_callback_that_writes_the_log_has_the_metrics_too() -> None:
 
 
 def reference_age_since(n_updates: int, number: int) -> float:
-    """Return the mean of the last ``number`` updates' ages, of a reference with tau 0.005."""
+    """Return the mean of the last ``number`` updates' ages, of a reference with tau 0.01."""
     age, ages = 0.0, []
     for _ in range(n_updates):
-        age = (age + 1.0) * 0.995
+        age = (age + 1.0) * 0.99
         ages.append(age)
     return float(np.mean(ages[-number:]))

@@ -187,7 +187,7 @@ def test_custom_extractor_and_its_arguments() -> None:
     arguments = {"features_dim": 7}
     model = trained(features_extractor_class=Normed, features_extractor_kwargs=arguments)
     assert model.actor.features_extractor.features_dim == 7
-    assert model.critic.ensemble.features_dim == 7
+    assert model.critic.features_dim == 7
     assert arguments == {"features_dim": 7}
 
 
@@ -250,7 +250,7 @@ def test_the_parts_have_the_attributes_of_sb3s() -> None:
     policy = small(Toy(), policy_kwargs={"activation_fn": th.nn.Tanh}).policy
     assert policy.activation_fn is th.nn.Tanh
     assert PMPO("MlpPolicy", Toy(), buffer_size=100).policy.net_arch == [128, 128]
-    assert policy.actor.features_dim == policy.critic.ensemble.features_dim == 2
+    assert policy.actor.features_dim == policy.critic.features_dim == 2
 
 
 def test_a_subclass_makes_its_own_actor() -> None:

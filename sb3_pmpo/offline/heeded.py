@@ -64,7 +64,7 @@ class Fading:
         """Return ``[S]``, the log-density of each rejected row when it was first learned from."""
         model, known = self.model, self.model.label_log_probs
         if known is None:
-            known, model.label_check = np.zeros(0, np.float32), 0
+            known, model.label_check = np.zeros(0, np.float32), []
         if rows.max() >= len(known):  # there is a new sampler, of more rows
             n = len(self.source)
             grown = np.concatenate([known, np.zeros(n - len(known), np.float32)])
@@ -78,7 +78,7 @@ class Fading:
         """Say whether the densities that the model has are of the source's first n rows."""
         if n > len(self.source):
             return False
-        check = 0
+        check: list[int] = []
         for index, rows in self._rejected(0, n):
             check = _checksum(index, rows, check)
         return check == self.model.label_check
@@ -100,8 +100,13 @@ class Fading:
         return reference.log_prob(actions.unsqueeze(0)).squeeze(0).float().cpu().numpy()
 
 
-def _checksum(index: np.ndarray, rows: Rows, before: int) -> int:
-    """Return that of the rows' numbers and of what was seen and done, which goes on from before."""
-    for values in (index, *flat(rows.observations), rows.actions):
-        before = zlib.crc32(np.ascontiguousarray(values).tobytes(), before)
-    return before
+def _checksum(index: np.ndarray, rows: Rows, before: list[int]) -> list[int]:
+    """Return those of the rows' numbers and of what was seen and done, which go on from before.
+
+    One for each column: so it does not matter in what portions the rows have come.
+    """
+    columns = (index, *flat(rows.observations), rows.actions)
+    return [
+        zlib.crc32(np.ascontiguousarray(values).tobytes(), check)
+        for values, check in zip(columns, before or [0] * len(columns), strict=True)
+    ]

@@ -26,6 +26,7 @@ LAYOUT: dict[str, dict[str, list[str]]] = {
     "2 critic": {
         "value": ["train/q_value", "train/return_scale"],
         "loss": ["train/critic_loss"],
+        "prediction": ["train/auxiliary_loss"],
         "gradient": ["train/critic_grad_norm"],
     },
     "3 policy": {
