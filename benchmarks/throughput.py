@@ -5,9 +5,10 @@
 
 One process on one core (beside a GPU: on all cores, torch with one thread), equal widths and
 batch, a task with 24 observations and 6 actions (walker-walk). One update an environment step for
-everyone, and PMPO and the two SACs once more with four, which is PMPO's default. The algorithms
-take turns, so that a slow spell of the machine hits them all; figures are medians over the rounds,
-to be compared as ratios within one run. Nothing else may run meanwhile.
+everyone, and PMPO and the two SACs once more with four. PMPO is there without embeddings, which no
+peer has, and with a policy update for each four of the critics, the default of discrete actions.
+The algorithms take turns, so that a slow spell of the machine hits them all; figures are medians
+over the rounds, to be compared as ratios within one run. Nothing else may run meanwhile.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import torch as th
 
 from benchmarks.models import make_task
 from benchmarks.provenance import provenance
+from sb3_pmpo.critics import QuantileCritic
 from sb3_pmpo.learner import BOOTSTRAP_SAMPLES
 from sb3_pmpo.networks import fastest_dtype
 from sb3_pmpo.replay import Replay
@@ -45,7 +47,7 @@ def take_one_core() -> int:
 
 
 def make_models(names: list[str], device: str) -> dict[str, Any]:
-    """Make each algorithm with its defaults, but for widths, batch, warm-up and updates a step."""
+    """Make each with its defaults, but for widths, batch, warm-up and updates; see the module."""
     import sb3_contrib
     import sbx
     import stable_baselines3
@@ -63,7 +65,8 @@ def make_models(names: list[str], device: str) -> dict[str, Any]:
         name: classes[name.removesuffix(FOUR).removesuffix(COMPILED)](
             "MlpPolicy",
             make_task("walker-walk", 1),
-            policy_kwargs={"net_arch": WIDTHS},
+            policy_kwargs={"net_arch": WIDTHS}
+            | ({"critic_class": QuantileCritic} if name.startswith("PMPO") else {}),
             batch_size=BATCH,
             buffer_size=100_000,
             learning_starts=100,
@@ -71,6 +74,11 @@ def make_models(names: list[str], device: str) -> dict[str, Any]:
             train_freq=1,
             seed=0,
             device=device,
+            **(
+                {"policy_delay": 4, "tau": 0.005, "reference_tau": 0.005}
+                if name.startswith("PMPO")
+                else {}
+            ),
             **({"compile": True} if COMPILED in name else {}),
         )
         for name in names

@@ -106,7 +106,9 @@ class PMPOPolicy(SavesAlone, BoundedPolicy):
     ) -> None:
         refuse_sde(use_sde)
         if critic_class is None:
-            critic_class = EmbeddingCritic if isinstance(action_space, spaces.Box) else QuantileCritic
+            critic_class = (
+                EmbeddingCritic if isinstance(action_space, spaces.Box) else QuantileCritic
+            )
         given: dict[str, Any] = {
             "net_arch": net_arch,
             "activation_fn": activation_fn,

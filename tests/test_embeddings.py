@@ -39,7 +39,7 @@ class AsIs(nn.Module):
 
 
 def adding_critic() -> EmbeddingCritic:
-    """Make one whose embeddings are ``z(s) = s`` and ``e = s + a``, and which predicts ``e`` and 2."""
+    """Make one with the embeddings ``z(s) = s`` and ``e = s + a``, which predicts ``e`` and 2."""
     policy = MlpPolicy(
         spaces.Box(-9.0, 9.0, (2,)),
         spaces.Box(-1.0, 1.0, (1,)),

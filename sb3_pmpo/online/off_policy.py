@@ -121,7 +121,8 @@ class OffPolicyMPO(WatchedCollecting):
         keep_freed_memory()
         self.noise: ExplorationNoise | None = None  # made below, after what draws before it
         self.label_rng: np.random.Generator | None = None
-        self.label_log_probs, self.label_check = None, []  # of sb3_pmpo.offline.heeded
+        self.label_log_probs: np.ndarray | None = None  # of sb3_pmpo.offline.heeded
+        self.label_check: list[int] = []
         self._setup_lr_schedule()
         self.actor_lr_schedule = (
             None if self.actor_learning_rate is None else FloatSchedule(self.actor_learning_rate)
