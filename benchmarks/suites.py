@@ -176,7 +176,11 @@ def figure3_name(variant: str, beta: float) -> str:
 
 
 SUITES: dict[str, Suite] = {
-    "development": Suite(DEVELOPMENT, {"PMPO": {}, "SAC": {}}, baseline="SAC"),
+    "development": Suite(
+        DEVELOPMENT,
+        {"PMPO": {}, "SAC": {}} | _without_embeddings({"PMPO-without-embeddings": {}}),
+        baseline="SAC",
+    ),
     "suite28": Suite(
         TASKS_28, {"PMPO": {}}, baseline="PMPO", seeds=(0, 1), steps=200_000, interval=10_000
     ),

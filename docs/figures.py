@@ -34,7 +34,7 @@ SETTINGS = {
 BETAS = (0.5, 1.0, 1.5, 2.0, 4.0)
 #: How the documentation names what the suite of peers has.
 PEERS = {
-    "PMPO": "PMPO",
+    "PMPO-without-embeddings": "PMPO without embeddings",
     "SAC": "SB3 SAC",
     "TQC": "sb3-contrib TQC",
     "CrossQ": "sb3-contrib CrossQ",
@@ -125,6 +125,8 @@ def draw_beside_peers(path: Path) -> None:
     for name in sorted(data.algorithm.unique()):
         by = data[data.algorithm == name].groupby(["seed", "steps"])
         returns = by.return_mean.mean()[by.task.nunique() == n_tasks].unstack("seed").dropna()
+        if name not in PEERS or returns.empty:
+            continue
         low, high, x = returns.min(axis=1), returns.max(axis=1), returns.index / 1000
         colour = f"C{list(PEERS).index(name)}"
         left.plot(x, returns.mean(axis=1), color=colour)
