@@ -230,11 +230,12 @@ The score is the mean return over 100 episodes with a 95% bootstrap interval of 
 several seeds were trained, the one with the best last evaluation ships; the score comes from other
 episodes. Budgets are small, 10k to 50k environment steps for most. A task of the suite has returns
 from 0 to 1000: where a score is below 300, the policy has only begun to learn its task.
-In a clone with the extra `benchmarks`, the command below a policy trains it again, with the code of its commit. Those that
-name `PMPO` alone were trained by critics without embeddings, which were the default then; today the suite
-`development` has them as `--algorithms PMPO-without-embeddings`.
+In a clone with the extra `benchmarks`, the command below a policy trains it again, with the code of
+its commit. Those that name `PMPO` alone were trained by critics without embeddings, which were the
+default then; today the suite `development` has them as `--algorithms PMPO-without-embeddings`.
 The page is made by `python -m benchmarks.gallery page`, the policies by
-`python -m benchmarks.gallery pack`. `pretrained.about("{first}")` has versions, commit, seed and command.
+`python -m benchmarks.gallery pack`. `pretrained.about("{first}")` has versions, commit, seed
+and command.
 
 """
 
