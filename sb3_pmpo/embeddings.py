@@ -1,9 +1,9 @@
 """Quantile critics that see learned embeddings of the states and of the actions in them.
 
 An embedding ``z(s)`` of the state and one of state and action, ``e(z(s), a)``, learn so that a
-linear layer predicts ``z(s')`` and the reward from ``e``, as in MR.Q (Fujimoto et al., 2025). The
-critics see ``[s, z]`` and ``[a, e]``, as those of TD7 do (Fujimoto et al., 2023). Other than there,
-the gradient of the values reaches the embeddings, too.
+linear layer predicts ``z(s')`` from ``e``, as in TD7 (Fujimoto et al., 2023) and MR.Q (Fujimoto et
+al., 2025). The critics see ``[s, z]`` and ``[a, e]``, as those of TD7 do. Other than there, the
+gradient of the values reaches the embeddings, too.
 
 Axes: N critics, S actions, B states, F features, C an action's code, Z an embedding.
 """
@@ -41,31 +41,26 @@ class Embedding(Protocol):
         :param of_action: ``[B, C + width]`` as it made them, with gradient.
         :param next_features: ``[B, F]`` of the next states; no gradient is to reach what is made
             of them.
-        :param batch: the transitions, for their rewards and ends.
+        :param batch: the transitions, for its ends.
         :return: ``[B]``.
         """
         ...
 
 
 class NextEmbedding(nn.Module):
-    """Embeddings of states and of actions in them; the latter predict the next and the reward.
+    """Embeddings of states and of actions in them, of which the latter predict the next state's.
 
     :param features_dim: F.
     :param code_dim: C.
     :param width: Z, also the width of the embeddings' hidden layers.
     """
 
-    reward_square: th.Tensor
-    count: th.Tensor
-
     def __init__(self, features_dim: int, code_dim: int, width: int) -> None:
         super().__init__()
         self.width = width
         self.of_state = _embedding(features_dim, width)
         self.of_action = _embedding(width + code_dim, width)
-        self.predict = nn.Linear(width, width + 1)
-        self.register_buffer("reward_square", th.zeros(()))
-        self.register_buffer("count", th.zeros(()))
+        self.predict = nn.Linear(width, width)
 
     def forward(self, features: th.Tensor, codes: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """Return ``[s, z]`` of shape ``[B, F + Z]`` and ``[a, e]`` of ``[S, B, C + Z]``."""
@@ -74,35 +69,22 @@ class NextEmbedding(nn.Module):
         return th.cat((features, of_state), -1), th.cat((codes, self.of_action(given)), -1)
 
     def loss(self, of_action: th.Tensor, next_features: th.Tensor, batch: Batch) -> th.Tensor:
-        """Compute ``mean((z_hat - z(s'))^2) + (r_hat - r / unit)^2``, ``[B]``.
+        """Compute ``mean((W e + b - z(s'))^2)`` over Z, ``[B]``, without gradient of ``z(s')``.
 
-        The mean is over Z, without gradient of ``z(s')``, and is 0 where an episode ends. ``unit``
-        is the root mean square of the rewards of the last 1000 batches, so that the loss does not
-        change with the unit of the rewards.
+        It is 0 where an episode ends.
         """
         with th.no_grad():
             following = self.of_state(next_features)
         predicted = self.predict(of_action[..., -self.width :])
-        of_next = (predicted[..., :-1] - following).square().mean(-1) * (1.0 - batch.dones)
-        return cast(
-            th.Tensor,
-            of_next + (predicted[..., -1] - batch.rewards / self._unit(batch.rewards)).square(),
-        )
-
-    @th.no_grad()
-    def _unit(self, rewards: th.Tensor) -> th.Tensor:
-        """Take in the rewards ``[B]``; return the root of their mean square, 1 while all are 0."""
-        self.count += 1
-        rate = self.count.reciprocal().clamp_min(1e-3)
-        self.reward_square.lerp_(rewards.square().mean(), rate)
-        return th.where(self.reward_square > 0.0, self.reward_square.sqrt(), 1.0)
+        errors = (predicted - following).square().mean(-1)
+        return cast(th.Tensor, errors * (1.0 - batch.dones))
 
 
 class EmbeddingCritic(QuantileCritic):
-    """An ensemble of quantile critics on learned embeddings, which predict the next and the reward.
+    """An ensemble of quantile critics on learned embeddings, which predict the next state's.
 
     The loss of the prediction is its auxiliary loss. With n-step returns the next state is the one
-    n steps later, and the reward the discounted sum of those between.
+    n steps later.
 
     :param embedding_dim: Z, at least 1; None for the width of the critics' first layer, 128 where
         they have no hidden one.

@@ -291,3 +291,22 @@ class OneError(MeanSquaredCritic):
 def test_a_loss_that_is_none_is_refused_when_the_model_is_made(critic: Any, reason: str) -> None:
     with pytest.raises(ValueError, match=rf"critic_class={critic.__name__}.*{reason}"):
         PMPO("MlpPolicy", Toy(), policy_kwargs=PLAIN | {"critic_class": critic}, device="cpu")
+
+
+class Counting(QuantileCritic):
+    """Counts its losses, as statistics of one's own may."""
+
+    def __init__(self, **parts: Any) -> None:
+        super().__init__(**parts)
+        self.register_buffer("calls", th.zeros(()))
+
+    def loss(self, *given: Any, **more: Any) -> CriticLoss:
+        self.calls += 1
+        return super().loss(*given, **more)
+
+
+def test_the_trial_of_a_critic_leaves_its_statistics() -> None:
+    model = small(Toy(), policy_kwargs={"net_arch": [8], "critic_class": Counting})
+    assert model.critic.calls == model.critic_target.calls == 0
+    model.learn(24)
+    assert model.critic.calls == 4  # of the steps 21 to 24
