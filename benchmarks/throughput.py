@@ -27,10 +27,11 @@ import torch as th
 
 from benchmarks.models import make_task
 from benchmarks.provenance import provenance
-from sb3_pmpo.critics import QuantileCritic
+from benchmarks.suites import SUITES
 from sb3_pmpo.learner import BOOTSTRAP_SAMPLES
 from sb3_pmpo.networks import fastest_dtype
 from sb3_pmpo.replay import Replay
+from sb3_pmpo.tools.settings import merge, to_arguments
 
 RESULTS = Path(__file__).parent / "results"
 WIDTHS, BATCH, OBSERVATIONS, ACTIONS = [256, 256], 256, 24, 6
@@ -65,21 +66,20 @@ def make_models(names: list[str], device: str) -> dict[str, Any]:
         name: classes[name.removesuffix(FOUR).removesuffix(COMPILED)](
             "MlpPolicy",
             make_task("walker-walk", 1),
-            policy_kwargs={"net_arch": WIDTHS}
-            | ({"critic_class": QuantileCritic} if name.startswith("PMPO") else {}),
             batch_size=BATCH,
             buffer_size=100_000,
             learning_starts=100,
-            gradient_steps=4 if name.endswith(FOUR) else 1,
             train_freq=1,
             seed=0,
             device=device,
-            **(
-                {"policy_delay": 4, "tau": 0.005, "reference_tau": 0.005}
+            **merge(
+                to_arguments(SUITES["development"].algorithms["PMPO-without-embeddings"])
                 if name.startswith("PMPO")
-                else {}
+                else {},
+                {"policy_kwargs": {"net_arch": WIDTHS}},
+                {"gradient_steps": 4 if name.endswith(FOUR) else 1},
+                {"compile": True} if COMPILED in name else {},
             ),
-            **({"compile": True} if COMPILED in name else {}),
         )
         for name in names
     }
