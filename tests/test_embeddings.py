@@ -138,7 +138,7 @@ def test_it_trains_saves_loads_and_goes_on(make: Any, policy: str, tmp_path: Pat
 @pytest.mark.parametrize(
     ("make", "kind", "expected"),
     [
-        (Toy, EmbeddingCritic, (2, 2, 0.01, 0.01)),
+        (Toy, EmbeddingCritic, (1, 2, 0.02, 0.02)),
         (lambda: Guess(spaces.Discrete(3)), QuantileCritic, (4, 4, 0.005, 0.005)),
     ],
 )

@@ -29,13 +29,13 @@ class SharedArguments(TypedDict, total=False):
     :param buffer_size: transitions kept for replay.
     :param learning_starts: steps of uniformly random actions before the first update.
     :param batch_size: B, transitions an update.
-    :param tau: share by which the critic target moves at each update, in [0, 1]; None for 0.01 with
-        a Box and 0.005 with discrete actions, which have twice the updates.
+    :param tau: share by which the critic target moves at each update, in [0, 1]; None for 0.02 with
+        a Box and 0.005 with discrete actions.
     :param gamma: discount factor, in [0, 1].
     :param train_freq: collect this many steps between updates, or ``(n, "episode")``; None for the
         measured best, 1 with a Box and 8 with discrete actions.
     :param gradient_steps: updates of the critics after each collection; -1 for as many as steps
-        were collected; None for 2 with a Box and 4 with discrete actions.
+        were collected; None for 1 with a Box and 4 with discrete actions.
     :param action_noise: added to the policy's own exploration.
     :param replay_buffer_class: such as ``HerReplayBuffer`` or
         :class:`sb3_pmpo.replay.PrioritizedReplayBuffer`; None for SB3's, by the observation space.
@@ -55,7 +55,7 @@ class SharedArguments(TypedDict, total=False):
         with discrete actions. With ``gradient_steps=1`` the policy moves at every
         ``policy_delay``-th step.
     :param reference_tau: share by which the reference moves to the actor at a refresh, in (0, 1];
-        None for 0.01 with a Box and 0.005 with discrete actions.
+        None for 0.02 with a Box and 0.005 with discrete actions.
     :param reference_update_interval: updates between refreshes; with ``reference_tau=1`` the
         reference is a hard copy, made anew every so many updates.
     :param exploration_noise: makes the noise that collecting acts with, scaled by the policy's
@@ -138,10 +138,10 @@ DEFAULTS: SharedArguments = {
 WITH_A_BOX = {
     "train_freq": 1,
     "n_steps": 1,
-    "gradient_steps": 2,
+    "gradient_steps": 1,
     "policy_delay": 2,
-    "tau": 0.01,
-    "reference_tau": 0.01,
+    "tau": 0.02,
+    "reference_tau": 0.02,
 }
 WITH_CHOICES = {
     "train_freq": 8,
