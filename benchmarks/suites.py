@@ -178,7 +178,12 @@ def figure3_name(variant: str, beta: float) -> str:
 SUITES: dict[str, Suite] = {
     "development": Suite(
         DEVELOPMENT,
-        {"PMPO": {}, "SAC": {}} | _without_embeddings({"PMPO-without-embeddings": {}}),
+        {
+            "PMPO": {},
+            "SAC": {},
+            "PMPO-two-updates": {"gradient_steps": 2, "tau": 0.01, "reference_tau": 0.01},
+        }
+        | _without_embeddings({"PMPO-without-embeddings": {}}),
         baseline="SAC",
     ),
     "suite28": Suite(

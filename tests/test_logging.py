@@ -97,7 +97,7 @@ def test_reference_age_is_the_updates_since_the_last_copy() -> None:
 
 
 def test_a_callback_that_writes_the_log_has_the_metrics_too() -> None:
-    model = small(Toy(), policy_delay=1, learning_rate=0.0)
+    model = small(Toy(), policy_delay=1, learning_rate=0.0, reference_tau=0.01)
     recorder = Recorder()
     model.set_logger(Logger(None, [recorder]))
 
