@@ -244,7 +244,8 @@ SUITES: dict[str, Suite] = {
     "peers": Suite(
         DEVELOPMENT,
         {"PMPO": {}, "SAC": {}, "TQC": {}, "CrossQ": {}, "SBX-SAC": {}, "SBX-CrossQ": {}}
-        | {"SBX-SAC-SimBa": {"policy": "SimbaPolicy"}},
+        | {"SBX-SAC-SimBa": {"policy": "SimbaPolicy"}}
+        | _without_embeddings({"PMPO-without-embeddings": {}}),
         baseline="SAC",
         seeds=(0,),
     ),
