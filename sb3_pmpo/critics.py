@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_pmpo.core.batch import Batch
-from sb3_pmpo.core.td import halves, quantile_critic_gradient, td_target
+from sb3_pmpo.core.td import quantile_critic_gradient, td_target
 from sb3_pmpo.features import NormalisedFeatures, n_choices
 from sb3_pmpo.networks import EnsembleQ, RunningMoments, fastest_dtype
 
@@ -352,7 +352,7 @@ class QuantileCritic(StateActionFeatures):
         return (weights.unsqueeze(-1) * lowered).sum(0)
 
     def loss(self, batch: Batch, target: th.Tensor, weights: th.Tensor | None = None) -> CriticLoss:
-        """Regress the quantiles to the halves of the target's: :func:`quantile_critic_gradient`."""
+        """Regress the quantiles to the target's; see :func:`quantile_critic_gradient`."""
         features, scale = self.state_features(batch.observations), self.scale
         inputs = self.inputs(features, batch.actions.unsqueeze(0))
         quantiles = self._values(*inputs, quantiles=True)[:, 0]
@@ -360,7 +360,7 @@ class QuantileCritic(StateActionFeatures):
         errors = (q_values - target.mean(-1)) / scale
         return CriticLoss(
             quantiles,
-            quantile_critic_gradient(quantiles, halves(target), scale, weights),
+            quantile_critic_gradient(quantiles, target, scale, weights),
             errors.abs().mean(0),
             {
                 "critic_loss": 0.5 * errors.square().mean(-1).sum(),

@@ -28,25 +28,6 @@ def td_target(
     return (rewards.unsqueeze(-1) + bootstrap * next_quantiles).detach()
 
 
-def halves(quantiles: th.Tensor) -> th.Tensor:
-    """Split each quantile into two, a quarter of the distance between its neighbours apart.
-
-    A quantile of a target stands for a range of levels: half of what it stands for lies above it.
-    Taken as one value, all of it is on one side of the quantile that is compared with it. Where
-    episodes end by chance the upper quantiles then climb to the value of an episode that never
-    ends.
-
-    :param quantiles: ``[*B, K]``, in the order of their levels.
-    :return: ``[*B, 2K]`` with the same mean; one quantile alone is left as it is.
-    """
-    if quantiles.shape[-1] == 1:
-        return quantiles
-    gaps = quantiles.diff(dim=-1)
-    around = (gaps[..., :1], (gaps[..., 1:] + gaps[..., :-1]) / 2.0, gaps[..., -1:])
-    quarter = th.cat(around, dim=-1) / 4.0
-    return th.cat((quantiles - quarter, quantiles + quarter), dim=-1)
-
-
 #: Where the Huber loss goes from squares to absolute values, in units of the return scale.
 HUBER_THRESHOLD = 0.1
 

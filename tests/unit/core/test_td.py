@@ -10,7 +10,7 @@ import torch as th
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sb3_pmpo.core.td import HUBER_THRESHOLD, halves, quantile_critic_gradient, td_target
+from sb3_pmpo.core.td import HUBER_THRESHOLD, quantile_critic_gradient, td_target
 
 
 def seeded(seed: int) -> th.Generator:
@@ -162,34 +162,3 @@ class TestQuantileCriticGradient:
         target = th.randn(5, 1, generator=seeded(4))
         gradient = quantile_critic_gradient(target.expand(3, 5, 4), target, th.tensor(0.5))
         assert th.equal(gradient, th.zeros_like(gradient))
-
-
-class TestHalves:
-    def test_evenly_spaced_quantiles_stay_evenly_spaced(self):
-        halved = halves(th.tensor([1.0, 3.0, 5.0])).sort().values
-        th.testing.assert_close(halved, th.tensor([0.5, 1.5, 2.5, 3.5, 4.5, 5.5]))
-
-    @given(shape=st.tuples(st.integers(1, 3), st.integers(1, 9)), seed=st.integers(0, 2**31 - 1))
-    def test_the_mean_is_that_of_the_quantiles(self, shape, seed):
-        quantiles = th.randn(shape, generator=seeded(seed), dtype=th.float64)
-        th.testing.assert_close(halves(quantiles).mean(-1), quantiles.mean(-1))
-
-    def test_one_quantile_is_left_alone(self):
-        value = th.randn(3, 1, generator=seeded(0))
-        assert halves(value) is value
-
-    @pytest.mark.parametrize(("split", "low", "high"), [(halves, 0.9, 1.1), (lambda z: z, 1.5, 3)])
-    def test_values_where_episodes_end_by_chance_are_the_true_ones(self, split, low, high):
-        """A state that earns 1, ends with probability 0.1 and else leads to itself.
-
-        Without the halves the mean of the quantiles is twice the value.
-        """
-        gamma, end = 0.99, 0.1
-        value = 1.0 / (1.0 - gamma * (1.0 - end))
-        quantiles, scale = value + th.linspace(-0.1, 0.1, 8).view(1, 1, 8), th.tensor(value)
-        for _ in range(4000):
-            goes_on, ends = 1.0 + gamma * split(quantiles[0]), th.ones(1, 1)
-            gradient = (1.0 - end) * quantile_critic_gradient(quantiles, goes_on, scale)
-            gradient += end * quantile_critic_gradient(quantiles, ends, scale)
-            quantiles = quantiles - 0.1 * value**2 * gradient
-        assert low < float(quantiles.mean()) / value < high
