@@ -34,7 +34,6 @@ SETTINGS = {
 BETAS = (0.5, 1.0, 1.5, 2.0, 4.0)
 #: How the documentation names what the suite of peers has.
 PEERS = {
-    "PMPO": "PMPO",
     "PMPO-without-embeddings": "PMPO without embeddings",
     "SAC": "SB3 SAC",
     "TQC": "sb3-contrib TQC",
@@ -133,7 +132,7 @@ def draw_beside_peers(path: Path) -> None:
         left.plot(x, returns.mean(axis=1), color=colour)
         left.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
     left.set(xlabel="environment steps, thousands", ylabel="return", ylim=(0, 1000))
-    left.set_title("mean of six tasks, three seeds (PMPO: one)", fontsize="medium")
+    left.set_title("mean of six tasks, three seeds", fontsize="medium")
     draw_minutes(right)
     right.set_title("walker-walk, one run each", fontsize="medium")
     for axis in (left, right):
