@@ -138,7 +138,7 @@ def test_the_plain_critic_learns_the_identity() -> None:
         IdentityEnvBox(eps=0.5), policy_kwargs=PLAIN, gamma=0.0, learning_rate=1e-2,
         buffer_size=2000, batch_size=64, policy_delay=1, reference_tau=0.05,
     )  # fmt: skip
-    model.learn(300)
+    model.learn(600)  # after 300 one seed of three has 61 to 84, with any tau from 0.01 to 0.05
     mean, _ = evaluate_policy(model, model.get_env(), n_eval_episodes=5, warn=False)
     assert mean > 90.0  # of 100
 
