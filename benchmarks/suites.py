@@ -141,6 +141,9 @@ def _without_embeddings(algorithms: dict[str, Arguments]) -> dict[str, Arguments
     }
 
 
+#: The first default with a Box, by the name that its rows have.
+_FIRST_DEFAULT = _without_embeddings({"PMPO-without-embeddings": {}})
+
 #: The KL weights of accept-and-reject in figure 2, for the mean and for what spreads. On an even
 #: split, accept-only with beta - 1 and reject-only with beta + 1 have the same expected gradient as
 #: accept-and-reject with beta (`instability` in core/losses.py): they differ in variance alone.
@@ -183,7 +186,7 @@ SUITES: dict[str, Suite] = {
             "SAC": {},
             "PMPO-two-updates": {"gradient_steps": 2, "tau": 0.01, "reference_tau": 0.01},
         }
-        | _without_embeddings({"PMPO-without-embeddings": {}}),
+        | _FIRST_DEFAULT,
         baseline="SAC",
     ),
     "suite28": Suite(
@@ -245,7 +248,7 @@ SUITES: dict[str, Suite] = {
         DEVELOPMENT,
         {"PMPO": {}, "SAC": {}, "TQC": {}, "CrossQ": {}, "SBX-SAC": {}, "SBX-CrossQ": {}}
         | {"SBX-SAC-SimBa": {"policy": "SimbaPolicy"}}
-        | _without_embeddings({"PMPO-without-embeddings": {}}),
+        | _FIRST_DEFAULT,
         baseline="SAC",
         seeds=(0,),
     ),

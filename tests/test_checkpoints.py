@@ -90,7 +90,7 @@ def all_of(model: Any) -> dict[str, th.Tensor]:
 SEQUENCE = {"policy": "MultiInputPolicy"}
 HER = SEQUENCE | {"replay_buffer_class": HerReplayBuffer}
 RUNS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
-    "default": (Toy, {"gradient_steps": 2, "policy_delay": 2}),
+    "two updates": (Toy, {"gradient_steps": 2, "policy_delay": 2}),
     "four": (lambda: toys(4, length=7), {"exploration_noise": pink_noise, "n_steps": 3}),
     "normalised": (
         lambda: VecNormalize(VecMonitor(VecFrameStack(toys(2), 2))),
