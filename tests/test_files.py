@@ -9,12 +9,13 @@ import json
 import math
 import stat
 import sys
+import tracemalloc
 import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -44,7 +45,8 @@ from sb3_pmpo.replay import (
     PrioritizedHerReplayBuffer,
     PrioritizedReplayBuffer,
 )
-from sb3_pmpo.storage import names, pickles
+from sb3_pmpo.storage import containers, names, pickles
+from sb3_pmpo.storage.containers import Container
 from sb3_pmpo.storage.pickles import UntrustedFileError
 from sb3_pmpo.storage.plain import NotPlainError, decode, encode
 from sb3_pmpo.storage.statistics import load_statistics, save_statistics
@@ -346,6 +348,29 @@ def test_a_buffer_takes_the_space_of_what_it_holds(tmp_path: Path) -> None:
     assert (tmp_path / "buffer.pkl").stat().st_size < 20_000
     with np.load(tmp_path / "buffer.pkl") as file:  # it is an npz, too
         assert file["rewards"].shape == (51, 1)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "float32", ">i8"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_column_is_as_numpy_writes_it(dtype: str, order: Literal["C", "F"]) -> None:
+    column = np.arange(105).reshape(5, 3, 7).astype(dtype, order)
+    file = io.BytesIO()
+    containers.write(file, Container("test", {}, {"column": column}, {}))
+    file.seek(0)
+    found = np.load(file)["column"]
+    assert found.dtype == column.dtype
+    np.testing.assert_array_equal(found, column)
+
+
+def test_a_column_is_written_without_a_copy(tmp_path: Path) -> None:
+    column = np.ones((2**20, 5), np.float32)  # 20 MiB
+    tracemalloc.start()
+    try:
+        containers.write(tmp_path / "file", Container("test", {}, {"column": column}, {}))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2**18
 
 
 def test_pickled_buffers_of_sb3_need_no_trust(tmp_path: Path) -> None:

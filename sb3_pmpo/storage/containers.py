@@ -82,7 +82,13 @@ def write(file: Any, container: Container) -> None:
         archive.writestr(_HEADER, json.dumps(header))
         for name, array in container.columns.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
-                np.lib.format.write_array(entry, array, allow_pickle=False)
+                _write_array(entry, np.ascontiguousarray(array))
+
+
+def _write_array(file: Any, array: np.ndarray) -> None:
+    """Write an array as ``numpy.lib.format.write_array`` does, which copies 16 MiB at a time."""
+    np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+    file.write(array.reshape(-1).view(np.uint8).data)
 
 
 @interrupts_pass()
