@@ -150,7 +150,10 @@ def test_the_search_holds_the_setting_that_ships(algorithm: str, n_actions: int)
     assert (other is None) == (algorithm == "pmpo")
 
 
-SEARCHED = ("learning_rate", "gamma", "tau", "n_steps", "pessimism", "gradient_steps", "n_samples")
+SEARCHED = (
+    "learning_rate", "gamma", "tau", "n_steps", "pessimism", "gradient_steps", "policy_delay",
+    "n_samples", "reference_tau", "train_freq",
+)  # fmt: skip
 
 
 def test_the_best_is_compared_with_the_setting_that_ships() -> None:

@@ -36,13 +36,14 @@ def _suggest_shared(trial: optuna.Trial) -> None:
     trial.suggest_float("learning_rate", 1e-4, 3e-3, log=True)
     # Horizons of 20 to 300 decisions: the suite's episodes have 500 with an action repeat of 2.
     trial.suggest_float("one_minus_gamma", 0.003, 0.05, log=True)
-    # Half-lives of 35 to 350 updates of the critic target; 0.01 is the default.
-    trial.suggest_float("tau", 0.002, 0.02, log=True)
+    # Half-lives of 17 to 170 updates of the critic target; with a Box 0.02 is the default.
+    trial.suggest_float("tau", 0.004, 0.04, log=True)
     # Longer returns are faster to learn and more off-policy; 1 is best on dense rewards.
     trial.suggest_int("n_steps", 1, 5)
     # TD targets from the critics' mean to the lowest: the tasks differ in what they want.
     trial.suggest_float("pessimism", 0.0, 1.0)
-    # Updates a decision, one of them of the policy too: more is better and slower.
+    # Updates a decision: more is better and slower. One of them is of the policy, too; with one
+    # update a decision, every second.
     trial.suggest_int("gradient_steps", 1, 8)
     trial.suggest_categorical("net_arch", list(NET_ARCH))
 
@@ -106,7 +107,7 @@ def as_setting(params: dict[str, Any]) -> dict[str, Any]:
     """
     setting = dict(params)
     setting["gamma"] = 1.0 - setting.pop("one_minus_gamma")
-    setting["policy_delay"] = setting["gradient_steps"]
+    setting["policy_delay"] = max(2, setting["gradient_steps"])
     setting["policy_kwargs"] = {"net_arch": list(NET_ARCH[setting.pop("net_arch")])}
     for name in ("batch_size", "n_samples"):  # of studies of earlier versions
         if f"{name}_pow" in setting:
