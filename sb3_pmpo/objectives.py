@@ -87,7 +87,7 @@ class PMPOObjective:
     :param beta_std: >= 0, weight of the std's KL.
     :param labeller: who is accepted, who rejected.
     :param decoupled: fit mean and std apart (MPO's way) or together (the paper's).
-    :param edge_barrier: >= 0, weight of :meth:`DiagGaussian.edge_barrier`; 0 for a mean without
+    :param edge_barrier: >= 0, weight of the distribution's ``edge_barrier()``; 0 for a mean without
         bounds.
     :param rejected: share of the samples that the labeller rejects, in [0, 1], for the warning.
     :raises ValueError: for a number out of its range, or a labeller that cannot be called.
@@ -160,8 +160,8 @@ class PMPOObjective:
             metrics[f"accept_log_prob_{component.name}"] = terms.accept.mean()
             metrics[f"reject_log_prob_{component.name}"] = terms.reject.mean()
             metrics[f"kl_{component.name}"] = terms.kl.mean()
-        barrier = online.edge_barrier() if self.edge_barrier else None
-        if barrier is not None:
+        if self.edge_barrier:
+            barrier = online.edge_barrier()
             total = total + self.edge_barrier * barrier
             metrics["edge_barrier"] = barrier.detach().mean()
         metrics["accept_fraction"] = (preference.accept > 0).float().mean()

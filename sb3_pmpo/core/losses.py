@@ -48,7 +48,7 @@ def check_barrier(weight: float) -> None:
 
     :raises ValueError: unless ``weight`` is finite and not negative.
     """
-    hint = "it is the weight of the barrier that keeps the mean from the box's edge"
+    hint = "it is the weight of what keeps the policy from the edge, where it would learn no more"
     check_number("edge_barrier", weight, 0.0, HEAVIEST, float, hint)
 
 

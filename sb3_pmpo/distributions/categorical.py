@@ -72,8 +72,18 @@ class Categorical(NamedTuple):
     def overshoot(self, actions: th.Tensor) -> None:
         """Return None: no bin is outside."""
 
-    def edge_barrier(self) -> None:
-        """Return None: nothing saturates."""
+    def edge_barrier(self) -> th.Tensor:
+        """Sum ``2 * KL(uniform || self)`` over A; ``[*B]``, with gradient.
+
+        0 where all bins are equally likely. Its slope in a bin's logit is ``2 * (p - 1 / K)``:
+        clear labels outweigh it, and where they say nothing the policy becomes uniform again. With
+        two bins it is ``-log(1 - m^2)`` of the difference m of their probabilities: what
+        :func:`sb3_pmpo.distributions.gaussian.edge_barrier` is of a mean.
+        """
+        there = self.logits > NO_BIN
+        sizes = there.sum(-1)  # [*B, A]
+        log_probs = th.where(there, F.log_softmax(self.logits, -1), 0.0)
+        return (-2.0 * (log_probs.sum(-1) / sizes + sizes.log())).sum(-1)
 
     def detach(self) -> Categorical:
         """Cut the gradient of the logits."""

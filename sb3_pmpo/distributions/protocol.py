@@ -90,8 +90,11 @@ class Distribution(Protocol):
         """Return the parts that can be fitted apart, each with a KL of its own."""
         ...
 
-    def edge_barrier(self) -> th.Tensor | None:
-        """Measure how near the mean is to the box's edge, ``[*B]``; None: it has no such edge."""
+    def edge_barrier(self) -> th.Tensor:
+        """Measure how near it is to the edge where it would learn no more; ``[*B]``, >= 0.
+
+        That is a mean at the box's edge, or choices of which one is all there is.
+        """
         ...
 
     def describe(self) -> dict[str, th.Tensor]:

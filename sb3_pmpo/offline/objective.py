@@ -134,9 +134,8 @@ class LabelObjective:
             total = total + terms.loss
             metrics[f"kl_{part.name}"] = terms.kl
             metrics |= _mean_log_probs(part, labels)
-        barrier = online.edge_barrier() if self.edge_barrier else None
-        if barrier is not None:
-            mean = (candidates.weights * barrier).sum(0)
+        if self.edge_barrier:
+            mean = (candidates.weights * online.edge_barrier()).sum(0)
             total = total + self.edge_barrier * mean
             metrics["edge_barrier"] = mean.detach()
         return PolicyLoss(total, metrics)

@@ -33,7 +33,7 @@ def describe_model(model: OffPolicyAlgorithm) -> str:
 
 def _objective(model: Any) -> str:
     """Write what the model's kind of policy has a use for."""
-    of_a_gaussian = () if model.actor.has_parts else ("beta_std", "decoupled", "edge_barrier")
+    of_a_gaussian = () if model.actor.has_parts else ("beta_std", "decoupled")
     return written(model.objective, without=("duals", *of_a_gaussian))
 
 

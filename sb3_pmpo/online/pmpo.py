@@ -92,8 +92,10 @@ class PMPO(OffPolicyMPO):
     :param n_samples: S, actions the reference proposes per state.
     :param decoupled: fit the mean under the reference's std and the std around its mean, each with
         a KL of its own. False fits both with one KL, as the paper does, with ``beta`` of the mean.
-    :param edge_barrier: >= 0, weight of ``-log(1 - mean^2)``, which keeps a Gaussian's mean from
-        the edge of the box, where tanh has no slope; 0 for none.
+    :param edge_barrier: >= 0, weight of what keeps the policy from where it would learn no more; 0
+        for none. Of a Gaussian it is ``-log(1 - mean^2)``, as tanh has no slope at the box's edge.
+        Of a categorical policy it is ``2 * KL(uniform || policy)``, the same function if there are
+        two actions: where the labels say little, all actions are tried again.
     :param _init_setup_model: build the networks now.
     :raises ValueError: for an argument out of its range, by name, value and range.
     """

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import distributions as peers
 
 from sb3_pmpo.distributions import MAX_LISTED, NO_BIN, Categorical, FullGaussian
+from sb3_pmpo.distributions.gaussian import edge_barrier
 from sb3_pmpo.networks import CategoricalHead
 
 SETTINGS = settings(max_examples=40, deadline=None, derandomize=True)
@@ -66,6 +67,28 @@ class TestCategorical:
         policy.log_prob(th.tensor([[2.0]])).sum().backward()
         expected = th.eye(4)[2] - policy.logits.detach().softmax(-1)[0]
         th.testing.assert_close(policy.logits.grad[0], expected)
+
+    @SETTINGS
+    @given(**SHAPES)
+    def test_the_barrier_is_twice_the_kl_from_uniform(self, batch, sizes, seed):
+        policy, expected, slopes = categorical(batch, sizes, seed), 0.0, []
+        for dim, size in enumerate(sizes):
+            here = peers.Categorical(logits=policy.logits[..., dim, :size])
+            uniform = peers.Categorical(probs=th.full((size,), 1.0 / size))
+            expected = expected + 2.0 * peers.kl_divergence(uniform, here)
+            slopes.append(2.0 * (here.probs - 1.0 / size).detach())
+        barrier = policy.edge_barrier()
+        th.testing.assert_close(barrier, expected.expand(batch))
+        (slope,) = th.autograd.grad(barrier.sum(), policy.logits)
+        for dim, size in enumerate(sizes):
+            th.testing.assert_close(slope[..., dim, :size], slopes[dim])
+            assert (slope[..., dim, size:] == 0.0).all()
+
+    def test_the_barrier_of_two_bins_is_that_of_a_mean(self):
+        mean = th.linspace(-0.99, 0.99, 7)
+        log_probs = th.stack(((1.0 - mean) / 2.0, (1.0 + mean) / 2.0), -1).log()
+        barrier = Categorical(log_probs.unsqueeze(-2), (2,)).edge_barrier()
+        th.testing.assert_close(barrier, edge_barrier(mean.unsqueeze(-1)), atol=1e-4, rtol=1e-4)
 
     def test_an_underflow_gives_a_finite_kl(self):
         """torch's own gives infinity here."""

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sb3_pmpo.core.e_step import Duals
-from sb3_pmpo.core.labels import top_k
+from sb3_pmpo.core.labels import advantage, top_k
 from sb3_pmpo.core.losses import least_beta
 from sb3_pmpo.core.samples import Candidates, Preference, from_masks
-from sb3_pmpo.distributions import DiagGaussian
+from sb3_pmpo.distributions import Categorical, DiagGaussian
 from sb3_pmpo.learner import policy_step
 from sb3_pmpo.objectives import MPOObjective, PMPOObjective
 
@@ -260,6 +260,23 @@ class TestMetrics:
         (slope,) = th.autograd.grad((loss - plain).sum(), x)
         expected = 0.3 * 2.0 * x.tanh()  # full where tanh's own slope is 2e-5
         th.testing.assert_close(slope, expected.detach(), rtol=0.05, atol=1e-6)
+
+    def test_the_barrier_makes_choices_without_labels_uniform(self):
+        """With equal scores nothing else moves the policy; a clear label outweighs the barrier."""
+        objective = PMPOObjective(0.5, 5.0, 5.0, advantage(), edge_barrier=0.02)
+        for scores, nearer in (([0.0, 0.0, 0.0], True), ([1.0, 0.0, -1.0], False)):
+            logits = th.tensor([[[1.0, 0.0, -1.0]]]).double().requires_grad_()
+            policy = Categorical(logits, (3,))
+            reference = policy.detach()
+            actions, weights = reference.propose(6)
+            scored = th.tensor(scores).double().unsqueeze(-1)
+            loss, _ = objective(policy, reference, Candidates(scored, actions, weights))
+            (slope,) = th.autograd.grad(loss.sum(), logits)
+            assert (slope[0, 0, 0] > 0.0) == nearer
+            assert (slope[0, 0, 2] < 0.0) == nearer
+            if nearer:
+                barrier = 0.02 * 2.0 * (logits.detach().softmax(-1) - 1.0 / 3.0)
+                th.testing.assert_close(slope, barrier)
 
     def test_refuses_candidates_without_actions(self):
         online, reference, candidates = problem(4, (3,), 2, th.float32, 0)

@@ -91,7 +91,8 @@ def test_it_answers_the_whole_protocol(make: Any, batch: tuple[int, ...]) -> Non
         assert part.kl.shape == batch
         assert th.autograd.grad(part.log_prob.sum() + part.kl.sum(), leaves, allow_unused=True)
     found["edge_barrier"] = policy.edge_barrier()
-    assert found["edge_barrier"] is None or found["edge_barrier"].shape == batch
+    assert found["edge_barrier"].shape == batch
+    assert (found["edge_barrier"] >= 0.0).all()
     found["describe"] = policy.describe()
     for value in found["describe"].values():
         assert value.shape == ()
