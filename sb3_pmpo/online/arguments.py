@@ -218,7 +218,10 @@ def chosen_by_space(
     return {name: value for name, value in best.items() if arguments.get(name) is None}
 
 
-_NO_ENTROPY = "there is no entropy bonus; the std's beta and std_min keep the policy wide"
+_NO_ENTROPY = (
+    "there is no entropy bonus; the std's beta and std_min keep a Gaussian wide, beta and PMPO's "
+    "edge_barrier a categorical policy"
+)
 #: What SAC has and this family has not, and what does its work.
 _OF_SAC = {
     "ent_coef": _NO_ENTROPY,
