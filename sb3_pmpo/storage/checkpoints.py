@@ -174,7 +174,7 @@ def _checksum(columns: Mapping[str, np.ndarray]) -> int:
     told = 0
     for name, array in columns.items():
         told = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), told)
-        told = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, told)
+        told = zlib.crc32(containers.bytes_of(array), told)
     return told
 
 

@@ -88,7 +88,12 @@ def write(file: Any, container: Container) -> None:
 def _write_array(file: Any, array: np.ndarray) -> None:
     """Write an array as ``numpy.lib.format.write_array`` does, which copies 16 MiB at a time."""
     np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
-    file.write(array.reshape(-1).view(np.uint8).data)
+    file.write(bytes_of(array))
+
+
+def bytes_of(array: np.ndarray) -> memoryview:
+    """Return what an array holds, row by row; a copy only if it lies otherwise in memory."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 @interrupts_pass()
