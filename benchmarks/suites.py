@@ -131,7 +131,8 @@ def _ablation(variants: dict[str, Arguments]) -> Suite:
 def _without_embeddings(algorithms: dict[str, Arguments]) -> dict[str, Arguments]:
     """Give each the critics and the updates that were the default when its suite was run."""
     before: Arguments = {
-        "gradient_steps": 4, "policy_delay": 4, "tau": 0.005, "reference_tau": 0.005
+        "gradient_steps": 4, "policy_delay": 4, "tau": 0.005, "reference_tau": 0.005,
+        "pessimism": 0.5,
     }  # fmt: skip
     return {
         name: before
@@ -184,7 +185,14 @@ SUITES: dict[str, Suite] = {
         {
             "PMPO": {},
             "SAC": {},
-            "PMPO-two-updates": {"gradient_steps": 2, "tau": 0.01, "reference_tau": 0.01},
+            # The default before, and the one before that.
+            "PMPO-pessimism-0.5": {"pessimism": 0.5},
+            "PMPO-two-updates": {
+                "gradient_steps": 2,
+                "tau": 0.01,
+                "reference_tau": 0.01,
+                "pessimism": 0.5,
+            },
         }
         | _FIRST_DEFAULT,
         baseline="SAC",

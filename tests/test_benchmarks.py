@@ -217,7 +217,7 @@ def test_seed_0_of_everything_comes_first(places: Places, monkeypatch: pytest.Mo
     learning.run_suites({name: SUITES[name] for name in ("development", "figure3")}, places, 2)
     seeds = [run.seed for run in started]
     assert seeds == sorted(seeds)
-    assert len(started) == 6 * 4 * 3 + 3 * 15 * 3
+    assert len(started) == 6 * 5 * 3 + 3 * 15 * 3
     assert {run.suite for run in started[:60]} == {"development", "figure3"}
 
 

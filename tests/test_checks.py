@@ -44,7 +44,7 @@ NAN, INF = float("nan"), float("inf")
         ("tau", -0.1, ">= 0.0 and <= 1.0"),
         ("tau", 1.1, ">= 0.0 and <= 1.0"),
         ("tau", "fast", ">= 0.0 and <= 1.0"),
-        ("pessimism", None, ">= 0.0 and <= 1.0"),
+        ("pessimism", "low", ">= 0.0 and <= 1.0"),
         ("gamma", 1.01, ">= 0.0 and <= 1.0"),
         ("gamma", NAN, ">= 0.0 and <= 1.0"),
         ("train_freq", 0, ">= 1"),

@@ -49,7 +49,8 @@ class SharedArguments(TypedDict, total=False):
         measured best, 1 with a Box and 5 with discrete actions.
     :param pessimism: how much of ``mean - min`` over the target critics the TD target subtracts, in
         [0, 1]. 0 is their mean, 1 their minimum, as SAC's. Raise it if ``train/q_value`` is far
-        above the returns. Lower it if the policy stops exploring.
+        above the returns. Lower it if the policy stops exploring. None for 1 with a Box and 0.5
+        with discrete actions.
     :param actor_learning_rate: the actor's; None for ``learning_rate``.
     :param policy_delay: updates of the critics for each of the policy; None for 2 with a Box and 4
         with discrete actions. With ``gradient_steps=1`` the policy moves at every
@@ -87,7 +88,7 @@ class SharedArguments(TypedDict, total=False):
     replay_buffer_kwargs: dict[str, Any] | None
     optimize_memory_usage: bool
     n_steps: int | None
-    pessimism: float
+    pessimism: float | None
     actor_learning_rate: float | Schedule | None
     policy_delay: int | None
     reference_tau: float | None
@@ -117,7 +118,7 @@ DEFAULTS: SharedArguments = {
     "replay_buffer_kwargs": None,
     "optimize_memory_usage": False,
     "n_steps": None,
-    "pessimism": 0.5,
+    "pessimism": None,
     "actor_learning_rate": None,
     "policy_delay": None,
     "reference_tau": None,
@@ -133,8 +134,9 @@ DEFAULTS: SharedArguments = {
     "device": "auto",
 }
 
-#: What None stands for, with a Box (benchmarks/trials.md, "Embeddings of states and actions") and
-#: with discrete actions ("Discrete actions").
+#: What None stands for, with a Box (benchmarks/trials.md, "Embeddings of states and actions" and
+#: "One update, quadruped-walk, and values above the returns") and with discrete actions ("Discrete
+#: actions").
 WITH_A_BOX = {
     "train_freq": 1,
     "n_steps": 1,
@@ -142,6 +144,7 @@ WITH_A_BOX = {
     "policy_delay": 2,
     "tau": 0.02,
     "reference_tau": 0.02,
+    "pessimism": 1.0,
 }
 WITH_CHOICES = {
     "train_freq": 8,
@@ -150,6 +153,7 @@ WITH_CHOICES = {
     "policy_delay": 4,
     "tau": 0.005,
     "reference_tau": 0.005,
+    "pessimism": 0.5,
 }
 
 #: Arguments of the family that SB3's base class does not take.
