@@ -39,7 +39,7 @@ _RANGES: tuple[tuple[str, float, float, type, str], ...] = (
     ("tau", 0.0, 1.0, float, "it is the share by which the critic target moves; 0.01 is usual"),
     ("gamma", 0.0, 1.0, float, "it is the discount factor; 0.99 is usual"),
     ("n_steps", 1, 10_000, int, "it counts the rewards summed before the critic takes over"),
-    ("pessimism", 0.0, 1.0, float, "0 takes the critics' mean, 1 the lowest, as SAC"),
+    ("pessimism", 0.0, 1.0, float, "0 takes the critics' mean, 1 the lowest, as SAC does"),
     ("gradient_steps", -1, _MANY, int, "-1 means as many as environment steps were collected"),
     ("_stats_window_size", 1, 2**31 - 1, int, "it counts episodes; 100 is usual"),
     ("n_samples", 2, 100_000, int, "it counts actions drawn per state; the paper uses 4"),

@@ -65,7 +65,7 @@ def test_the_listed_defaults_are_what_a_model_has(algorithm: type) -> None:
 def test_the_action_space_chooses_what_is_not_given(algorithm: type, tmp_path: Path) -> None:
     env = Guess(spaces.Discrete(3))
     chosen = algorithm("MlpPolicy", env, buffer_size=10)
-    assert (chosen.n_steps, chosen.train_freq.frequency) == (5, 8)
+    assert (chosen.n_steps, chosen.train_freq.frequency, chosen.pessimism) == (5, 8, 0.5)
     given = algorithm("MlpPolicy", env, buffer_size=10, n_steps=2, train_freq=(1, "episode"))
     assert (given.n_steps, tuple(given.train_freq)) == (2, (1, TrainFrequencyUnit.EPISODE))
     given.save(tmp_path / "model")
